@@ -1,0 +1,36 @@
+# Everything sets itself up in .venv on a fresh clone.
+PYTHON ?= python3
+MINUTES ?= 5
+BIN := .venv/bin
+
+.PHONY: demo test test-all check format install clean
+
+demo: .venv/installed
+	$(BIN)/python -m launch demo --minutes $(MINUTES)
+
+test: check
+	$(BIN)/python -m pytest
+
+test-all: check
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit(f"Python 3.10 or newer is needed, found {v[0]}.{v[1]}; set one with: make PYTHON=python3.12 ...")'
+	@echo "Installing into .venv (PyTorch is large: some minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" torchvision
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache
