@@ -1,0 +1,45 @@
+"""A JEPA small enough for a test, and batches for it."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from vjepa.jepa import JepaConfig
+from vjepa.masks import MaskConfig
+from vjepa.optim import OptimConfig
+from vjepa.predictor import PredictorConfig
+from vjepa.vit import EncoderConfig
+
+
+@dataclass
+class Clips:
+    """What the module needs of a batch."""
+
+    clips: Tensor
+    position: int
+
+
+def make_batch(step: int, batch: int = 4, first: int = 0, count: int | None = None) -> Clips:
+    """Clips `first` ... `first + count` of the `batch` clips of a step."""
+    generator = torch.Generator().manual_seed(step)
+    clips = torch.randint(0, 256, (batch, 4, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    chosen = slice(first, first + (count or batch))
+    return Clips(clips[chosen], (step + 1) * batch)
+
+
+@pytest.fixture
+def tiny() -> JepaConfig:
+    """16 tokens of width 24; two kinds of masks."""
+    return JepaConfig(
+        encoder=EncoderConfig(size="custom", width=24, depth=2, heads=2, patch=8, frames=4, crop=32),
+        predictor=PredictorConfig(width=12, depth=1, heads=2),
+        masks=(
+            MaskConfig(num_blocks=2, spatial_scale=(0.25, 0.25), keep=0.25, predict=0.25),
+            MaskConfig(kind="future"),
+        ),
+        optim=OptimConfig(lr=1e-3, start_lr=1e-4, warmup_steps=2, clip=1.0),
+        steps=20,
+        gauges_every=5,
+    )

@@ -1,0 +1,1 @@
+"""One file a format: each reads or writes encoders and predictors in it."""

@@ -1,0 +1,97 @@
+"""AdamW with two parameter groups, and one schedule for learning rate, weight decay and teacher momentum.
+
+Every scheduled value is a function of the optimiser step alone, so there is no schedule state to save or lose.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import nn
+
+Shape = Literal["cosine", "linear", "constant"]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedules; the defaults are V-JEPA 1's."""
+
+    lr: float = 6.25e-4  # at the end of the warm-up
+    start_lr: float = 2e-4  # at step 0
+    final_lr: float = 1e-6  # at the end of the (stretched) schedule
+    warmup_steps: int = 12_000
+    lr_shape: Shape = "cosine"  # after the warm-up
+    weight_decay: float = 0.04
+    final_weight_decay: float = 0.4  # cosine from weight_decay to this
+    stretch: float = 1.25  # schedules are made for stretch * steps and cut at the last step
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float = 10.0  # largest gradient norm, of the encoder and of the predictor each; 0: no limit
+    clip_after_warmup: bool = True  # no limit during the warm-up
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or min(self.start_lr, self.final_lr, self.weight_decay, self.clip) < 0:
+            raise ValueError(
+                f"optim.lr must be above 0, and optim.start_lr, final_lr, weight_decay and clip at least 0, got {self}"
+            )
+        if self.stretch < 1:
+            raise ValueError(f"optim.stretch must be at least 1, got {self.stretch}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps must be at least 0, got {self.warmup_steps}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A value over the steps of a run: linear warm-up, then a shape down or up to `final`."""
+
+    start: float
+    peak: float
+    final: float
+    warmup: int  # steps
+    steps: int  # length, warm-up included
+    shape: Shape
+
+    def __call__(self, step: int) -> float:
+        """Value at optimiser step `step` (0-based)."""
+        if step < self.warmup:
+            return self.start + (self.peak - self.start) * step / self.warmup
+        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        if self.shape == "constant":
+            return self.peak
+        if self.shape == "linear":
+            return self.peak + (self.final - self.peak) * progress
+        return self.final + (self.peak - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def lr_schedule(config: OptimConfig, steps: int) -> Schedule:
+    """Learning rate for a run of `steps` optimiser steps (V-JEPA 1)."""
+    length = int(config.stretch * steps)
+    return Schedule(config.start_lr, config.lr, config.final_lr, config.warmup_steps, length, config.lr_shape)
+
+
+def weight_decay_schedule(config: OptimConfig, steps: int) -> Schedule:
+    """Weight decay for a run of `steps` optimiser steps: cosine, no warm-up (V-JEPA 1)."""
+    start, final = config.weight_decay, config.final_weight_decay
+    return Schedule(start, start, final, 0, int(config.stretch * steps), "cosine")
+
+
+def momentum_schedule(start: float, final: float, steps: int, stretch: float) -> Schedule:
+    """Teacher momentum for a run of `steps` optimiser steps: linear, no warm-up (V-JEPA 1)."""
+    return Schedule(start, start, final, 0, int(stretch * steps), "linear")
+
+
+def make_optimizer(config: OptimConfig, *modules: nn.Module) -> torch.optim.AdamW:
+    """AdamW over the modules' parameters: no weight decay on biases and 1-D parameters."""
+    groups = param_groups_weight_decay(nn.ModuleList(modules), weight_decay=1.0)
+    for group in groups:
+        group["decays"] = group["weight_decay"] > 0
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Write the step's learning rate and weight decay into the parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
