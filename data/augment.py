@@ -1,0 +1,67 @@
+"""Crops and flips, one for all frames of a clip: [T, H, W, C] uint8 -> [T, S, S, C] uint8.
+
+The box is cut out of the full frames first and only then resized (torch's antialiased uint8 path): resizing whole
+frames would cost about as much as decoding them. Every draw comes from the generator passed in, nothing is global.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+@dataclass(frozen=True)
+class Box:
+    """Part of a frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_box(
+    height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float], draw: random.Random
+) -> Box:
+    """A box with an area of `scale` times the frame's and a width of `aspect` times its height, placed anywhere.
+
+    As in Inception training: ten attempts that may stick out, then the largest centred box with an allowed aspect.
+    """
+    for _ in range(10):
+        area = height * width * _uniform(draw, *scale)
+        ratio = math.exp(_uniform(draw, math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(draw.random() * (height - h + 1)), int(draw.random() * (width - w + 1))
+            return Box(top, left, h, w)
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    return Box((height - h) // 2, (width - w) // 2, max(h, 1), max(w, 1))
+
+
+def square_boxes(height: int, width: int, crops: int) -> list[Box]:
+    """`crops` squares as large as the short side, evenly spread along the long side; one: the centre."""
+    side = min(height, width)
+    places = [0.5] if crops == 1 else [crop / (crops - 1) for crop in range(crops)]
+    return [Box(round((height - side) * place), round((width - side) * place), side, side) for place in places]
+
+
+def crop_resize(frames: NDArray[np.uint8], box: Box, size: int, flip: bool = False) -> Tensor:
+    """Cut `box` out of frames [T, H, W, C], resize to [T, size, size, C]; `flip` mirrors left and right."""
+    part = torch.from_numpy(frames[:, box.top : box.top + box.height, box.left : box.left + box.width])
+    if (box.height, box.width) != (size, size):
+        channels_last = part.permute(0, 3, 1, 2)
+        resized = interpolate(channels_last, size=(size, size), mode="bilinear", antialias=True)
+        part = resized.permute(0, 2, 3, 1)
+    if flip:
+        part = part.flip(2)
+    return part.contiguous()
+
+
+def _uniform(draw: random.Random, low: float, high: float) -> float:
+    return low + (high - low) * draw.random()

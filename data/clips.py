@@ -1,0 +1,56 @@
+"""Which frames make a clip: T indices into a video of F frames, chosen by step or by time stamp.
+
+By step (`stride`): frames s, s + stride, ... . By rate (`fps` > 0): at time t the frame shown last at or before t, so a
+video slower than the wanted rate repeats frames and variable rates come out right. A video shorter than the clip
+starts at 0 and repeats its last frame to the end. Training draws the start evenly; evaluation takes fixed segments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the frames of a video are shown."""
+
+    frames: int
+    fps: float
+    times: Sequence[float] | None = None  # seconds of every frame where the rate varies
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.fps <= 0:
+            raise ValueError(f"a video needs frames >= 1 and fps > 0, got {self.frames} and {self.fps}")
+        if self.times is not None and len(self.times) != self.frames:
+            raise ValueError(f"a video of {self.frames} frames has {len(self.times)} time stamps")
+
+
+def choose_frames(timing: Timing, count: int, stride: int, fps: float, where: float) -> Indices:
+    """`count` indices; `where` in [0, 1] places the clip between the earliest and the latest start."""
+    if fps > 0:
+        return _by_time(timing, count, fps, where)
+    room = max(timing.frames - ((count - 1) * stride + 1), 0)
+    start = min(int(where * (room + 1)), room)
+    return np.minimum(start + stride * np.arange(count), timing.frames - 1)
+
+
+def segment_places(segments: int) -> list[float]:
+    """Where the fixed segments of evaluation lie: the centres of `segments` equal parts of [0, 1]."""
+    return [(segment + 0.5) / segments for segment in range(segments)]
+
+
+def _by_time(timing: Timing, count: int, fps: float, where: float) -> Indices:
+    if timing.times is None:
+        shown = np.arange(timing.frames) / timing.fps
+    else:
+        shown = np.asarray(timing.times, dtype=np.float64)
+    span = (count - 1) / fps
+    room = max(float(shown[-1]) + 1 / timing.fps - span, 0.0)
+    moments = min(where, 1 - 1e-9) * room + np.arange(count) / fps
+    tolerance = 1e-3 / timing.fps  # time stamps are rounded to a clock's ticks
+    indices = np.searchsorted(shown, moments + tolerance, side="right") - 1
+    return np.clip(indices, 0, timing.frames - 1).astype(np.int64)

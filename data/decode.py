@@ -1,0 +1,269 @@
+"""Bytes of a video -> frames, behind one small interface: decord first, PyAV where decord cannot.
+
+Both decoders return frames [T, H, W, C] uint8 in display order, rotated as the file asks. Frame i is the i-th frame
+that truly decodes, counted from 0. A reader lives as long as one call, with one thread: readers kept across a fork
+hang, and a worker's neighbours need the other cores. Pictures (JPEG, PNG) are videos of one frame.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+try:
+    import decord
+except ImportError:  # no wheels for this platform: PyAV does everything
+    decord = None
+
+HAS_DECORD = decord is not None
+Frames = NDArray[np.uint8]
+Decoder = Literal["auto", "decord", "av"]
+
+
+class DecodeError(ValueError):
+    """A video that cannot be decoded; `reason` is a short phrase to count by."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str]]:
+        return DecodeError, (self.reason, self.detail)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds, found by decoding all of it."""
+
+    width: int  # after rotation
+    height: int
+    rotation: int  # degrees clockwise that were applied: 0, 90, 180, 270
+    fps: float
+    frames: int  # that truly decode
+    duration: float  # seconds
+    codec: str
+    times: tuple[float, ...] | None = None  # seconds of each frame where the rate varies, else None
+
+
+def decode_frames(video: bytes, indices: Sequence[int], decoder: Decoder = "auto") -> Frames:
+    """Frames [T, H, W, C] uint8 at `indices` (any order, repeats allowed); DecodeError where that is not possible."""
+    if not len(indices):
+        raise ValueError("decode_frames needs at least one index")
+    wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+    if wanted[0] < 0:
+        raise ValueError(f"frame indices must not be negative, got {wanted[0]}")
+    if not video:
+        raise DecodeError("empty file")
+    frames = _decode_unique(video, wanted, decoder)
+    return frames if len(wanted) == len(inverse) and _is_sorted(inverse) else frames[inverse]
+
+
+def probe_video(video: bytes, visit: Callable[[int, "av.VideoFrame"], None] | None = None) -> VideoInfo:
+    """Decode everything once and say what is there; DecodeError when not a single frame decodes.
+
+    `visit` is called with every frame's index and the frame, except for pictures.
+    """
+    if not video:
+        raise DecodeError("empty file")
+    if is_picture(video):
+        height, width = _open_picture(video).shape[:2]
+        codec = "jpeg" if video[:2] == b"\xff\xd8" else "png"
+        return VideoInfo(width, height, 0, 1.0, 1, 1.0, codec)
+    with open_video(video) as container:
+        stream = find_stream(container)
+        times: list[float | None] = []
+        last: av.VideoFrame | None = None
+        for frame in iterate_frames(container, stream):
+            if visit is not None:
+                visit(len(times), frame)
+            times.append(frame.time)
+            last = frame
+        if last is None:
+            raise DecodeError("no frames", "the stream opens but not one frame decodes")
+        rotation = -last.rotation % 360
+        width, height = (last.height, last.width) if rotation in (90, 270) else (last.width, last.height)
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        fps, offsets = _timing(times, rate)
+        duration = len(times) / fps if offsets is None else offsets[-1] + 1 / fps
+        codec = stream.codec_context.name
+        return VideoInfo(width, height, rotation, fps, len(times), duration, codec, offsets)
+
+
+def is_picture(content: bytes) -> bool:
+    """Whether the bytes begin like a JPEG or PNG file."""
+    return content[:3] == b"\xff\xd8\xff" or content[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def open_video(video: bytes) -> "av.container.InputContainer":
+    """A container over bytes in memory; the caller closes it (`with`)."""
+    try:
+        return av.open(io.BytesIO(video), "r")
+    except (av.FFmpegError, ValueError) as error:
+        raise DecodeError("not a video", _reason(error)) from error
+
+
+def find_stream(container: "av.container.InputContainer") -> "av.VideoStream":
+    """The first video stream, set to decode with one thread."""
+    if not container.streams.video:
+        raise DecodeError("no video stream")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise DecodeError("unknown codec", "this build of PyAV has no decoder for it")
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def iterate_frames(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.VideoFrame"]:
+    """Frames in display order until the end or the first error after a frame: what truly decodes counts."""
+    found = False
+    try:
+        for frame in container.decode(stream):
+            found = True
+            yield frame
+    except av.FFmpegError as error:
+        if not found:
+            raise DecodeError("not decodable", _reason(error)) from error
+
+
+def to_pixels(frame: "av.VideoFrame") -> Frames:
+    """One frame [H, W, C] uint8, rotated as the file asks."""
+    pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    turns = frame.rotation // 90 % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _decode_unique(video: bytes, wanted: NDArray[np.int64], decoder: Decoder) -> Frames:
+    if is_picture(video):
+        if wanted[-1] > 0:
+            raise DecodeError("too few frames", f"a picture has one frame, frame {wanted[-1]} was asked for")
+        return _open_picture(video)[None]
+    if decoder == "decord" or (decoder == "auto" and decord is not None):
+        try:
+            return _decode_decord(video, wanted)
+        except DecodeError:
+            if decoder == "decord":
+                raise
+    return _decode_av(video, wanted)
+
+
+def _decode_decord(video: bytes, wanted: NDArray[np.int64]) -> Frames:
+    if decord is None:
+        raise DecodeError("decord is not installed")
+    try:
+        decord.logging.set_level(decord.logging.QUIET)
+        reader = decord.VideoReader(io.BytesIO(video), ctx=decord.cpu(0), num_threads=1)
+        if wanted[-1] >= len(reader):
+            raise DecodeError("too few frames", f"frame {wanted[-1]} was asked for, decord finds {len(reader)}")
+        frames: Frames = reader.get_batch(wanted.tolist()).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise DecodeError("not decodable", _reason(error)) from error
+    if frames.ndim != 4 or frames.shape[0] != len(wanted) or frames.shape[3] != 3:
+        raise DecodeError("not decodable", f"decord returned an array of shape {frames.shape}")
+    return frames
+
+
+def _decode_av(video: bytes, wanted: NDArray[np.int64]) -> Frames:
+    with open_video(video) as container:
+        stream = find_stream(container)
+        stamps = _packet_stamps(container, stream)
+        if stamps is not None and wanted[-1] < len(stamps):
+            frames = _decode_by_stamp(container, stream, [stamps[index] for index in wanted])
+            if frames is not None:
+                return frames
+    return _decode_in_order(video, wanted)
+
+
+def _packet_stamps(container: "av.container.InputContainer", stream: "av.VideoStream") -> list[int] | None:
+    """Time stamp of every frame in display order, from the packets alone; None where a packet has none."""
+    stamps: list[int] = []
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if packet.pts is None:
+                return None
+            stamps.append(packet.pts)
+    except av.FFmpegError:
+        return None  # decoding in order finds out how far the file is readable
+    return sorted(stamps) if len(set(stamps)) == len(stamps) else None
+
+
+def _decode_by_stamp(
+    container: "av.container.InputContainer", stream: "av.VideoStream", stamps: list[int]
+) -> Frames | None:
+    """Seek to the key frame before the first stamp and decode up to the last; None if one does not appear."""
+    found: dict[int, Frames] = {}
+    missing = set(stamps)
+    try:
+        container.seek(stamps[0], stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts in missing:
+                found[frame.pts] = to_pixels(frame)
+                missing.remove(frame.pts)
+            if not missing or (frame.pts is not None and frame.pts > stamps[-1]):
+                break
+    except av.FFmpegError:
+        return None
+    return None if missing else _stack([found[stamp] for stamp in stamps])
+
+
+def _decode_in_order(video: bytes, wanted: NDArray[np.int64]) -> Frames:
+    """The plain way, for streams without usable time stamps: count frames from the start."""
+    asked = set(wanted.tolist())
+    frames: list[Frames] = []
+    count = 0
+    with open_video(video) as container:
+        for frame in iterate_frames(container, find_stream(container)):
+            if count in asked:
+                frames.append(to_pixels(frame))
+            count += 1
+            if len(frames) == len(asked):
+                return _stack(frames)
+    if not count:
+        raise DecodeError("no frames", "the stream opens but not one frame decodes")
+    raise DecodeError("too few frames", f"frame {wanted[-1]} was asked for, {count} decode")
+
+
+def _stack(frames: list[Frames]) -> Frames:
+    sizes = {frame.shape for frame in frames}
+    if len(sizes) > 1:
+        raise DecodeError("size changes", f"frames of sizes {sorted(sizes)} in one video")
+    return np.stack(frames)
+
+
+def _open_picture(content: bytes) -> Frames:
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DecodeError("not a picture", _reason(error)) from error
+
+
+def _timing(times: Sequence[float | None], rate: float) -> tuple[float, tuple[float, ...] | None]:
+    """Average rate, and every frame's offset in seconds where frames are not evenly spaced."""
+    known = [time for time in times if time is not None]
+    if len(known) != len(times) or len(known) < 2 or known[-1] <= known[0]:
+        return rate, None
+    offsets = [time - known[0] for time in known]
+    fps = (len(offsets) - 1) / offsets[-1]
+    if max(abs(offset - index / fps) for index, offset in enumerate(offsets)) * fps < 0.3:
+        return round(fps, 6), None
+    return round(fps, 6), tuple(round(offset, 4) for offset in offsets)
+
+
+def _is_sorted(inverse: NDArray[Any]) -> bool:
+    return bool((np.diff(inverse) > 0).all())
+
+
+def _reason(error: BaseException) -> str:
+    """One line of an error, without the decoder's source file and addresses."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    line = str(text).strip().splitlines()[0] if str(text).strip() else type(error).__name__
+    return line.split("Check failed: ")[-1][:160]

@@ -1,0 +1,153 @@
+"""What a folder of shards holds: `manifest.json`, read with checks and written in one canonical form.
+
+The manifest is the loader's source of truth: a shard with fewer samples than it says is an error, never a shorter
+epoch. Its fingerprint names the data set: equal fingerprints mean equal shards, hence the same order of samples.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.remote import is_url, read_url
+
+NAME = "manifest.json"
+FORMAT = "video-shards/1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file of the data set."""
+
+    name: str  # relative to the manifest's folder
+    samples: int
+    bytes: int
+    sha256: str  # of the whole file; "" where nobody computed it
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A source which did not become a sample, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole data set: shards in their order, label names, totals and how it was made."""
+
+    folder: str
+    shards: tuple[Shard, ...]
+    classes: list[str] = field(default_factory=list)  # label i is called classes[i]
+    totals: dict[str, Any] = field(default_factory=dict)  # seconds, frames and histograms, for `inspect`
+    made: dict[str, Any] = field(default_factory=dict)  # options, versions and digest of the sources
+    rejected: tuple[Rejection, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change when any shard's name, count, size or content changes."""
+        lines = "".join(f"{s.name}\t{s.samples}\t{s.bytes}\t{s.sha256}\n" for s in self.shards)
+        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Manifest":
+        """Read `folder`/manifest.json; raise ValueError or FileNotFoundError that says what is wrong with it."""
+        if is_url(str(folder)):
+            url = f"{str(folder).rstrip('/')}/{NAME}"
+            return parse_manifest(read_url(url), str(folder), url)
+        path = Path(folder) / NAME
+        if not path.is_file():
+            raise FileNotFoundError(_missing(Path(folder)))
+        return parse_manifest(path.read_bytes(), str(folder), str(path))
+
+    def to_json(self) -> bytes:
+        """The one canonical text of this manifest: equal data sets give equal bytes."""
+        content = {
+            "format": FORMAT,
+            "samples": self.samples,
+            "bytes": self.total_bytes,
+            "classes": self.classes,
+            "totals": self.totals,
+            "made": self.made,
+            "shards": [asdict(shard) for shard in self.shards],
+            "rejected": [asdict(rejection) for rejection in self.rejected],
+        }
+        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+    def save(self, name: str = NAME) -> None:
+        """Write `folder`/`name`; it is never visible half written."""
+        write_whole(Path(self.folder) / name, self.to_json())
+
+
+def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = False) -> Manifest:
+    """Check the text of a manifest; `name` stands in the messages, `folder` is where its shards are."""
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: not valid JSON ({error}); pack the data set again or restore the file") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{name}: format must be {FORMAT!r}, found {found!r}; this file was not written by `pack`")
+    try:
+        shards = tuple(_parse_shard(shard) for shard in content["shards"])
+        rejected = tuple(Rejection(str(r["path"]), str(r["reason"])) for r in content.get("rejected", []))
+        manifest = Manifest(
+            folder=folder,
+            shards=shards,
+            classes=[str(name) for name in content.get("classes", [])],
+            totals=dict(content.get("totals", {})),
+            made=dict(content.get("made", {})),
+            rejected=rejected,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: a field is missing or has the wrong type ({error!r}); see docs/data.md") from error
+    if not manifest.samples and not allow_empty:
+        raise ValueError(f"{name}: the data set has no samples; pack a folder that holds readable videos")
+    if content.get("samples", manifest.samples) != manifest.samples:
+        raise ValueError(f"{name}: says {content['samples']} samples, its shards say {manifest.samples}")
+    names = [shard.name for shard in shards]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{name}: a shard is listed twice")
+    return manifest
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file which appears under its name only when it is complete and on the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _parse_shard(content: dict[str, Any]) -> Shard:
+    samples, size = int(content["samples"]), int(content["bytes"])
+    name = str(content["name"])
+    if samples < 0 or size < 0:
+        raise ValueError(f"shard {name}: samples and bytes must not be negative")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"shard {name}: the name must be relative and stay inside the data set's folder")
+    return Shard(name, samples, size, str(content.get("sha256", "")))
+
+
+def _missing(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: no such folder; give the folder that `python -m launch pack` wrote"
+    if (folder / "train" / NAME).is_file():
+        return f"{folder}: no {NAME} here, but there is one in {folder / 'train'}; give that folder"
+    found = any(path.suffix == ".tar" for path in folder.iterdir())
+    hint = "its shards were not packed to the end; run the same pack command again" if found else "pack videos first"
+    return f"{folder}: no {NAME}; {hint} (python -m launch pack SOURCE {folder})"

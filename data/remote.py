@@ -1,0 +1,173 @@
+"""Files behind URLs, kept in a bounded cache on the local disk.
+
+http and https are read with the standard library, going on where a dropped connection ended; other schemes (s3, gs,
+...) through fsspec, if it is installed with the part for that scheme. A cached name is a hash of the whole URL and of
+the expected content, so two files never share one. Several processes share a cache: one downloads, the others wait.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import random
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+PATIENCE = 30.0  # seconds without a byte
+PAUSE = 0.5  # seconds before the second attempt, doubled for each further one
+BLOCK = 1 << 20
+GONE = (400, 401, 403, 404, 410)  # answers that do not change by asking again
+
+
+def is_url(name: str) -> bool:
+    """Whether a name has a scheme, such as https://... or s3://..."""
+    return "://" in name
+
+
+def read_url(url: str) -> bytes:
+    """The whole content of a small file, with retries."""
+    content = b""
+    for block in _stream(url, 0):
+        content += block
+    return content
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder that holds at most `gigabytes` of downloaded shards; the ones unused for longest go first."""
+
+    folder: str
+    gigabytes: float = 100.0
+
+    def fetch(self, url: str, size: int, sha256: str) -> Path:
+        """A local file with the content of `url`; OSError where it cannot be had or is not what was expected."""
+        folder = Path(self.folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(f"{url}\n{size}\n{sha256}".encode()).hexdigest()[:40]
+        path = folder / f"{name}.shard"
+        with _lock(folder / f"{name}.lock"):
+            if not path.is_file():
+                self._make_room(folder, size)
+                _download(url, folder / f"{name}.part", size, sha256)
+                os.replace(folder / f"{name}.part", path)
+            os.utime(path)
+        return path
+
+    def _make_room(self, folder: Path, size: int) -> None:
+        """Delete the shards unused for longest; readers that still have one open keep it until they close it."""
+        found = []
+        for path in folder.glob("*.shard"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # another process made room as well
+            found.append((status.st_mtime, status.st_size, path))
+        excess = sum(entry[1] for entry in found) + size - self.gigabytes * 1e9
+        for _, bytes_freed, path in sorted(found):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= bytes_freed
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _download(url: str, path: Path, size: int, sha256: str) -> None:
+    path.unlink(missing_ok=True)
+    try:
+        with open(path, "wb") as file:
+            for block in _stream(url, size):
+                file.write(block)
+        found = path.stat().st_size
+        if found != size:
+            raise OSError(f"{url}: {found} bytes, the manifest says {size}; the shard is damaged, upload it again")
+        if sha256 and hash_file(path) != sha256:
+            raise OSError(f"{url}: the content is not what the manifest says (sha256); upload the shard again")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _stream(url: str, size: int) -> Iterator[bytes]:
+    """Blocks of a file; after an interruption the next attempt goes on where it was, `size` telling the end."""
+    done, attempt = 0, 0
+    while True:
+        try:
+            for block in _read_from(url, done):
+                done += len(block)
+                attempt = 0
+                yield block
+            if done >= size:
+                return
+            problem = f"ended after {done} of {size} bytes"
+        except urllib.error.HTTPError as error:
+            problem = f"HTTP {error.code} {error.reason}"
+            if error.code in GONE:
+                raise FileNotFoundError(f"{url}: {problem}; check the address and the right to read it") from error
+        except FileNotFoundError:
+            raise
+        except (OSError, HTTPException) as error:
+            problem = str(error) or type(error).__name__
+        attempt += 1
+        if attempt >= ATTEMPTS:
+            raise OSError(f"{url}: gave up after {ATTEMPTS} attempts ({problem}); is the server reachable?")
+        logger.warning("%s: %s; attempt %d of %d follows", url, problem, attempt + 1, ATTEMPTS)
+        time.sleep(PAUSE * 2 ** (attempt - 1) * (0.5 + random.random()))
+
+
+def _read_from(url: str, start: int) -> Iterator[bytes]:
+    if not url.startswith(("http://", "https://")):
+        yield from _read_fsspec(url, start)
+        return
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        if start and answer.status != 206:  # the server cannot begin in the middle: read over what is known
+            _skip(answer, start)
+        while block := answer.read(BLOCK):
+            yield block
+
+
+def _read_fsspec(url: str, start: int) -> Iterator[bytes]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ValueError(f"{url}: needs fsspec with the part for this scheme; pip install fsspec") from error
+    try:
+        opened = fsspec.open(url, "rb")
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{url}: {error}") from error
+    with opened as file:
+        file.seek(start)
+        while block := file.read(BLOCK):
+            yield block
+
+
+def _skip(answer: "urllib.response.addinfourl", count: int) -> None:
+    while count > 0:
+        block = answer.read(min(count, BLOCK))
+        if not block:
+            raise OSError("the file is shorter than it was")
+        count -= len(block)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

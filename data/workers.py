@@ -1,0 +1,257 @@
+"""What happens in a worker process: position -> sample -> frames -> clip, and the processes themselves.
+
+A worker makes whole batches, so that batches arrive in order for any number of workers. Errors travel as values and
+are raised in the main process with their own message. Each worker writes the sample it is at on a shared board: when
+one hangs where even a thread cannot be left behind, the board says which sample it was.
+"""
+
+import multiprocessing
+import random
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from data.augment import crop_resize, random_box, square_boxes
+from data.batch import Batch, DataConfig
+from data.clips import choose_frames, segment_places
+from data.deadline import Deadline
+from data.decode import DecodeError, Decoder, Frames, decode_frames
+from data.manifest import Manifest
+from data.plan import Mixture, Plan, draw_for
+from data.remote import Cache
+from data.shards import Sample, ShardReader, read_label, read_timing
+
+BOARD = 240  # bytes a worker has on the board
+HUNG = 10  # times the sample's limit: so long may a batch make no progress at all
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sample, ready for a batch."""
+
+    pixels: Tensor  # uint8 [T, H, W, C], in evaluation [V, T, H, W, C]
+    label: int
+    key: str
+
+
+class ClipReader:
+    """Reads, decodes and crops one sample; DecodeError for what cannot be."""
+
+    def __init__(self, config: DataConfig, manifest: Manifest) -> None:
+        self.config = config
+        cache = Cache(config.cache, config.cache_gb)
+        self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
+        self.deadline: Deadline[Frames] | None = None
+
+    def train(self, sample: Sample, draw: random.Random) -> Clip:
+        """A random clip, randomly cropped and flipped: draws are made in this order, always all of them."""
+        config = self.config
+        where = draw.random()
+        timing = read_timing(sample)
+        frames = self._decode(sample, choose_frames(timing, config.frames, config.stride, config.fps, where).tolist())
+        flip = draw.random() < config.flip
+        box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
+        return Clip(crop_resize(frames, box, config.crop, flip), read_label(sample), sample.key)
+
+    def evaluate(self, sample: Sample, segments: int, crops: int) -> Clip:
+        """All fixed views of a video, decoded in one go; all segments of the first crop come first."""
+        config = self.config
+        timing = read_timing(sample)
+        indices: list[int] = []
+        for where in segment_places(segments):
+            indices += choose_frames(timing, config.frames, config.stride, config.fps, where).tolist()
+        frames = self._decode(sample, indices)
+        boxes = square_boxes(frames.shape[1], frames.shape[2], crops)
+        views = [crop_resize(frames, box, config.crop) for box in boxes]
+        pixels = torch.stack(views).reshape(crops * segments, config.frames, config.crop, config.crop, 3)
+        return Clip(pixels, read_label(sample), sample.key)
+
+    def _decode(self, sample: Sample, indices: list[int]) -> Frames:
+        if self.deadline is None:
+            self.deadline = Deadline(self.config.timeout)
+        decoder: Decoder = "av" if sample.meta.get("decoder") == "av" else "auto"
+        try:
+            return self.deadline.run(lambda: decode_frames(sample.video, indices, decoder))
+        except TimeoutError as error:
+            raise DecodeError("timeout", f"decoding {error}") from error
+
+
+class Batches(Protocol):
+    """A series of batches: which exist from `start` on, and how one is made in a worker."""
+
+    def numbers(self, start: int) -> Iterator[int]: ...
+
+    def make(self, number: int, board: "Board") -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One data set in its own order."""
+
+    reader: ClipReader
+    plan: Plan
+    labelled: bool = True  # whether its labels mean the same as the other streams'
+
+
+class TrainBatches:
+    """Training: the number of a batch is the position of its step, over all ranks."""
+
+    def __init__(self, streams: list[Stream], mixture: Mixture, batch: int, rank: int, world: int) -> None:
+        self.streams, self.mixture, self.batch, self.rank, self.world = streams, mixture, batch, rank, world
+
+    def numbers(self, start: int) -> Iterator[int]:
+        while True:
+            yield start
+            start += self.batch * self.world
+
+    def make(self, number: int, board: "Board") -> Batch:
+        skipped: dict[str, list[str]] = {}
+        first = number + self.rank * self.batch
+        clips = []
+        for position in range(first, first + self.batch):
+            part, inner = self.mixture.find(position)
+            clips.append(self._clip(self.streams[part], inner, skipped, board))
+        return _collate(clips, skipped, number + self.batch * self.world)
+
+    def _clip(self, stream: Stream, position: int, skipped: dict[str, list[str]], board: "Board") -> Clip:
+        """The sample at a position, or else the next readable one of its group, starting again at its front."""
+        reader, plan = stream.reader, stream.plan
+        group = plan.find(position).group
+        offset = position - group.start
+        reason = ""
+        for step in range(len(group)):
+            candidate = group[(offset + step) % len(group)]
+            address = plan.find(candidate)
+            key = reader.shards.key(address.shard, address.index)
+            board.write(key)
+            tail = "" if candidate == position else f"+{offset}"
+            try:
+                sample = reader.shards.read(address.shard, address.index)
+                clip = reader.train(sample, draw_for(plan.seed, address.epoch, key + tail))
+                return clip if stream.labelled else replace(clip, label=-1)
+            except DecodeError as error:
+                reason = str(error)
+                if candidate == position:
+                    skipped.setdefault(error.reason, []).append(key)
+        raise ValueError(
+            f"{reader.shards.manifest.folder}: not one of {len(group)} samples in a group of shards can be "
+            f"decoded (the last: {reason}); run `python -m launch inspect FOLDER --verify` and pack again"
+        )
+
+
+class EvalBatches:
+    """Evaluation: the samples of `share` in the order of the shards."""
+
+    def __init__(self, reader: ClipReader, share: range, batch: int, segments: int, crops: int) -> None:
+        self.reader, self.share, self.batch, self.segments, self.crops = reader, share, batch, segments, crops
+        self.starts = [0, *accumulate(shard.samples for shard in reader.shards.manifest.shards)]
+
+    def numbers(self, start: int) -> Iterator[int]:
+        yield from range(start, -(-len(self.share) // self.batch))
+
+    def make(self, number: int, board: "Board") -> Batch:
+        skipped: dict[str, list[str]] = {}
+        clips = []
+        for position in self.share[number * self.batch : (number + 1) * self.batch]:
+            shard = bisect_right(self.starts, position) - 1
+            index = position - self.starts[shard]
+            key = self.reader.shards.key(shard, index)
+            board.write(key)
+            try:
+                clips.append(self.reader.evaluate(self.reader.shards.read(shard, index), self.segments, self.crops))
+            except DecodeError as error:
+                skipped.setdefault(error.reason, []).append(key)
+        return _collate(clips, skipped, 0)
+
+
+class Board:
+    """A line of shared memory for each worker, saying which sample it is at."""
+
+    def __init__(self, workers: int) -> None:
+        self._memory = multiprocessing.get_context().RawArray("c", BOARD * max(workers, 1))
+
+    def write(self, text: str) -> None:
+        """Called in a worker."""
+        info = get_worker_info()
+        first = BOARD * (info.id if info else 0)
+        self._memory[first : first + BOARD] = text.encode()[:BOARD].ljust(BOARD, b"\0")
+
+    def read(self) -> list[str]:
+        """The sample each worker is at."""
+        raw = bytes(self._memory)
+        lines = [raw[first : first + BOARD].rstrip(b"\0") for first in range(0, len(raw), BOARD)]
+        return [line.decode(errors="replace") for line in lines if line]
+
+
+def start_workers(batches: Batches, start: int, workers: int, timeout: float) -> Iterator[Batch]:
+    """Batches in order, made by `workers` processes (0: this one), `timeout` seconds being the limit of a sample."""
+    board = Board(workers)
+    loader: DataLoader[Any] = DataLoader(
+        _Work(batches, board),
+        batch_size=None,
+        sampler=_Numbers(batches, start),
+        num_workers=workers,
+        collate_fn=_same,
+        pin_memory=torch.cuda.is_available(),
+        timeout=HUNG * timeout if workers else 0,
+    )
+    iterator: Any = iter(loader)
+    try:
+        while True:
+            answer = _next_answer(iterator, board, HUNG * timeout)
+            if answer is None:
+                return
+            if isinstance(answer, Exception):
+                raise answer
+            yield answer
+    finally:
+        if workers:  # now, not when the garbage collector finds time: a fork of this process must not inherit it
+            iterator._shutdown_workers()
+
+
+def _next_answer(iterator: Iterator[Any], board: Board, limit: float) -> Any:
+    """A batch or an error from the workers, None at the end."""
+    try:
+        return next(iterator, None)
+    except RuntimeError as error:
+        if "timed out" not in str(error):
+            raise
+        raise RuntimeError(
+            f"no batch for {limit:g} s; the workers were at {', '.join(board.read())}. One of these "
+            "samples hangs the decoder: pack without it, or raise data.timeout if the storage is that slow"
+        ) from error
+
+
+class _Work(Dataset[Any]):
+    def __init__(self, batches: Batches, board: Board) -> None:
+        self.batches, self.board = batches, board
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.batches.make(number, self.board)
+        except (ValueError, OSError) as error:
+            return error
+
+
+class _Numbers(Sampler[int]):
+    def __init__(self, batches: Batches, start: int) -> None:
+        self.batches, self.start = batches, start
+
+    def __iter__(self) -> Iterator[int]:
+        return self.batches.numbers(self.start)
+
+
+def _collate(clips: list[Clip], skipped: dict[str, list[str]], position: int) -> Batch:
+    pixels = torch.stack([clip.pixels for clip in clips]) if clips else torch.empty(0, dtype=torch.uint8)
+    labels = torch.tensor([clip.label for clip in clips], dtype=torch.int64)
+    return Batch(pixels, labels, [clip.key for clip in clips], skipped, position)
+
+
+def _same(answer: Any) -> Any:
+    return answer

@@ -1,0 +1,78 @@
+"""python -m launch <command>: reads the command line and turns what the user can mend into one clear message."""
+
+import argparse
+import sys
+import traceback
+from importlib import import_module
+
+from omegaconf.errors import OmegaConfBaseException
+
+COMMANDS = {
+    "demo": "generate videos, pretrain, probe, export and report: all of it in ten minutes on a laptop",
+    "pack": "turn a folder, csv or list of videos into tar shards with a manifest",
+    "inspect": "print what a folder of shards holds, and check it",
+    "train": "pretrain an encoder on packed videos",
+    "probe": "measure a frozen encoder: attentive, linear and k-NN classification",
+    "export": "write an encoder for others to load (safetensors, transformers, ONNX, torch.export, V-JEPA's own)",
+    "features": "extract features of videos of any length, with a sliding window",
+    "bench": "time a training step and the loader on this machine",
+    "doctor": "say what is installed, which devices and decoders work, and what is missing",
+}
+
+
+def main(words: list[str]) -> int:
+    """Run one command; the exit status is 0, or 2 where the input was at fault."""
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    command = import_module(f"launch.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m launch {name}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--debug shows the traceback of an error.",
+    )
+    command.add_arguments(parser)
+    arguments = parser.parse_intermixed_args(rest)
+    try:
+        command.run(arguments)
+    except (ValueError, OSError, ImportError, OmegaConfBaseException) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m launch <command> ...",
+            "",
+            "Self-supervised video pretraining: predict the representation of what is hidden.",
+            "",
+            *lines,
+            "",
+            "python -m launch <command> --help says more; --debug shows the traceback of an error.",
+        ]
+    )
+
+
+def _message(error: BaseException) -> str:
+    """The error in words; the first line of OmegaConf's, whose further lines repeat it in terms of its internals."""
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0] if isinstance(error, OmegaConfBaseException) else text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,157 @@
+"""Time this machine: a training step without data, or the loader without training. Prints one JSON line.
+
+python -m launch bench step configs/pretrain/demo.yaml
+python -m launch bench loader configs/pretrain/demo.yaml data.path=runs/demo/shards/train
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.loader import TrainLoader
+from launch.config import TrainConfig, load_config
+from launch.train import rank_batch
+from vjepa.jepa import JEPA
+from vjepa.masks import draw_masks
+from vjepa.vit import EncoderConfig
+
+
+@dataclass
+class FakeBatch:
+    """Clips that cost nothing to make."""
+
+    clips: Tensor
+    position: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `bench`."""
+    parser.add_argument("what", choices=["step", "loader"])
+    parser.add_argument("config", help="YAML file of a pretraining run")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="what differs from the file")
+    parser.add_argument(
+        "--repeats", type=int, default=10, help="steps or batches timed, after 3 to warm up (default: 10)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure and print."""
+    config = load_config(TrainConfig, arguments.config, arguments.words)
+    measure = bench_step if arguments.what == "step" else bench_loader
+    print(json.dumps({"bench": arguments.what, **environment(), **measure(config, arguments.repeats)}))
+
+
+def bench_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
+    """Median time of a step for the batch of one device, and what share of its matrix rate it uses."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = JEPA(config.jepa).to(device)
+    optimizer = model.configure_optimizers()
+    size, data = rank_batch(config, 1), config.data
+    clips = torch.randint(0, 256, (size, data.frames, data.crop, data.crop, 3), dtype=torch.uint8, device=device)
+    half = config.run.precision == "bf16"
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = model.training_step(FakeBatch(clips, size), 0)
+        optimizer.zero_grad()
+        loss.backward()
+        model.on_before_optimizer_step(optimizer)
+        optimizer.step()
+        model.target_encoder.update(model.context_encoder, 0.99)
+
+    seconds = median_seconds(step, repeats, device)
+    flops, rate = size * clip_flops(config), matrix_rate(torch.bfloat16 if half else torch.float32, device)
+    return {
+        "encoder": config.encoder.size,
+        "tokens": config.encoder.grid,
+        "batch": size,
+        "precision": config.run.precision,
+        "step_ms": round(1000 * seconds, 1),
+        "clips_per_s": round(size / seconds, 1),
+        "gflop_per_clip": round(flops / size / 1e9, 2),
+        "gflop_per_s": round(flops / seconds / 1e9, 1),
+        "matrix_gflop_per_s": round(rate / 1e9, 1),
+        "utilisation": round(flops / seconds / rate, 3),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None,
+    }
+
+
+def bench_loader(config: TrainConfig, repeats: int) -> dict[str, Any]:
+    """Clips a second out of the loader, with nobody training."""
+    loader = TrainLoader(config.data, rank_batch(config, 1), config.run.seed)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    begun = time.perf_counter()
+    clips = sum(len(next(batches).keys) for _ in range(repeats))
+    seconds = time.perf_counter() - begun
+    return {
+        "workers": config.data.count_workers(),
+        "clips_per_s": round(clips / seconds, 1),
+        "ms_per_clip": round(1000 * seconds / clips, 2),
+        "skipped": loader.tally.skipped.total(),
+    }
+
+
+def clip_flops(config: TrainConfig) -> float:
+    """Floating-point operations of the matrix products of one step for one clip, counted from the shapes.
+
+    Target encoder forward over all tokens; context encoder and predictor forward and backward for each kind of mask.
+    """
+    encoder, predictor = config.encoder, config.predictor
+    t, h, w = encoder.grid
+    total = transformer_flops(t * h * w, encoder.width, encoder.depth, encoder.mlp_ratio) + embedding_flops(
+        encoder, t * h * w
+    )
+    for mask_config in config.masks.values():
+        masks = draw_masks(mask_config, encoder.grid, torch.arange(rank_batch(config, 1)), config.run.seed)
+        context, target = masks.context.shape[1], masks.target.shape[1]
+        seen = transformer_flops(context, encoder.width, encoder.depth, encoder.mlp_ratio)
+        guessed = transformer_flops(context + target, predictor.width, predictor.depth, predictor.mlp_ratio)
+        mapped = 2 * (context + target) * encoder.width * predictor.width
+        total += 3 * (seen + guessed + mapped) + 2 * embedding_flops(encoder, context)  # pixels need no gradient
+    return total
+
+
+def transformer_flops(tokens: int, width: int, depth: int, mlp_ratio: float) -> float:
+    """Forward pass of `depth` blocks over `tokens`: projections, MLP, and both products of attention."""
+    return depth * (2 * tokens * width * width * (4 + 2 * mlp_ratio) + 4 * tokens * tokens * width)
+
+
+def embedding_flops(encoder: EncoderConfig, tokens: int) -> float:
+    """Forward pass of the patch embedding."""
+    return 2 * tokens * encoder.width * 3 * encoder.tubelet * encoder.patch**2
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations a second of a large matrix product on this device, measured now."""
+    side = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: torch.mm(left, right), 10, device)
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Median wall time of `work`, after three calls to warm up."""
+    times = []
+    for number in range(repeats + 3):
+        begun = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if number >= 3:
+            times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -1,0 +1,134 @@
+"""Composes the dataclasses of the packages into one config, filled by a YAML file and `key=value` words.
+
+After `load_config` nobody sees OmegaConf: what comes back are frozen dataclasses.
+"""
+
+import difflib
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from data.loader import DataConfig
+from vjepa.jepa import JepaConfig
+from vjepa.loss import LossConfig
+from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
+from vjepa.optim import OptimConfig
+from vjepa.predictor import PredictorConfig
+from vjepa.targets import TeacherConfig
+from vjepa.vit import EncoderConfig
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where, how long and on what a run happens."""
+
+    output: str = "runs/pretrain"  # run directory; started again with the same config, it continues
+    steps: int = 90_000  # optimiser steps
+    batch: int = 3072  # clips of an optimiser step, over all devices and accumulated batches
+    accumulate: int = 1  # batches a device adds up before a step
+    seed: int = 0  # of weights, masks, order and augmentation
+    precision: Literal["bf16", "fp32"] = "bf16"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 0  # of a node; 0: all there are (one process on a CPU)
+    nodes: int = 1
+    compile: bool = False  # torch.compile the blocks
+    log_every: int = 10  # optimiser steps
+    gauges_every: int = 100  # optimiser steps between two readings of the collapse gauges
+    checkpoint_every: int = 1000  # optimiser steps
+    keep: int = 2  # newest checkpoints kept beside last.ckpt
+    progress: bool = True  # show a progress bar
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "nodes", "log_every", "gauges_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"run.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One pretraining run. `encoder.frames` and `encoder.crop` follow `data.frames` and `data.crop`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    masks: dict[str, MaskConfig] = field(default_factory=dict)  # none: V-JEPA's short_range and long_range
+    loss: LossConfig = field(default_factory=LossConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        encoder = replace(self.encoder, frames=self.data.frames, crop=self.data.crop)
+        object.__setattr__(self, "encoder", encoder)
+        masks = self.masks or {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
+        object.__setattr__(self, "masks", dict(masks))
+
+    @property
+    def jepa(self) -> JepaConfig:
+        """What decides what is learned."""
+        return JepaConfig(
+            encoder=self.encoder,
+            predictor=self.predictor,
+            masks=tuple(self.masks.values()),
+            loss=self.loss,
+            teacher=self.teacher,
+            optim=self.optim,
+            steps=self.run.steps,
+            seed=self.run.seed,
+            gauges_every=self.run.gauges_every,
+        )
+
+
+def load_config(kind: type[Config], path: str | Path | None, words: list[str]) -> Config:
+    """A config of the dataclass `kind` from a YAML file (None: the defaults) and `key=value` words.
+
+    Raises FileNotFoundError for a missing file and ValueError for a key that does not exist (it names the nearest
+    one), a value of the wrong type, or one that the dataclass refuses.
+    """
+    merged = OmegaConf.structured(kind)
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no config {path}; the ready ones are in configs/")
+        merged = _merge(merged, OmegaConf.load(path), str(path), kind)
+    for word in words:
+        if "=" not in word:
+            raise ValueError(f"{word!r} must have the form key=value, for instance run.steps=1000")
+        merged = _merge(merged, OmegaConf.from_dotlist([word]), word, kind)
+    return cast(Config, OmegaConf.to_object(merged))
+
+
+def to_yaml(config: Any) -> str:
+    """A config as YAML that `load_config` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def _merge(base: Any, extra: Any, source: str, kind: type) -> Any:
+    try:
+        return OmegaConf.merge(base, extra)
+    except ConfigKeyError as error:
+        wanted = str(error.full_key)
+        near = difflib.get_close_matches(wanted, list(_keys(kind)), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(_keys(kind))}"
+        raise ValueError(f"{source}: there is no key {wanted}{hint}") from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{source}: {error.full_key or 'the config'}: {reason}") from error
+
+
+def _keys(kind: type, prefix: str = "") -> list[str]:
+    """Every key of a dataclass, dotted; NAME stands for a free name."""
+    keys = []
+    for name, hint in get_type_hints(kind).items():
+        inner = [part for part in get_args(hint) if is_dataclass(part)]
+        if is_dataclass(hint):
+            keys += _keys(cast(type, hint), f"{prefix}{name}.")
+        elif inner:
+            keys += _keys(cast(type, inner[0]), f"{prefix}{name}.NAME.")
+        else:
+            keys.append(prefix + name)
+    return keys

@@ -1,0 +1,1 @@
+"""Frozen evaluation: what an encoder's features say about videos it was not trained on."""

@@ -1,0 +1,141 @@
+"""Shards behind a real server that drops connections, is busy and is slow."""
+
+import dataclasses
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import data.remote
+from data.loader import DataConfig, EvalLoader, TrainLoader
+from data.manifest import Manifest
+from data.remote import Cache
+
+
+class _Server(ThreadingHTTPServer):
+    """Serves a folder, misbehaving as `mood` says; counts requests by path."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder = folder
+        self.mood = ""
+        self.requests: Counter[str] = Counter()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server: _Server = self.server  # type: ignore[assignment]
+        server.requests[self.path] += 1
+        count, mood = server.requests[self.path], server.mood
+        if mood == "busy" and count <= 2:
+            self.send_error(503)
+            return
+        path = server.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        asked = self.headers.get("Range", "")
+        start = int(asked[len("bytes=") : -1]) if asked and mood != "no ranges" else 0
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        rest = content[start:]
+        if mood in ("drops", "no ranges") and count <= 3 and path.suffix == ".tar":
+            self.wfile.write(rest[: len(rest) // 3])
+            self.close_connection = True
+            return
+        if mood == "slow":
+            for begin in range(0, len(rest), 4096):
+                time.sleep(0.001)
+                self.wfile.write(rest[begin : begin + 4096])
+            return
+        self.wfile.write(rest)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
+    monkeypatch.setattr(data.remote, "PAUSE", 0.01)
+    server = _Server(packed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def remote(config: DataConfig, server: _Server, tmp_path: Path) -> DataConfig:
+    return dataclasses.replace(config, path=server.url, cache=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("mood", ["", "busy", "drops", "no ranges", "slow"])
+def test_remote_shards_give_the_same_batches(
+    config: DataConfig, remote: DataConfig, server: _Server, mood: str
+) -> None:
+    server.mood = mood
+    local = [batch.clips.sum().item() for batch in EvalLoader(config, 6)]
+    assert [batch.clips.sum().item() for batch in EvalLoader(remote, 6)] == local
+    again = sum(server.requests.values())
+    assert [batch.clips.sum().item() for batch in EvalLoader(dataclasses.replace(remote, workers=2), 6)] == local
+    assert sum(server.requests.values()) - again == 1  # the manifest; all shards lie in the cache
+
+
+def test_several_workers_download_a_shard_once(remote: DataConfig, server: _Server) -> None:
+    iterator = iter(TrainLoader(dataclasses.replace(remote, workers=2), 4, seed=0))
+    keys = [key for _ in range(6) for key in next(iterator).keys]
+    iterator.close()  # type: ignore[attr-defined]
+    assert len(set(keys)) == 24
+    assert max(server.requests.values()) == 1
+
+
+def test_the_cache_stays_in_its_bounds(remote: DataConfig, packed: Path, tmp_path: Path) -> None:
+    largest = max(shard.bytes for shard in Manifest.load(packed).shards)
+    small = dataclasses.replace(remote, cache_gb=2.5 * largest / 1e9, shuffle_shards=1)
+    assert len([key for batch in EvalLoader(small, 6) for key in batch.keys]) == 24
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.shard")) <= 2.5 * largest
+
+
+def test_equal_names_in_different_folders_do_not_collide(server: _Server, packed: Path, tmp_path: Path) -> None:
+    shard = Manifest.load(packed).shards[0]
+    cache = Cache(str(tmp_path))
+    one = cache.fetch(f"{server.url}/{shard.name}", shard.bytes, shard.sha256)
+    server.folder = packed.parent
+    other = cache.fetch(f"{server.url}/{packed.name}/{shard.name}", shard.bytes, shard.sha256)
+    assert one != other
+    assert one.read_bytes() == other.read_bytes() == (packed / shard.name).read_bytes()
+
+
+def test_what_is_not_there_or_not_right_is_a_clear_error(
+    remote: DataConfig, server: _Server, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/manifest.json: HTTP 404"):
+        TrainLoader(dataclasses.replace(remote, path=f"{server.url}/nowhere"), 2, 0)
+    shard = Manifest.load(packed).shards[0]
+    with pytest.raises(OSError, match="not what the manifest says"):
+        Cache(str(tmp_path)).fetch(f"{server.url}/{shard.name}", shard.bytes, "0" * 64)
+    assert not list(tmp_path.glob("*.part"))
+    monkeypatch.setattr(data.remote, "ATTEMPTS", 2)
+    with pytest.raises(OSError, match="gave up after 2 attempts"):
+        Manifest.load("http://127.0.0.1:9")
+
+
+def test_other_schemes_go_through_fsspec(config: DataConfig, packed: Path, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for path in packed.iterdir():
+        memory.pipe(f"/shards/{path.name}", path.read_bytes())
+    remote = dataclasses.replace(config, path="memory://shards", cache=str(tmp_path))
+    assert [b.keys for b in EvalLoader(remote, 6)] == [b.keys for b in EvalLoader(config, 6)]
+    with pytest.raises(ValueError, match="nonsense"):
+        Manifest.load("nonsense://shards")

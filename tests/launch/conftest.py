@@ -1,0 +1,29 @@
+"""A packed data set of generated motions, once for all tests."""
+
+from pathlib import Path
+
+import pytest
+
+from data.pack import PackConfig, pack
+from data.synthetic import SyntheticConfig, write_videos
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 clips of 8 frames at 32 pixels, 4 of each of 12 classes."""
+    folder = tmp_path_factory.mktemp("motions")
+    write_videos(folder / "videos", 48, 0, SyntheticConfig(size=32, frames=8))
+    pack(str(folder / "videos"), str(folder / "shards"), PackConfig())
+    return folder / "shards"
+
+
+@pytest.fixture
+def words(shards: Path, tmp_path: Path) -> list[str]:
+    """A run of seconds on them."""
+    return [
+        "encoder.size=custom", "encoder.width=24", "encoder.depth=2", "encoder.heads=2", "encoder.patch=8",
+        "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1", "data.workers=1",
+        "run.precision=fp32", "run.batch=8", "run.steps=6", "run.log_every=1", "run.checkpoint_every=3",
+        "run.gauges_every=2", "run.progress=false", "masks.ahead.kind=future",
+        f"data.path={shards}", f"run.output={tmp_path / 'run'}",
+    ]  # fmt: skip

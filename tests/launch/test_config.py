@@ -1,0 +1,85 @@
+"""One config out of dataclasses, a file and words; and what happens when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import COMMANDS, main
+from launch.config import TrainConfig, load_config, to_yaml
+from launch.probe import ProbeConfig
+from vjepa.masks import LONG_RANGE, SHORT_RANGE
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain/*.yaml")), ids=lambda path: path.stem)
+def test_ready_pretraining_configs_load_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
+    config = load_config(TrainConfig, path, [])
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(to_yaml(config))
+    assert load_config(TrainConfig, copy, []) == config
+    assert path.read_text().startswith("# "), "the header says the command"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("probe/*.yaml")), ids=lambda path: path.stem)
+def test_ready_probe_configs_load(path: Path) -> None:
+    load_config(ProbeConfig, path, [])
+
+
+def test_published_masks_are_the_default_and_named_ones_replace_them() -> None:
+    assert load_config(TrainConfig, None, []).masks == {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
+    named = load_config(TrainConfig, None, ["masks.ahead.kind=future"])
+    assert list(named.masks) == ["ahead"]
+
+
+def test_clips_decide_the_size_of_the_encoder() -> None:
+    config = load_config(TrainConfig, None, ["data.frames=8", "data.crop=64"])
+    assert (config.encoder.frames, config.encoder.crop) == (8, 64)
+    assert config.jepa.encoder.grid == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("encoder.dpth=3", "did you mean encoder.depth?"),
+        ("run.stesp=3", "did you mean run.steps?"),
+        ("masks.a.kindd=future", "no key masks.a.kindd"),
+        ("data.crop=abc", "could not be converted to Integer"),
+        ("data.crop=100", "data.crop must be a multiple of encoder.patch"),
+        ("encoder.positions=absolute", "encoder.positions"),
+        ("encoder.size", "must have the form key=value"),
+        ("run.batch=0", "run.batch must be at least 1"),
+    ],
+)
+def test_wrong_words_are_answered_in_one_line(word: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(CONFIGS / "pretrain" / "tiny_cpu.yaml"), word, "--show"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_missing_file_and_an_unknown_command_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "nowhere.yaml"]) == 2
+    assert "there is no config nowhere.yaml" in capsys.readouterr().err
+    assert main(["trian"]) == 2
+    assert "there is no command 'trian'" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--debug", "train", "nowhere.yaml"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert f"python -m launch {name}" in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
