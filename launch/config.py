@@ -31,12 +31,13 @@ class RunConfig:
     steps: int = 90_000  # optimiser steps
     batch: int = 3072  # clips of an optimiser step, over all devices and accumulated batches
     accumulate: int = 1  # batches a device adds up before a step
+    start: str = ""  # weights to begin with: run, .ckpt, exported folder, transformers folder or official checkpoint
+    start_weights: Literal["", "target", "context", "encoder", "target_encoder", "ema_encoder"] = ""  # which of them
     seed: int = 0  # of weights, masks, order and augmentation
     precision: Literal["bf16", "fp32"] = "bf16"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 0  # of a node; 0: all there are (one process on a CPU)
     nodes: int = 1
-    compile: bool = False  # torch.compile the blocks
     log_every: int = 10  # optimiser steps
     gauges_every: int = 100  # optimiser steps between two readings of the collapse gauges
     checkpoint_every: int = 1000  # optimiser steps
@@ -112,23 +113,23 @@ def _merge(base: Any, extra: Any, source: str, kind: type) -> Any:
         return OmegaConf.merge(base, extra)
     except ConfigKeyError as error:
         wanted = str(error.full_key)
-        near = difflib.get_close_matches(wanted, list(_keys(kind)), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(_keys(kind))}"
+        near = difflib.get_close_matches(wanted, list(config_keys(kind)), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(config_keys(kind))}"
         raise ValueError(f"{source}: there is no key {wanted}{hint}") from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{source}: {error.full_key or 'the config'}: {reason}") from error
 
 
-def _keys(kind: type, prefix: str = "") -> list[str]:
+def config_keys(kind: type, prefix: str = "") -> list[str]:
     """Every key of a dataclass, dotted; NAME stands for a free name."""
     keys = []
     for name, hint in get_type_hints(kind).items():
         inner = [part for part in get_args(hint) if is_dataclass(part)]
         if is_dataclass(hint):
-            keys += _keys(cast(type, hint), f"{prefix}{name}.")
+            keys += config_keys(cast(type, hint), f"{prefix}{name}.")
         elif inner:
-            keys += _keys(cast(type, inner[0]), f"{prefix}{name}.NAME.")
+            keys += config_keys(cast(type, inner[0]), f"{prefix}{name}.NAME.")
         else:
             keys.append(prefix + name)
     return keys

@@ -25,16 +25,18 @@ from tqdm import tqdm
 from data.loader import EvalLoader
 from data.pack import PackConfig, pack
 from data.synthetic import SyntheticConfig, write_videos
+from launch.checkpoints import load_module
 from launch.config import TrainConfig, load_config
 from launch.export import export
 from launch.pictures import draw_confusion, draw_contact_sheet, draw_curves, draw_feature_colours, embed, read_history
 from launch.probe import ProbeConfig, probe
 from launch.report import Section, result_table, write_report
-from launch.train import load_module, train
+from launch.train import train
 from probes.evaluate import Result, table
 from vjepa.formats.native import load_encoder
 
 CONFIG = Path(__file__).parent.parent / "configs" / "pretrain" / "demo.yaml"
+VIDEO = SyntheticConfig()
 PROBE = Path(__file__).parent.parent / "configs" / "probe" / "synthetic.yaml"
 
 
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", default="runs/demo", help="folder (default: runs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of videos, weights, masks and order (default: 0)")
-    parser.add_argument("--clips", type=int, nargs=2, default=(4000, 1200), metavar=("TRAIN", "TEST"), help="how many")
+    parser.add_argument("--clips", type=int, nargs=2, default=(3000, 1200), metavar=("TRAIN", "TEST"), help="how many")
     parser.add_argument("words", nargs="*", metavar="key=value", help=f"what differs from {CONFIG.name}")
 
 
@@ -101,9 +103,7 @@ def prepare(folder: Path, name: str, count: int, seed: int) -> None:
         return
     say(f"Generating {count} videos of moving things for {name}: the label is the motion, a single frame says nothing")
     with tqdm(total=count, unit="video") as bar:
-        write_videos(
-            sources, count, seed, SyntheticConfig(), os.cpu_count() or 1, lambda done, _: bar.update(done - bar.n)
-        )
+        write_videos(sources, count, seed, VIDEO, os.cpu_count() or 1, lambda done, _: bar.update(done - bar.n))
     pack(str(sources), str(shards), PackConfig())
 
 

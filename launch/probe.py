@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from data.loader import DataConfig, EvalLoader, Views
 from launch.config import load_config, to_yaml
-from launch.train import load_module
+from launch.encoders import Weights, read_origin
+from launch.train import share_cores
 from probes.evaluate import FORMAT, HeadsConfig, Result, evaluate, table
 from probes.features import Extractor, FirstFrame, FrozenEncoder, Pixels
-from vjepa.formats.native import DESCRIPTION, load_encoder
 from vjepa.vit import Encoder
 
 
@@ -27,7 +27,8 @@ from vjepa.vit import Encoder
 class ProbeConfig:
     """One evaluation: clips are as long and as large as those the encoder was trained on."""
 
-    encoder: str = ""  # exported folder, run directory or .ckpt file; required
+    encoder: str = ""  # run, .ckpt, exported folder, transformers folder or official checkpoint; required
+    weights: Weights = ""  # which encoder: target (default) or context of a run; of an official file its name
     train: str = ""  # folder of shards the heads learn from; required
     test: str = ""  # folder of shards that is reported; required
     data: DataConfig = field(default_factory=DataConfig)  # its frames, crop and path follow from the above
@@ -67,14 +68,13 @@ def probe(config: ProbeConfig) -> list[Result]:
     for name in ("encoder", "train", "test"):
         if not getattr(config, name):
             raise ValueError(f"{name} is required: give {name}=... on the command line or in the file")
-    encoder = read_encoder(config.encoder)
+    encoder = read_origin(config.encoder, config.weights).pretrained.encoder
     data = replace(config.data, frames=encoder.config.frames, crop=encoder.config.crop)
     train = EvalLoader(replace(data, path=config.train), config.batch, config.views)
     test = EvalLoader(replace(data, path=config.test), config.batch, config.views)
-    results = []
-    for name, extractor in extractors(encoder, config).items():
-        with tqdm(total=train.manifest.samples + test.manifest.samples, desc=name, unit="clip", leave=False) as bar:
-            results += evaluate(name, extractor, train, test, config.heads, bar.update)
+    share_cores(data)
+    with tqdm(total=train.manifest.samples + test.manifest.samples, desc="features", unit="clip", leave=False) as bar:
+        results = evaluate(extractors(encoder, config), train, test, config.heads, bar.update)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     document = {
@@ -100,10 +100,3 @@ def extractors(encoder: Encoder, config: ProbeConfig) -> dict[str, Extractor]:
         "first_frame": ("encoder, first frame only", FirstFrame(frozen)),
     }
     return {"encoder": frozen, **dict(baselines[name] for name in config.baselines)}
-
-
-def read_encoder(path: str) -> Encoder:
-    """The encoder in an exported folder, or the target encoder of a run directory or checkpoint."""
-    if (Path(path) / DESCRIPTION).is_file():
-        return load_encoder(path)
-    return load_module(path).target_encoder.encoder

@@ -8,22 +8,25 @@ Started again with the same run.output, a run continues where its last checkpoin
 
 import argparse
 import logging
+import os
 import platform
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from data.loader import Batch, TrainLoader
+from data.loader import Batch, DataConfig, TrainLoader
+from launch.checkpoints import LAST, latest_checkpoint, read_position
 from launch.config import TrainConfig, load_config, to_yaml
+from launch.encoders import read_origin
 from launch.progress import Progress
-from vjepa.jepa import JEPA, JepaConfig
+from vjepa.formats.accounting import start_from
+from vjepa.jepa import JEPA
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +61,16 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
         config.data, per_rank, config.run.seed, rank=trainer.global_rank, world=trainer.world_size, position=position
     )
     model = JEPA(config.jepa)
-    if trainer.is_global_zero:
+    if config.run.start and checkpoint is None:
+        start(model, config)
+    if trainer.is_global_zero and config.run.progress:
         print(describe(config, trainer.world_size, per_rank, position))
     trainer.fit(model, Stream(loader), ckpt_path=checkpoint, weights_only=True)
+    trainer.save_checkpoint(folder / "checkpoints" / LAST)
+    if trainer.is_global_zero and config.run.progress:
+        skipped = loader.tally.skipped
+        reasons = ": " + ", ".join(f"{count} x {reason}" for reason, count in skipped.items()) if skipped else ""
+        print(f"{model.position} clips seen; {skipped.total()} unreadable ones replaced on this rank{reasons}")
     return model
 
 
@@ -69,6 +79,7 @@ def make_trainer(config: TrainConfig, callbacks: list[Callback]) -> lightning.Tr
     run, folder = config.run, Path(config.run.output)
     accelerator = run.accelerator
     quieten_lightning()
+    share_cores(config.data)
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     devices = run.devices or (torch.cuda.device_count() if accelerator == "gpu" else 1)
@@ -102,10 +113,29 @@ def make_trainer(config: TrainConfig, callbacks: list[Callback]) -> lightning.Tr
     )
 
 
+def share_cores(data: DataConfig) -> None:
+    """On a CPU leave a core to each loading process: more threads than cores wait for each other instead of working."""
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - data.count_workers()))
+
+
 def quieten_lightning() -> None:
     """Leave out its advertisements and the devices it did not find; its warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # its own use of a deprecated function
+
+
+def start(model: JEPA, config: TrainConfig) -> None:
+    """Give a new run the weights at run.start; the target encoder begins as a copy of the context encoder.
+
+    Raises ValueError where the architecture differs; another number of frames or crop size is fine.
+    """
+    found = read_origin(config.run.start, config.run.start_weights).pretrained
+    start_from(found, model.context_encoder, model.predictor if found.predictor else None)
+    model.target_encoder.update(model.context_encoder, momentum=0.0)
+    print(f"starting from {found}")
+    if found.predictor is None:
+        print("it has no predictor: a new one is trained")
 
 
 def rank_batch(config: TrainConfig, world: int) -> int:
@@ -118,17 +148,6 @@ def rank_batch(config: TrainConfig, world: int) -> int:
             f"and {-(-config.run.batch // parts) * parts}"
         )
     return config.run.batch // parts
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run directory, or None."""
-    last = folder / "checkpoints" / "last.ckpt"
-    return last if last.is_file() else None
-
-
-def read_position(checkpoint: Path) -> int:
-    """Samples that the run had consumed when the checkpoint was written."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["position"])
 
 
 def claim_folder(folder: Path, config: TrainConfig, continues: bool) -> None:
@@ -176,22 +195,3 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)
-
-
-def load_module(checkpoint: str | Path) -> JEPA:
-    """The module stored in a training checkpoint.
-
-    Raises FileNotFoundError where there is none, ValueError where the file is something else.
-    """
-    path = Path(checkpoint)
-    if path.is_dir():
-        path = latest_checkpoint(path) or path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}; give a run directory or a .ckpt file")
-    stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if "config" not in stored or "state_dict" not in stored:
-        raise ValueError(f"{path} is not a checkpoint of `python -m launch train`: it holds {sorted(stored)[:8]}")
-    model = JEPA(JepaConfig.from_dict(stored["config"]))
-    model.load_state_dict(stored["state_dict"])
-    model.on_load_checkpoint(stored)
-    return model

@@ -1,6 +1,7 @@
-"""One frozen extractor, one training set, one reported set: features once, then every head on them."""
+"""Frozen extractors, one training set, one reported set: features once, then every head on them."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -53,14 +54,13 @@ class Result:
 
 
 def evaluate(
-    name: str,
-    extractor: Extractor,
+    extractors: Mapping[str, Extractor],
     train: EvalLoader,
     test: EvalLoader,
     config: HeadsConfig,
     progress: Callable[[int], None] | None = None,
 ) -> list[Result]:
-    """Score every head on the features of one extractor.
+    """Score every head on the features of every extractor.
 
     Raises ValueError where the sets do not name the same classes or a sample has no label.
     """
@@ -70,18 +70,22 @@ def evaluate(
             f"got {train.manifest.classes} and {test.manifest.classes}; pack both with the same labels"
         )
     classes = len(train.manifest.classes)
-    known, asked = extract(extractor, train, progress), extract(extractor, test, progress)
-    for features, loader in ((known, train), (asked, test)):
-        if int(features.labels.min()) < 0:
-            count = int((features.labels < 0).sum())
+    known, asked = (extract(extractors, loader, progress) for loader in (train, test))
+    for found, loader in ((known, train), (asked, test)):
+        labels = next(iter(found.values())).labels
+        if int(labels.min()) < 0:
+            count = int((labels < 0).sum())
             raise ValueError(f"{count} samples of {loader.config.path} have no label; a probe needs one for each")
-    missing = sum(len(names) for names in asked.missing.values())
+    torch.set_num_threads(os.cpu_count() or 1)  # the loading processes are gone
+    missing = sum(len(names) for names in test.missing.values())
     results = []
-    for head in config.names:
-        if head == "attentive" and known.tokens.shape[2] == 1:
-            continue  # one token: there is nothing to attend to
-        fitted = fit(head, known, asked, classes, config)
-        results.append(Result(name, head, score(fitted.probabilities, asked.labels), fitted.choice, missing))
+    for name in extractors:
+        for head in config.names:
+            if head == "attentive" and known[name].tokens.shape[2] == 1:
+                continue  # one token: there is nothing to attend to
+            fitted = fit(head, known[name], asked[name], classes, config)
+            verdict = score(fitted.probabilities, asked[name].labels)
+            results.append(Result(name, head, verdict, fitted.choice, missing))
     return results
 
 

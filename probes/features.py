@@ -4,7 +4,7 @@ n clips, B of them in a batch, T frames, V views (spatial crops), N tokens of a 
 width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,20 +77,25 @@ class Pixels:
         return small.reshape(len(clips), 1, -1)
 
 
-def extract(extractor: Extractor, loader: EvalLoader, progress: Callable[[int], None] | None = None) -> Features:
-    """Run an extractor over an evaluation loader: every readable sample once, its views kept apart.
+def extract(
+    extractors: Mapping[str, Extractor], loader: EvalLoader, progress: Callable[[int], None] | None = None
+) -> dict[str, Features]:
+    """Run extractors over an evaluation loader: every readable sample is decoded once, its views are kept apart.
 
     The segments in time of a view are joined: N tokens of each. `progress` is told the clips of each batch.
     """
-    tokens, labels, keys = [], [], []
+    tokens: dict[str, list[Tensor]] = {name: [] for name in extractors}
+    labels, keys = [], []
     for batch in loader:
-        found = extractor(batch.clips.flatten(0, 1))
-        apart: Tensor = found.unflatten(0, (len(batch.keys), loader.views.crops, loader.views.segments))
-        tokens.append(apart.flatten(2, 3).to(torch.bfloat16).cpu())
+        shape = (len(batch.keys), loader.views.crops, loader.views.segments)
+        for name, extractor in extractors.items():
+            apart: Tensor = extractor(batch.clips.flatten(0, 1)).unflatten(0, shape)
+            tokens[name].append(apart.flatten(2, 3).to(torch.bfloat16).cpu())
         labels.append(batch.labels)
         keys += batch.keys
         if progress is not None:
             progress(len(batch.keys))
     if not keys:
         raise ValueError(f"no sample of {loader.config.path} was readable; check it with `python -m launch inspect`")
-    return Features(torch.cat(tokens), torch.cat(labels), keys, loader.missing)
+    known = torch.cat(labels)
+    return {name: Features(torch.cat(parts), known, keys, loader.missing) for name, parts in tokens.items()}

@@ -124,12 +124,13 @@ def attentive_probabilities(head: AttentiveHead, tokens: Tensor, batch: int = 25
 def _logistic_regression(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> LinearHead:
     flat, repeated = features.flatten(0, 1), labels.repeat_interleave(features.shape[1])
     head = LinearHead(flat, classes)
+    ready = head.standardise(flat)  # once, not in every evaluation of the loss
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         penalty = weight_decay * head.linear.weight.square().sum()
-        loss = functional.cross_entropy(head(flat), repeated) + penalty
+        loss = functional.cross_entropy(head.linear(ready), repeated) + penalty
         loss.backward()
         return loss
 

@@ -72,8 +72,12 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """features [n, D] -> logits [n, C]."""
-        logits: Tensor = self.linear((features - self.mean) * self.scale)
+        logits: Tensor = self.linear(self.standardise(features))
         return logits
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """features [n, D] with the mean and deviation of those it is trained on taken out."""
+        return (features - self.mean) * self.scale
 
 
 def knn_probabilities(

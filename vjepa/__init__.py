@@ -9,7 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vjepa.formats.native import load_encoder, save_encoder
+    from vjepa.formats.accounting import Pretrained, resize_encoder, start_from
+    from vjepa.formats.architecture import Hints
+    from vjepa.formats.loading import load_encoder, load_pretrained
+    from vjepa.formats.native import save_encoder
+    from vjepa.formats.timm import inflate_image_vit
     from vjepa.jepa import JEPA, JepaConfig
     from vjepa.masks import MaskConfig, draw_masks
     from vjepa.pixels import normalise
@@ -20,15 +24,21 @@ if TYPE_CHECKING:
 _HOME = {
     "Encoder": "vjepa.vit",
     "EncoderConfig": "vjepa.vit",
+    "Hints": "vjepa.formats.architecture",
     "JEPA": "vjepa.jepa",
     "JepaConfig": "vjepa.jepa",
     "MaskConfig": "vjepa.masks",
     "Predictor": "vjepa.predictor",
     "PredictorConfig": "vjepa.predictor",
+    "Pretrained": "vjepa.formats.accounting",
     "draw_masks": "vjepa.masks",
-    "load_encoder": "vjepa.formats.native",
+    "inflate_image_vit": "vjepa.formats.timm",
+    "load_encoder": "vjepa.formats.loading",
+    "load_pretrained": "vjepa.formats.loading",
     "normalise": "vjepa.pixels",
+    "resize_encoder": "vjepa.formats.accounting",
     "save_encoder": "vjepa.formats.native",
+    "start_from": "vjepa.formats.accounting",
 }
 
 __version__ = "0.1.0"
@@ -36,15 +46,21 @@ __all__ = [
     "JEPA",
     "Encoder",
     "EncoderConfig",
+    "Hints",
     "JepaConfig",
     "MaskConfig",
     "Predictor",
     "PredictorConfig",
+    "Pretrained",
     "__version__",
     "draw_masks",
+    "inflate_image_vit",
     "load_encoder",
+    "load_pretrained",
     "normalise",
+    "resize_encoder",
     "save_encoder",
+    "start_from",
 ]
 
 

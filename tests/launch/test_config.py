@@ -1,11 +1,12 @@
 """One config out of dataclasses, a file and words; and what happens when it is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from launch.__main__ import COMMANDS, main
-from launch.config import TrainConfig, load_config, to_yaml
+from launch.config import TrainConfig, config_keys, load_config, to_yaml
 from launch.probe import ProbeConfig
 from vjepa.masks import LONG_RANGE, SHORT_RANGE
 
@@ -30,6 +31,18 @@ def test_published_masks_are_the_default_and_named_ones_replace_them() -> None:
     assert load_config(TrainConfig, None, []).masks == {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
     named = load_config(TrainConfig, None, ["masks.ahead.kind=future"])
     assert list(named.masks) == ["ahead"]
+
+
+def test_every_key_is_read_somewhere() -> None:
+    """A key that nothing reads is a promise that nobody keeps."""
+    root = CONFIGS.parent
+    sources = "\n".join(
+        path.read_text() for name in ("vjepa", "data", "probes", "launch") for path in (root / name).rglob("*.py")
+    )
+    for kind in (TrainConfig, ProbeConfig):
+        for key in config_keys(kind):
+            name = key.rsplit(".", 1)[-1]
+            assert re.search(rf"\.{name}\b|\"{name}\"", sources), key
 
 
 def test_clips_decide_the_size_of_the_encoder() -> None:

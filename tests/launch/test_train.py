@@ -11,8 +11,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from launch.__main__ import main
+from launch.checkpoints import load_module
 from launch.config import TrainConfig, load_config
-from launch.train import load_module, rank_batch, train
+from launch.train import rank_batch, train
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
@@ -23,8 +24,9 @@ def losses(folder: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
 
 
-def test_a_run_directory_explains_itself(words: list[str], tmp_path: Path) -> None:
+def test_a_run_directory_explains_itself(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", CONFIG, *words]) == 0
+    assert "48 clips seen; 0 unreadable ones replaced" in capsys.readouterr().out
     run = tmp_path / "run"
     assert load_config(TrainConfig, run / "config.yaml", []) == load_config(TrainConfig, CONFIG, words)
     assert "torch" in (run / "environment.yaml").read_text()
@@ -43,6 +45,11 @@ def test_resumed_run_equals_an_uninterrupted_one(words: list[str], tmp_path: Pat
     for (name, mine), theirs in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs), name
     assert resumed.position == whole.position == 48
+
+
+def test_the_end_of_a_run_is_kept_wherever_it_falls(words: list[str], tmp_path: Path) -> None:
+    assert main(["train", CONFIG, *words, "run.steps=4"]) == 0  # checkpoints are asked for every 3 steps
+    assert load_module(tmp_path / "run").position == 32
 
 
 def test_another_config_in_a_used_folder_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

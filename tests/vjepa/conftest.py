@@ -1,32 +1,12 @@
-"""A JEPA small enough for a test, and batches for it."""
-
-from dataclasses import dataclass
+"""A JEPA small enough for a test."""
 
 import pytest
-import torch
-from torch import Tensor
 
 from vjepa.jepa import JepaConfig
 from vjepa.masks import MaskConfig
 from vjepa.optim import OptimConfig
 from vjepa.predictor import PredictorConfig
 from vjepa.vit import EncoderConfig
-
-
-@dataclass
-class Clips:
-    """What the module needs of a batch."""
-
-    clips: Tensor
-    position: int
-
-
-def make_batch(step: int, batch: int = 4, first: int = 0, count: int | None = None) -> Clips:
-    """Clips `first` ... `first + count` of the `batch` clips of a step."""
-    generator = torch.Generator().manual_seed(step)
-    clips = torch.randint(0, 256, (batch, 4, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    chosen = slice(first, first + (count or batch))
-    return Clips(clips[chosen], (step + 1) * batch)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_batch
+from batches import make_batch
 from torch import Tensor
 
 from vjepa.jepa import JEPA, JepaConfig

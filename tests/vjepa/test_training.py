@@ -9,7 +9,7 @@ import pytorch_lightning as lightning
 import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
-from conftest import Clips, make_batch
+from batches import Clips, make_batch
 from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader, IterableDataset
 

@@ -1,6 +1,7 @@
 """The project's own format: a folder with `encoder.safetensors` and `encoder.json`.
 
-The json holds the architecture, the preprocessing that the encoder expects, and what is known of its training.
+The json holds the architecture, the preprocessing that the encoder expects, and what is known of its training. A
+predictor, where it was asked to be kept, stands beside it in `predictor.safetensors`.
 """
 
 import json
@@ -9,36 +10,39 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from vjepa.formats.accounting import Pretrained, build_empty, fill
 from vjepa.pixels import MEAN, STD
+from vjepa.predictor import Predictor, PredictorConfig
 from vjepa.vit import Encoder, EncoderConfig
 
 FORMAT = "vjepa-encoder-1"
-WEIGHTS, DESCRIPTION = "encoder.safetensors", "encoder.json"
+WEIGHTS, DESCRIPTION, PREDICTOR = "encoder.safetensors", "encoder.json", "predictor.safetensors"
 
 
-def save_encoder(encoder: Encoder, folder: str | Path, training: Mapping[str, Any] | None = None) -> Path:
+def save_encoder(
+    encoder: Encoder,
+    folder: str | Path,
+    training: Mapping[str, Any] | None = None,
+    predictor: Predictor | None = None,
+) -> Path:
     """Write an encoder to `folder` (made if needed). `training`: facts to keep beside it, as plain json."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": FORMAT})
+    _save_weights(encoder, folder / WEIGHTS)
     description = {
         "format": FORMAT,
         "encoder": asdict(encoder.config),
-        "input": {
-            "layout": "[B, 3, frames, height, width], made by vjepa.normalise of uint8 [B, frames, height, width, 3]",
-            "frames": encoder.config.frames,
-            "size": encoder.config.crop,
-            "mean": MEAN,
-            "std": STD,
-        },
+        "input": describe_input(encoder.config),
         "training": dict(training or {}),
     }
+    (folder / PREDICTOR).unlink(missing_ok=True)
+    if predictor is not None:
+        _save_weights(predictor, folder / PREDICTOR)
+        description["predictor"] = asdict(predictor.config)
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     return folder
 
@@ -50,14 +54,20 @@ def load_encoder(folder: str | Path) -> Encoder:
     tensor.
     """
     folder = Path(folder)
+    return _load_encoder(folder, read_description(folder))
+
+
+def load_native(folder: str | Path) -> Pretrained:
+    """The encoder stored in `folder`, and the predictor where there is one."""
+    folder = Path(folder)
     description = read_description(folder)
-    encoder = Encoder(EncoderConfig(**description["encoder"]))
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}); export it again") from error
-    fill(encoder, weights, str(folder / WEIGHTS))
-    return encoder.eval()
+    encoder = _load_encoder(folder, description)
+    predictor = None
+    if "predictor" in description:
+        config = PredictorConfig(**description["predictor"])
+        predictor = build_empty(lambda: Predictor(config, encoder.config)).eval()
+        fill(predictor, read_safetensors(folder / PREDICTOR), str(folder / PREDICTOR))
+    return Pretrained(encoder, predictor, str(folder))
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -74,17 +84,43 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def fill(module: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load `weights` into `module`: every tensor used, every parameter filled, every shape equal, or ValueError."""
-    wanted = module.state_dict()
-    problems = [f"missing {name} {list(wanted[name].shape)}" for name in sorted(wanted.keys() - weights.keys())]
-    problems += [f"unknown {name} {list(weights[name].shape)}" for name in sorted(weights.keys() - wanted.keys())]
-    problems += [
-        f"{name} is {list(weights[name].shape)}, the model has {list(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & weights.keys())
-        if weights[name].shape != wanted[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{source} does not fit the model: {'; '.join(problems[:5])}{more}")
-    module.load_state_dict(dict(weights))
+def describe_input(config: EncoderConfig) -> dict[str, Any]:
+    """The preprocessing that an encoder expects, as plain data."""
+    return {
+        "layout": "[B, 3, frames, height, width], made by vjepa.normalise of uint8 [B, frames, height, width, 3]",
+        "frames": config.frames,
+        "size": config.crop,
+        "mean": MEAN,
+        "std": STD,
+    }
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; FileNotFoundError or ValueError where there is no whole one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; export it again")
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); export it again") from error
+    return weights
+
+
+def write_safetensors(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """A safetensors file that whoever may read the folder's other files may read."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(weights), path, metadata=dict(metadata))
+    path.chmod(mode)  # the library makes files for their owner alone
+
+
+def _load_encoder(folder: Path, description: Mapping[str, Any]) -> Encoder:
+    config = EncoderConfig(**description["encoder"])
+    encoder = build_empty(lambda: Encoder(config))
+    fill(encoder, read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    return encoder.eval()
+
+
+def _save_weights(module: nn.Module, path: Path) -> None:
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    write_safetensors(weights, path, {"format": FORMAT})

@@ -1,0 +1,153 @@
+"""Every format is loaded again by the library it is for and compared; what cannot be written is refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from launch.__main__ import main
+from launch.card import CardConfig, write_card
+from launch.encoders import Origin
+from launch.export import FORMATS, TOLERANCE, export_origin, generate_clips
+from vjepa.formats.accounting import Pretrained
+from vjepa.formats.loading import load_pretrained
+from vjepa.formats.meta import save_meta
+from vjepa.formats.native import save_encoder
+from vjepa.pixels import normalise
+from vjepa.predictor import Predictor, PredictorConfig
+from vjepa.vit import Encoder, EncoderConfig
+
+NEEDS = {"transformers": ["transformers"], "onnx": ["onnx", "onnxruntime", "onnxscript"]}
+
+
+def make_origin(positions: Any = "rotary", order: Any = "tiled") -> Origin:
+    config = EncoderConfig(
+        size="custom", width=24, depth=2, heads=2, patch=16, frames=4, crop=48, positions=positions, rotary_order=order
+    )
+    predictor = Predictor(PredictorConfig(width=12, depth=1, mask_tokens=2), config)
+    generator = torch.Generator().manual_seed(0)
+    encoder = Encoder(config)
+    for module in (encoder, predictor):
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return Origin(Pretrained(encoder.eval(), predictor.eval(), "a test"), {"steps": 7, "clips": 56})
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_export_is_the_same_encoder_and_its_card_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for name in NEEDS.get(kind, []):
+        pytest.importorskip(name)
+    difference = export_origin(make_origin(), tmp_path / "out", kind)
+    assert difference <= (0 if kind in ("native", "meta") else TOLERANCE)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "steps planned: 7" in card
+    assert "licence: not stated" in card
+    assert "Probes" not in card
+    monkeypatch.chdir(tmp_path)
+    clips = torch.randint(0, 256, (2, 4, 48, 48, 3), dtype=torch.uint8)
+    video = normalise(clips)
+    shaped = {"onnx": video.numpy(), "transformers": video.transpose(1, 2)}
+    names: dict[str, Any] = {"clips": clips, "video": shaped.get(kind, video)}
+    exec(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0], names)
+    if kind == "meta":
+        assert "module.backbone.norm.weight" in names["weights"]
+    else:
+        assert tuple(names["features"].shape) == (2, 18, 24)
+
+
+def test_sincos_encoder_goes_to_every_format_but_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    origin = make_origin("sincos")
+    for kind in ("native", "meta", "program"):
+        assert export_origin(origin, tmp_path / kind, kind) <= TOLERANCE
+    with pytest.raises(ValueError, match="transformers has a class for rotary positions"):
+        export_origin(origin, tmp_path / "hf", "transformers", picture=True)
+    assert not (tmp_path / "hf").exists()
+
+
+def test_onnx_takes_any_number_of_clips(tmp_path: Path) -> None:
+    for name in NEEDS["onnx"]:
+        pytest.importorskip(name)
+    import onnxruntime
+
+    origin = make_origin("sincos")
+    export_origin(origin, tmp_path, "onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 2, 5):
+        video = torch.randn(count, 3, 4, 48, 48)
+        with torch.no_grad():
+            expected = origin.pretrained.encoder(video)
+        found = torch.from_numpy(session.run(None, {"video": video.numpy()})[0])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_export_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_altered(encoder: Encoder, folder: Path, *others: Any) -> Path:
+        other = Encoder(encoder.config)
+        other.load_state_dict(encoder.state_dict())
+        torch.nn.init.constant_(other.norm.bias, 0.5)
+        return save_encoder(other, folder, *others)
+
+    monkeypatch.setattr("launch.export.save_encoder", save_altered)
+    with pytest.raises(ValueError, match=r"what was loaded differs by .*; do not use it"):
+        export_origin(make_origin(), tmp_path, "native")
+
+
+def test_official_checkpoint_is_exported_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    origin = make_origin()
+    path = save_meta(origin.pretrained.encoder, origin.pretrained.predictor, tmp_path)
+    words = ["export", str(path), str(tmp_path / "hf"), "--format", "transformers", "--no-picture"]
+    assert main(words) == 2
+    assert "holds encoder, target_encoder: say which" in capsys.readouterr().err
+    assert main([*words, "--weights", "target"]) == 2
+    assert "--weights target is for runs" in capsys.readouterr().err
+    assert main([*words, "--weights", "target_encoder"]) == 0
+    shown = capsys.readouterr().out
+    assert "ignored: encoder (another encoder, target_encoder was asked for)" in shown
+    loaded = load_pretrained(tmp_path / "hf")
+    assert torch.equal(loaded.encoder.norm.bias, origin.pretrained.encoder.norm.bias)
+
+
+def test_card_holds_what_was_given_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score = {"samples": 200, "classes": 4, "top1": 0.5, "low": 0.43, "high": 0.57, "top5": 1.0, "mean_class": 0.5}
+    rows = [{"features": "encoder", "head": "linear", **score}]
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"format": "vjepa-probe-1", "results": rows}))
+    native = save_encoder(make_origin().pretrained.encoder, tmp_path / "native")
+    words = ["export", str(native), str(tmp_path / "out"), "--licence", "apache-2.0", "--data", "moving things"]
+    assert main([*words, "--results", str(tmp_path / "absent.json")]) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--results", str(results)]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in (
+        "license: apache-2.0", "data: moving things", "| encoder | linear | 50.0 | 43.0 to 57.0 | 200 |",
+        "2 blocks of width 24, 2 heads", "4 frames of 48 x 48 pixels = 2 x 3 x 3 tokens", "features.png",
+        "predictor: not included", "largest difference 0.0e+00",
+    ):  # fmt: skip
+        assert part in card, part
+    assert (tmp_path / "out" / "features.png").stat().st_size > 1000
+
+
+def test_card_of_a_run_shows_its_config_and_gauges(tmp_path: Path) -> None:
+    origin = make_origin()
+    facts = {**origin.facts, "gauges": "spread 0.8", "config": "run:\n  steps: 7\n"}
+    card = write_card(tmp_path, "native", Origin(origin.pretrained, facts), 0.0, CardConfig()).read_text()
+    assert "gauges at the last reading: spread 0.8" in card
+    assert "```yaml\nrun:\n  steps: 7\n```" in card
+
+
+def test_generated_clips_have_the_size_of_the_encoder() -> None:
+    for frames, crop in ((1, 16), (4, 48), (6, 45)):
+        config = EncoderConfig(
+            size="custom", width=24, depth=1, heads=2, patch=crop // 3, tubelet=1, frames=frames, crop=crop // 3 * 3
+        )
+        clips = generate_clips(config, 2)
+        assert clips.shape == (2, frames, config.crop, config.crop, 3)
+        assert clips.dtype == torch.uint8

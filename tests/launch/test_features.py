@@ -1,0 +1,157 @@
+"""Sliding windows: complete, in time, resumable, and the same as windows encoded one by one."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from data.augment import crop_resize, square_boxes
+from data.clips import Timing
+from data.decode import decode_frames
+from launch.__main__ import main
+from launch.features import WindowConfig, extract_features, plan_windows, read_clip, read_video
+from vjepa.formats.native import save_encoder
+from vjepa.pixels import normalise
+from vjepa.vit import Encoder, EncoderConfig
+
+CONFIG = EncoderConfig(size="custom", width=24, depth=2, heads=2, patch=16, frames=4, crop=32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder, a long video of 27 frames, and a short one of 3."""
+    folder = tmp_path_factory.mktemp("features")
+    torch.manual_seed(0)
+    encoder = Encoder(CONFIG)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_encoder(encoder, folder / "encoder")
+    (folder / "videos").mkdir()
+    for name, frames in (("long", 27), ("short", 3)):
+        (folder / "videos" / f"{name}.mp4").write_bytes(make_video(frames))
+    return folder
+
+
+def make_video(frames: int, fps: int = 10) -> bytes:
+    file = io.BytesIO()
+    random = np.random.default_rng(frames)
+    with av.open(file, "w", format="mp4") as output:
+        stream: Any = output.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt, stream.thread_count = 64, 48, "yuv420p", 1
+        for _ in range(frames):
+            blocks = random.integers(0, 256, (6, 8, 3), np.uint8)
+            frame = av.VideoFrame.from_ndarray(blocks.repeat(8, 0).repeat(8, 1), format="rgb24")
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return file.getvalue()
+
+
+def load_the_encoder(folder: Path) -> Encoder:
+    from vjepa.formats.loading import load_encoder
+
+    return load_encoder(folder / "encoder")
+
+
+def test_features_of_a_long_video_are_those_of_its_windows(folder: Path) -> None:
+    encoder, path = load_the_encoder(folder), folder / "videos" / "long.mp4"
+    found = extract_features(read_video(path), encoder, WindowConfig(stride=3, batch=4))
+    content = path.read_bytes()
+    starts = [*range(0, 24, 3), 23]  # 27 frames: the last window ends with the video
+    assert found["frames"][:, 0].tolist() == starts
+    for number, start in enumerate(starts):
+        frames = decode_frames(content, range(start, start + 4), "av")
+        clip = crop_resize(frames, square_boxes(48, 64, 1)[0], 32)
+        with torch.no_grad():
+            expected = encoder(normalise(clip.unsqueeze(0)))[0]
+        torch.testing.assert_close(found["features"][number], expected, atol=1e-5, rtol=1e-5)
+    expected_times = torch.tensor([[start / 10, (start + 3) / 10] for start in starts], dtype=torch.float64)
+    torch.testing.assert_close(found["times"], expected_times)
+
+
+def test_pooling_and_layers_agree_with_the_tokens(folder: Path) -> None:
+    encoder, video = load_the_encoder(folder), read_video(folder / "videos" / "long.mp4")
+    tokens = extract_features(video, encoder, WindowConfig())["features"]
+    mean = extract_features(video, encoder, WindowConfig(pool="mean"))["features"]
+    layers = extract_features(video, encoder, WindowConfig(layers=(0, -1)))
+    assert tokens.shape == (7, 8, 24)
+    torch.testing.assert_close(mean, tokens.mean(1))
+    assert set(layers) == {"layer_0", "layer_1", "times", "frames"}
+    torch.testing.assert_close(layers["layer_1"], tokens)
+    assert not torch.allclose(layers["layer_0"], tokens)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 17, 30])
+@pytest.mark.parametrize(("window", "stride"), [(4, 4), (4, 1), (4, 3), (4, 6), (8, 8)])
+def test_windows_begin_and_end_with_the_video(frames: int, window: int, stride: int) -> None:
+    windows = plan_windows(Timing(frames, 10.0), window, stride)
+    assert windows.shape[1] == window
+    assert windows[0, 0] == 0
+    assert windows[-1, -1] == frames - 1
+    assert (np.diff(windows[:, 0]) <= stride).all()
+    assert (np.diff(windows[:, 0]) > 0).all()
+    if stride <= window:
+        assert set(windows.flatten().tolist()) == set(range(frames))
+
+
+def test_windows_follow_the_clock() -> None:
+    assert plan_windows(Timing(20, 10.0), 4, 4, fps=5.0)[0].tolist() == [0, 2, 4, 6]
+    assert plan_windows(Timing(20, 10.0), 4, 4, step=3).tolist() == [[0, 3, 6, 9], [9, 12, 15, 18]]
+    slow = plan_windows(Timing(4, 2.0), 4, 4, fps=4.0)  # slower than asked for: frames are repeated
+    assert slow.tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]
+    uneven = Timing(4, 2.0, times=(0.0, 0.1, 1.0, 1.5))
+    assert plan_windows(uneven, 4, 4, fps=2.0).tolist() == [[0, 1, 2, 3]]
+
+
+def test_command_writes_resumes_and_refuses_a_mixture(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    output = tmp_path / "out"
+    words = ["features", str(folder / "videos"), "--encoder", str(folder / "encoder"), "--output", str(output)]
+    assert main([*words, "--stride", "2"]) == 0
+    assert "2 videos, 0 were there already" in capsys.readouterr().out
+    found = load_file(output / "long.safetensors")
+    assert found["features"].shape == (13, 8, 24)
+    assert found["times"].shape == (13, 2)
+    assert load_file(output / "short.safetensors")["frames"].tolist() == [[0, 1, 2, 2]]
+    with safe_open(output / "long.safetensors", framework="pt") as file:
+        assert file.metadata()["grid"] == "[2, 2, 2]"
+    before = (output / "long.safetensors").stat().st_mtime_ns
+    (output / "short.safetensors").unlink()
+    assert main([*words, "--stride", "2"]) == 0
+    assert "1 videos, 1 were there already" in capsys.readouterr().out
+    assert (output / "long.safetensors").stat().st_mtime_ns == before
+    assert main([*words, "--stride", "3"]) == 2
+    assert "made with another windows" in capsys.readouterr().err
+    assert main([*words, "--stride", "3", "--overwrite"]) == 0
+
+
+def test_unreadable_video_is_named_and_the_others_are_made(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    videos = [str(tmp_path / "broken.mp4"), str(folder / "videos" / "short.mp4")]
+    words = ["features", *videos, "--encoder", str(folder / "encoder"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "1 of 2 videos could not be read" in capsys.readouterr().err
+    assert (tmp_path / "out" / "short.safetensors").is_file()
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_two_videos_of_one_name_are_an_error(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "short.mp4").write_bytes(make_video(3))
+    videos = [str(tmp_path / "short.mp4"), str(folder / "videos" / "short.mp4")]
+    words = ["features", *videos, "--encoder", str(folder / "encoder"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "would both become" in capsys.readouterr().err
+
+
+def test_settings_are_checked() -> None:
+    for settings in ({"stride": -1}, {"batch": 0}, {"step": 0}, {"fps": -1.0}):
+        with pytest.raises(ValueError, match=f"--{next(iter(settings))} must"):
+            WindowConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_middle_of_a_video_is_the_clip_to_compare_on(folder: Path) -> None:
+    assert read_clip(str(folder / "videos" / "short.mp4"), CONFIG).shape == (1, 4, 32, 32, 3)

@@ -1,0 +1,51 @@
+"""docs/formats.md works: its commands and snippets run, in their order, in an empty folder."""
+
+import re
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.synthetic import SyntheticConfig, encode_clip, render_clip
+from launch.__main__ import main
+from vjepa.jepa import JEPA, JepaConfig
+from vjepa.predictor import PredictorConfig
+from vjepa.vit import EncoderConfig
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "formats.md"
+
+
+def make_run(folder: Path) -> None:
+    """A run directory with an untrained encoder that every format can hold."""
+    encoder = EncoderConfig(
+        size="custom", width=24, depth=2, heads=2, frames=4, crop=32, positions="rotary", rotary_order="tiled"
+    )
+    config = JepaConfig(encoder=encoder, predictor=PredictorConfig(width=12, depth=1))
+    model = JEPA(config)
+    (folder / "checkpoints").mkdir(parents=True)
+    stored = {"config": asdict(config), "state_dict": model.state_dict(), "position": 0}
+    torch.save(stored, folder / "checkpoints" / "last.ckpt")
+
+
+def test_commands_and_snippets_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("transformers", "onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "demo" / "run")
+    (tmp_path / "videos").mkdir()
+    for name, frames in (("long", 14), ("short", 3)):
+        clip = render_clip(0, 0, SyntheticConfig(size=64, frames=frames))
+        encode_clip(clip, tmp_path / "videos" / f"{name}.mp4", fps=10, crf=20)
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert [kind for kind, _ in blocks].count("python") == 8
+    for kind, text in blocks:
+        if kind == "bash":
+            for line in text.strip().splitlines():
+                words = shlex.split(line)
+                assert words[:3] == ["python", "-m", "launch"]
+                assert main(words[3:]) == 0, line
+        else:
+            # The weights of timm's models are far away; the same model without them is enough here.
+            exec(compile(text.replace("pretrained=True", "pretrained=False"), str(PAGE), "exec"), {})

@@ -1,0 +1,145 @@
+"""Nothing is lost in silence: a file's tensors are used or named as ignored, a model's parameters are all filled."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vjepa.positions import sincos_table
+from vjepa.predictor import Predictor
+from vjepa.vit import Encoder, EncoderConfig
+
+Built = TypeVar("Built", Encoder, Predictor)
+SHOWN = 5  # differences that an error spells out
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What was found in somebody's file."""
+
+    encoder: Encoder
+    predictor: Predictor | None
+    source: str  # the file, and the part of it that was read
+    ignored: dict[str, str] = field(default_factory=dict)  # name in the file -> why it is not used
+    assumed: tuple[str, ...] = ()  # what the file does not say and was taken from elsewhere
+
+    def __str__(self) -> str:
+        """What was read, assumed and left aside, in words."""
+        config = self.encoder.config
+        t, h, w = config.grid
+        lines = [
+            f"{self.source}: {config.size} encoder ({config.depth} blocks of width {config.width}, {config.heads} "
+            f"heads), {config.positions} positions, {config.frames} frames at {config.crop} pixels = {t}x{h}x{w} tokens"
+        ]
+        if self.predictor is not None:
+            predictor = self.predictor.config
+            lines.append(
+                f"predictor: {predictor.depth} blocks of width {predictor.width}, {self.predictor.heads} heads"
+            )
+        lines += [f"assumed: {text}" for text in self.assumed]
+        lines += [f"ignored: {name} ({reason})" for name, reason in self.ignored.items()]
+        return "\n".join(lines)
+
+
+def build_empty(make: Callable[[], Built]) -> Built:
+    """A module to be filled: its parameters are not drawn, which takes longer than reading a file."""
+    with torch.device("meta"):
+        module = make()
+    module = module.to_empty(device="cpu")
+    beside = {name for name, _ in module.named_buffers()} - module.state_dict().keys()
+    assert beside == {"position_table"}, beside  # nothing else would be left without values
+    if module.position_table.numel():
+        config = module.config if isinstance(module, Encoder) else module.encoder_config
+        module.position_table = sincos_table(module.position_table.shape[1], config.grid)
+    return module
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load `weights` into `module`: every tensor used, every parameter filled, every shape equal, or ValueError."""
+    wanted = module.state_dict()
+    problems = [f"missing {name} {list(wanted[name].shape)}" for name in sorted(wanted.keys() - weights.keys())]
+    problems += [f"unknown {name} {list(weights[name].shape)}" for name in sorted(weights.keys() - wanted.keys())]
+    problems += [
+        f"{name} is {list(weights[name].shape)}, the model has {list(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & weights.keys())
+        if weights[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise ValueError(f"{source} does not fit the model: {list_some(problems)}")
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not _is_finite(tensor):
+            raise ValueError(
+                f"{source}: {name} ({tensor.dtype}) holds values that are not finite numbers; it is damaged"
+            )
+    module.load_state_dict(dict(weights))
+
+
+def list_some(problems: list[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
+
+
+def resize_encoder(encoder: Encoder, frames: int = 0, crop: int = 0) -> Encoder:
+    """The same weights for clips of another length (frames) or size (pixels); 0 keeps what it has.
+
+    Sin-cos tables are made anew for the new grid, rotary positions go on as they are.
+    """
+    stored = dict(vars(encoder.config))
+    config = EncoderConfig(**{**stored, "frames": frames or stored["frames"], "crop": crop or stored["crop"]})
+    resized = build_empty(lambda: Encoder(config))
+    resized.load_state_dict(encoder.state_dict())
+    return resized.train(encoder.training)
+
+
+def start_from(pretrained: Pretrained, encoder: Encoder, predictor: Predictor | None = None) -> None:
+    """Give the encoder (and the predictor) of a new run the weights that were read.
+
+    Another crop size or number of frames is fine. ValueError, naming the config keys that would fit, where the
+    architecture differs or a predictor is wanted and the file has none.
+    """
+    problems = _differences(pretrained.encoder.config, encoder.config, "encoder", _ENCODER_KEYS)
+    if predictor is not None:
+        if pretrained.predictor is None:
+            raise ValueError(f"{pretrained.source} has no predictor; start with a new one")
+        found, wanted = pretrained.predictor, predictor
+        problems += _differences(found.config, wanted.config, "predictor", _PREDICTOR_KEYS)
+        if found.heads != wanted.heads:
+            problems.append(f"the file has predictor.heads={found.heads}, the config {wanted.heads}")
+    if problems:
+        raise ValueError(f"{pretrained.source} does not fit the config: {'; '.join(problems)}; set them as in the file")
+    fill(encoder, pretrained.encoder.state_dict(), pretrained.source)
+    if predictor is not None and pretrained.predictor is not None:
+        weights = pretrained.predictor.state_dict()
+        # A run has one mask token a kind of mask; the file may have more (V-JEPA 2 has 10), of which the first serve.
+        kept = {name for name in predictor.state_dict() if name.startswith("mask_tokens")}
+        weights = {name: value for name, value in weights.items() if name in kept or "mask_tokens" not in name}
+        fill(predictor, weights, pretrained.source)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    low, high = tensor.detach().aminmax()  # a single pass; whatever is not a number comes through
+    return math.isfinite(low) and math.isfinite(high)
+
+
+_ENCODER_KEYS = ("width", "depth", "heads", "hidden", "patch", "tubelet", "positions", "rotary_order")
+_PREDICTOR_KEYS = ("width", "depth", "hidden")
+
+
+def _differences(found: Any, wanted: Any, where: str, keys: tuple[str, ...]) -> list[str]:
+    """What differs between the config of a file and the one of a run, in the words of the config."""
+    problems = []
+    for key in keys:
+        if key == "rotary_order" and "sincos" in (found.positions, wanted.positions):
+            continue
+        if key == "hidden":
+            same = round(found.width * found.mlp_ratio) == round(wanted.width * wanted.mlp_ratio)
+            key = "mlp_ratio"
+        else:
+            same = getattr(found, key) == getattr(wanted, key)
+        if not same:
+            problems.append(f"the file has {where}.{key}={getattr(found, key)}, the config {getattr(wanted, key)}")
+    return problems

@@ -1,0 +1,262 @@
+"""The official checkpoints of V-JEPA 1 (`.pth.tar`) and V-JEPA 2 (`.pt`), read and written.
+
+A checkpoint is a dictionary: encoder, target_encoder or ema_encoder, predictor, and what training left beside them.
+Parameter names carry `module.backbone.`; V-JEPA 1 adds frozen tables `pos_embed` and `predictor_pos_embed`, and so do
+some files of V-JEPA 2, whose rotary positions do not use them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vjepa.formats.accounting import Pretrained, build_empty, fill, list_some
+from vjepa.formats.architecture import (
+    Hints,
+    Positions,
+    check_table,
+    read_encoder_config,
+    read_grid,
+    read_predictor_config,
+    read_shape,
+)
+from vjepa.formats.pickled import load_pickled
+from vjepa.predictor import Predictor
+from vjepa.vit import Encoder, EncoderConfig
+
+EncoderName = Literal["encoder", "target_encoder", "ema_encoder"]
+ENCODERS: tuple[EncoderName, ...] = ("encoder", "target_encoder", "ema_encoder")
+PREFIXES = ("module.backbone.", "backbone.", "module.", "")
+OURS = "vjepa"  # what our own export writes beside the weights: the configs, as plain data
+TABLE, PREDICTOR_TABLE = "pos_embed", "predictor_pos_embed"
+
+_BESIDE = {
+    "opt": "optimiser state",
+    "optimizer": "optimiser state",
+    "scaler": "gradient scaler",
+    OURS: "read for the architecture",
+}
+_VERSION_2_1 = ("patch_embed_img", "img_mod_embed", "video_mod_embed", "norms_block")
+_VERSION_2_TOKENS = 8  # mask tokens: V-JEPA 2 has 8 or 10, V-JEPA 1 one a kind of mask
+_DEFAULT_CLIP = (64, 256)  # frames and pixels of the released V-JEPA 2 models
+
+
+def load_meta(path: str | Path, which: EncoderName | None = None, hints: Hints | None = None) -> Pretrained:
+    """Encoder `which` and predictor of an official checkpoint, in fp32, in evaluation mode.
+
+    Frozen evaluation uses `target_encoder`, the public hub loader `encoder`, distilled students `ema_encoder`: it has
+    to be said which. Raises ValueError where a single tensor is neither used nor known to be beside the point.
+    """
+    path = Path(path)
+    content = load_pickled(path)
+    chosen = _choose(content, which, path)
+    stored = _read_ours(content, path)
+    hints = _complete(hints or Hints(), stored)
+    source = f"{path}[{chosen!r}]"
+    weights = strip_prefix(content[chosen], source)
+    _refuse_version_2_1(weights, source)
+    ignored = _beside(content, chosen, path)
+    others = strip_prefix(content["predictor"], f"{path}['predictor']") if "predictor" in content else None
+    if others is not None and "action_encoder.weight" in others:
+        ignored["predictor"], others = "conditioned on actions (V-JEPA 2-AC)", None
+    positions = _find_positions(weights, others, hints, source)
+    unused = "equal to our sin-cos table" if positions == "sincos" else "frozen table, not used with rotary positions"
+    ignored |= {f"{chosen}.{TABLE}": unused} if TABLE in weights else {}
+    ignored |= {f"predictor.{PREDICTOR_TABLE}": unused} if PREDICTOR_TABLE in (others or {}) else {}
+
+    frames, crop = _read_clip(weights, weights.pop(TABLE, None), positions, hints, source)
+    config = read_encoder_config(weights, source, positions, hints, frames, crop)
+    encoder = build_empty(lambda: Encoder(config))
+    fill(encoder, weights, source)
+    predictor = None if others is None else _read_predictor(others, config, hints, f"{path}['predictor']")
+    assumed = () if stored else _assume(hints, config, predictor)
+    return Pretrained(encoder.eval(), predictor, source, ignored, assumed)
+
+
+def save_meta(encoder: Encoder, predictor: Predictor | None, folder: str | Path) -> Path:
+    """Write a checkpoint that the public code loads; returns the file.
+
+    The encoder stands under `encoder` and `target_encoder`, stored once: the hub loader asks for the one, the
+    evaluation for the other. Raises ValueError for rotary positions in an order that the public code does not compute.
+    """
+    config = encoder.config
+    if config.positions == "rotary" and config.rotary_order != "tiled":
+        raise ValueError(
+            f"the public V-JEPA 2 code tiles its rotary frequencies, this encoder has them {config.rotary_order}; "
+            f"train with encoder.rotary_order=tiled, or export with --format native or onnx"
+        )
+    sincos = config.positions == "sincos"
+    weights = _with_prefix(encoder, {TABLE: encoder.position_table} if sincos else {})
+    content: dict[str, Any] = {"encoder": weights, "target_encoder": weights}
+    ours: dict[str, Any] = {"encoder": asdict(config)}
+    if predictor is not None:
+        content["predictor"] = _with_prefix(predictor, {PREDICTOR_TABLE: predictor.position_table} if sincos else {})
+        ours["predictor_heads"] = predictor.heads
+    content |= {"epoch": 0, OURS: ours}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ("checkpoint.pth.tar" if sincos else "checkpoint.pt")
+    torch.save(content, path)
+    return path
+
+
+def strip_prefix(weights: Any, source: str) -> dict[str, Tensor]:
+    """Tensors by their bare names; ValueError where they are no tensors, or do not all carry one known prefix."""
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError(f"{source} must be a dictionary of tensors, got {type(weights).__name__}")
+    strange = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ValueError(f"{source} must hold tensors only; these are none: {list_some(strange)}")
+    names = [str(name) for name in weights]
+    anchors = ("patch_embed.proj.weight", "predictor_embed.weight")
+    prefix = next((name.removesuffix(end) for name in names for end in anchors if name.endswith(end)), "")
+    if prefix not in PREFIXES:
+        known = ", ".join(repr(known) for known in PREFIXES)
+        raise ValueError(f"{source}: its names begin with {prefix!r}; the known prefixes are {known}")
+    others = [name for name in names if not name.startswith(prefix)]
+    if others:
+        raise ValueError(f"{source}: most names begin with {prefix!r}, these do not: {list_some(others)}")
+    return {name.removeprefix(prefix): value for name, value in zip(names, weights.values(), strict=True)}
+
+
+def _choose(content: Mapping[str, Any], which: EncoderName | None, path: Path) -> EncoderName:
+    """The encoder asked for; ValueError, saying what the file holds, where it is not there or none was named."""
+    present = [name for name in ENCODERS if name in content]
+    if not present:
+        held = ", ".join(str(name) for name in list(content)[:6]) or "nothing"
+        if "state_dict" in content and "pytorch-lightning_version" in content:
+            raise ValueError(f"{path} is a training checkpoint of this project; `python -m launch export` reads it")
+        kind = "the weights of a probe" if "classifiers" in content or "classifier" in content else "something else"
+        raise ValueError(f"{path} holds no encoder ({', '.join(ENCODERS)}) but {kind}: {held}")
+    if which is None:
+        raise ValueError(
+            f"{path} holds {', '.join(present)}: say which (frozen evaluation uses target_encoder, the public hub "
+            f"loader encoder, distilled students ema_encoder)"
+        )
+    if which not in present:
+        raise ValueError(f"{path} holds no {which}; it has {', '.join(present)}")
+    return which
+
+
+def _beside(content: Mapping[str, Any], chosen: str, path: Path) -> dict[str, str]:
+    """Everything but the chosen encoder and the predictor, with the reason why it is not used."""
+    ignored = {}
+    for name, value in content.items():
+        if name in (chosen, "predictor"):
+            continue
+        if name in _BESIDE:
+            ignored[name] = _BESIDE[name]
+        elif name in ENCODERS:
+            ignored[name] = f"another encoder, {chosen} was asked for"
+        elif isinstance(value, (Mapping, Tensor, list, tuple)):
+            raise ValueError(f"{path} holds {name!r} ({type(value).__name__}), which no official checkpoint has")
+        else:
+            ignored[str(name)] = "a number of the training run"
+    return ignored
+
+
+def _read_ours(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """The configs that our own export wrote; nothing in anybody else's file."""
+    stored = content.get(OURS, {})
+    if not isinstance(stored, Mapping) or not isinstance(stored.get("encoder", {}), Mapping):
+        raise ValueError(f"{path}: {OURS!r} must be what `export --format meta` writes, got {stored!r}")
+    return stored
+
+
+def _complete(hints: Hints, stored: Mapping[str, Any]) -> Hints:
+    """Hints, and for what they leave open the configs that our own export wrote."""
+    encoder: Mapping[str, Any] = stored.get("encoder", {})
+    return replace(
+        hints,
+        heads=hints.heads or encoder.get("heads", 0),
+        predictor_heads=hints.predictor_heads or stored.get("predictor_heads", 0),
+        positions=hints.positions or encoder.get("positions"),
+        rotary_order=encoder.get("rotary_order", hints.rotary_order),
+        frames=hints.frames or encoder.get("frames", 0),
+        crop=hints.crop or encoder.get("crop", 0),
+    )
+
+
+def _find_positions(
+    weights: Mapping[str, Tensor], predictor: Mapping[str, Tensor] | None, hints: Hints, source: str
+) -> Positions:
+    """Sin-cos or rotary; the table alone does not tell, because some files of V-JEPA 2 carry one they do not use."""
+    if hints.positions:
+        return hints.positions
+    if TABLE not in weights:
+        return "rotary"
+    tokens = sum(name.startswith("mask_tokens.") for name in predictor or {})
+    if not tokens:
+        raise ValueError(
+            f"{source} has {TABLE}: V-JEPA 1 uses it, V-JEPA 2 carries it unused, and there is no predictor whose mask "
+            f"tokens would tell; say positions=sincos (V-JEPA 1) or positions=rotary (V-JEPA 2)"
+        )
+    return "rotary" if tokens >= _VERSION_2_TOKENS else "sincos"
+
+
+def _read_clip(
+    weights: Mapping[str, Tensor], table: Tensor | None, positions: Positions, hints: Hints, source: str
+) -> tuple[int, int]:
+    """Frames and pixels of the clips it was trained on: from the checked table, else as hinted or published."""
+    width, _, tubelet, patch, _ = read_shape(weights, "patch_embed.proj.weight", 5, source)
+    if positions == "rotary":
+        return hints.frames or _DEFAULT_CLIP[0], hints.crop or _DEFAULT_CLIP[1]
+    if table is None:
+        raise ValueError(f"{source} has no {TABLE}, so its positions are rotary; positions=sincos was asked for")
+    t, h, _ = read_grid(table, width, f"{source}: {TABLE}")
+    frames, crop = t * tubelet, h * patch
+    if hints.frames not in (0, frames) or hints.crop not in (0, crop):
+        raise ValueError(
+            f"{source} was trained on {frames} frames at {crop} pixels, {hints.frames or frames} at "
+            f"{hints.crop or crop} was asked for; load it as it is, then vjepa.resize_encoder(encoder, frames, crop)"
+        )
+    return frames, crop
+
+
+def _assume(hints: Hints, config: EncoderConfig, predictor: Predictor | None) -> tuple[str, ...]:
+    """What was taken from the published tables because the file does not say it."""
+    assumed = []
+    if config.positions == "rotary":
+        if not (hints.frames and hints.crop):
+            clip = f"clips of {config.frames} frames at {config.crop} pixels"
+            assumed.append(f"{clip}; rotary positions do not depend on it")
+        assumed.append(f"rotary frequencies {config.rotary_order}")
+    if not hints.heads:
+        assumed.append(f"{config.heads} heads, as published for this size")
+    if predictor is not None and not hints.predictor_heads:
+        assumed.append(f"{predictor.heads} heads in the predictor")
+    return tuple(assumed)
+
+
+def _refuse_version_2_1(weights: Mapping[str, Tensor], source: str) -> None:
+    found = [name for name in weights if name.startswith(_VERSION_2_1)]
+    if found:
+        raise ValueError(
+            f"{source} is V-JEPA 2.1 ({list_some(found)}), which scales its rotary positions to the crop and has a "
+            f"norm a level; V-JEPA 1 and 2 can be read"
+        )
+
+
+def _read_predictor(weights: dict[str, Tensor], encoder: EncoderConfig, hints: Hints, source: str) -> Predictor:
+    """The predictor, its table checked and left aside; V-JEPA 2's has 12 heads whatever the encoder."""
+    heads, table = hints.predictor_heads, weights.pop(PREDICTOR_TABLE, None)
+    width, _ = read_shape(weights, "predictor_embed.weight", 2, source)
+    if not heads and (encoder.positions, width) == ("rotary", 384):
+        heads = 12
+    config = read_predictor_config(weights, source, encoder, heads)
+    if encoder.positions == "sincos":
+        if table is None:
+            raise ValueError(f"{source} has no {PREDICTOR_TABLE} although the encoder has {TABLE}")
+        check_table(table, width, encoder.grid, f"{source}: {PREDICTOR_TABLE}")
+    predictor = build_empty(lambda: Predictor(config, encoder))
+    fill(predictor, weights, source)
+    return predictor.eval()
+
+
+def _with_prefix(module: nn.Module, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    weights |= {name: table.detach().cpu().unsqueeze(0).contiguous() for name, table in tables.items()}
+    return {f"{PREFIXES[0]}{name}": tensor for name, tensor in weights.items()}
