@@ -20,6 +20,11 @@ features = encoder(vjepa.normalise(clips))  # clips uint8 [B, {frames}, {crop}, 
 
 model = AutoModel.from_pretrained("{folder}")
 features = model.get_vision_features(video)  # float32 [B, {frames}, 3, {crop}, {crop}] -> [B, {tokens}, {width}]""",
+    "classifier": """from transformers import AutoModelForVideoClassification
+
+model = AutoModelForVideoClassification.from_pretrained("{folder}")
+logits = model(video).logits  # float32 [B, {frames}, 3, {crop}, {crop}] -> [B, classes], named by model.config.id2label
+features = model.vjepa2.get_vision_features(video)  # [B, {tokens}, {width}]""",
     "onnx": """import onnxruntime
 
 session = onnxruntime.InferenceSession("{folder}/encoder.onnx")
@@ -54,8 +59,9 @@ def write_card(
     checkpoint = next(folder.glob("checkpoint.*"), Path("checkpoint.pt")).name
     words = {"folder": folder.name, "file": checkpoint, "tokens": t * h * w}
     snippet = _LOAD[kind].format(frames=encoder.frames, crop=encoder.crop, width=encoder.width, **words)
+    task = "video-classification" if kind == "classifier" else "feature-extraction"
     parts = [
-        f"---\nlicense: {config.licence or 'unknown'}\ntags:\n- video\n- feature-extraction\n- v-jepa\n---",
+        f"---\nlicense: {config.licence or 'unknown'}\ntags:\n- video\n- {task}\n- v-jepa\n---",
         f"# {folder.name}\n\nA video encoder, pretrained without labels: it predicts what is hidden.",
         f"## Use\n\n```python\n{snippet}\n```\n\nColours are standardised with ImageNet's mean and deviation.",
         "## Architecture\n\n"
@@ -111,7 +117,7 @@ def _results(path: str) -> str:
 
 
 def _has_predictor(folder: Path, kind: str, origin: Origin) -> bool:
-    return origin.pretrained.predictor is not None and kind in ("native", "transformers", "meta")
+    return origin.pretrained.predictor is not None and kind in ("native", "transformers", "classifier", "meta")
 
 
 def _list(items: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
     python -m launch demo --minutes 5
 
-Writes runs/demo: the videos, the shards, the run, the exported encoder, results.json and report.html. What exists
-already is used again, so an interrupted demo continues.
+Writes runs/demo: the videos, the shards, the run, the exported encoder, results.json and report.html. Videos and shards
+that are there already are used again; the pretraining starts anew.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.loader import EvalLoader
+from data.manifest import Manifest
 from data.pack import PackConfig, pack
 from data.synthetic import SyntheticConfig, write_videos
 from launch.checkpoints import load_module
@@ -96,15 +97,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prepare(folder: Path, name: str, count: int, seed: int) -> None:
-    """Generate and pack one of the two sets, unless its shards are there."""
+    """Generate and pack one of the two sets; what is there already is kept.
+
+    Raises ValueError where the folder holds another set.
+    """
     shards, sources = folder / "shards" / name, folder / "videos" / name
-    if (shards / "manifest.json").is_file():
-        say(f"Using the shards in {shards}")
-        return
     say(f"Generating {count} videos of moving things for {name}: the label is the motion, a single frame says nothing")
     with tqdm(total=count, unit="video") as bar:
         write_videos(sources, count, seed, VIDEO, os.cpu_count() or 1, lambda done, _: bar.update(done - bar.n))
-    pack(str(sources), str(shards), PackConfig())
+    if not (shards / "manifest.json").is_file():
+        pack(str(sources), str(shards), PackConfig())
+    packed = Manifest.load(str(shards)).samples
+    if packed != count:
+        raise ValueError(f"{shards} holds {packed} clips, {count} are wanted; delete {folder} or give another --output")
 
 
 def choose_steps(config: TrainConfig, minutes: float) -> int:

@@ -1,15 +1,21 @@
 """Whatever a path holds -> encoder and predictor: a run, its checkpoint, an exported folder, an official file."""
 
 import argparse
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from torch import nn
+
 from launch.checkpoints import load_module
+from probes.heads import AttentiveHead
+from probes.saved import SavedHead, load_attentive
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.architecture import Hints
 from vjepa.formats.loading import is_pretrained, load_pretrained
 from vjepa.formats.meta import ENCODERS, EncoderName
 from vjepa.jepa import JEPA
+from vjepa.vit import Encoder
 
 Weights = Literal["", "target", "context", "encoder", "target_encoder", "ema_encoder"]
 
@@ -66,3 +72,18 @@ def describe_run(model: JEPA, weights: Literal["target", "context"], source: str
     encoder = model.target_encoder.encoder if weights == "target" else model.context_encoder
     facts = {"weights": weights, "steps": model.config.steps, "clips": model.position, "checkpoint": source}
     return Origin(Pretrained(encoder.eval(), model.predictor.eval(), source), facts)
+
+
+def read_head(path: str, encoder: Encoder) -> SavedHead[AttentiveHead]:
+    """The attentive head that a probe of this encoder left; ValueError where it is another encoder's."""
+    saved = load_attentive(path)
+    saved.check_encoder(encoder.config.width, hash_weights(encoder.float()))
+    return saved
+
+
+def hash_weights(module: nn.Module, context: str = "") -> str:
+    """What tells one module's weights from another's, 16 hexadecimal digits; `context` is hashed before them."""
+    state = hashlib.sha256(context.encode())
+    for tensor in module.state_dict().values():
+        state.update(tensor.detach().cpu().contiguous().numpy())
+    return state.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
     python -m launch export runs/demo/run encoder                           native: for vjepa.load_encoder
     python -m launch export runs/vitl vitl-hf --format transformers         for AutoModel.from_pretrained
+    ... --format transformers --probe runs/probe                            for AutoModelForVideoClassification
     python -m launch export runs/vitl vitl-onnx --format onnx               for onnxruntime
     python -m launch export runs/vitl vitl-pt2 --format program             for torch.export.load
     python -m launch export runs/vitl vitl-meta --format meta               for the public V-JEPA code
@@ -21,11 +22,14 @@ from torch import Tensor
 
 from data.synthetic import SyntheticConfig, render_clip
 from launch.card import PICTURE, CardConfig, read_results, write_card
-from launch.encoders import Origin, add_encoder_arguments, describe_run, read_hints, read_origin
+from launch.encoders import Origin, add_encoder_arguments, describe_run, read_head, read_hints, read_origin
 from launch.features import read_clip
 from launch.pictures import draw_feature_colours, read_history
 from launch.verify import measure_difference, read_again
+from probes.heads import AttentiveHead
+from probes.saved import SavedHead
 from vjepa.formats.accounting import resize_encoder
+from vjepa.formats.classifier import save_classifier
 from vjepa.formats.graph import save_onnx, save_program
 from vjepa.formats.meta import save_meta
 from vjepa.formats.native import save_encoder
@@ -45,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="folder to write")
     parser.add_argument("--format", choices=FORMATS, default="native")
     add_encoder_arguments(parser)
+    parser.add_argument(
+        "--probe",
+        default="",
+        help="folder or results.json of `python -m launch probe`: its attentive head as classifier",
+    )
     parser.add_argument("--clip", help="video to compare on (default: a generated one)")
     group = parser.add_argument_group("model card")
     group.add_argument("--licence", default="", help="of the weights, as apache-2.0")
@@ -55,16 +64,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Export, check, and write the card."""
-    if arguments.results:
-        read_results(arguments.results)  # a wrong file is better known before the work than after
+    if arguments.probe and arguments.format != "transformers":
+        raise ValueError(f"--probe makes a classifier of --format transformers, got --format {arguments.format}")
+    results = arguments.results or find_results(arguments.probe)
+    if results:
+        read_results(results)  # a wrong file is better known before the work than after
     origin = read_origin(arguments.checkpoint, arguments.weights, read_hints(arguments))
     origin = replace(origin, facts={**origin.facts, **_read_run(Path(arguments.checkpoint))})
+    head = read_head(arguments.probe, origin.pretrained.encoder) if arguments.probe else None
     output = Path(arguments.output)
     clip = read_clip(arguments.clip, origin.pretrained.encoder.config) if arguments.clip else None
-    card = CardConfig(arguments.licence, arguments.data, arguments.results)
-    difference = export_origin(origin, output, arguments.format, clip, card, picture=not arguments.no_picture)
+    card = CardConfig(arguments.licence, arguments.data, results)
+    difference = export_origin(origin, output, arguments.format, clip, card, not arguments.no_picture, head)
     print(origin.pretrained)
-    print(f"written as {arguments.format} to {output}")
+    print(f"written as {arguments.format} to {output}" + (f", with an {describe_head(head)}" if head else ""))
     print(f"loaded again and compared on a clip: largest difference {difference:.1e}")
 
 
@@ -80,11 +93,12 @@ def export_origin(
     clip: Tensor | None = None,
     card: CardConfig | None = None,
     picture: bool = False,
+    head: SavedHead[AttentiveHead] | None = None,
 ) -> float:
     """Write encoder, predictor where the format has one, and card; returns the largest difference after loading again.
 
-    clip: uint8 [1, T, H, W, 3]. Raises ValueError where the format cannot hold the encoder, or what was loaded differs
-    by more than the tolerance.
+    clip: uint8 [1, T, H, W, 3]; head: makes the export to transformers a classifier. Raises ValueError where the format
+    cannot hold the encoder or the head, or what was loaded differs by more than the tolerance.
     """
     encoder, predictor = origin.pretrained.encoder, origin.pretrained.predictor
     facts = {name: value for name, value in origin.facts.items() if name != "config"}
@@ -96,9 +110,14 @@ def export_origin(
         "meta": lambda: save_meta(encoder, predictor, output),
     }
     encoder.float().eval()
-    writers[kind]()
+    if head is None:
+        writers[kind]()
+    else:
+        save_classifier(encoder, predictor, head.head.state_dict(), head.head.heads, head.classes, output)
+        kind, origin = "classifier", replace(origin, facts={**origin.facts, "classifier": describe_head(head)})
     clip = generate_clips(encoder.config, 1) if clip is None else clip
-    difference = measure_difference(origin.pretrained, read_again(kind, output), normalise(clip))
+    reader = read_again(kind, output)
+    difference = measure_difference(origin.pretrained, reader, normalise(clip), head.head if head else None)
     if not difference <= TOLERANCE:
         raise ValueError(
             f"{output}: what was loaded differs by {difference:.1e}, at most {TOLERANCE:.0e} is allowed; do not use it"
@@ -106,6 +125,18 @@ def export_origin(
     caption = draw_picture(origin, output) if picture else ""
     write_card(output, kind, origin, difference, card or CardConfig(), caption)
     return difference
+
+
+def find_results(probe: str) -> str:
+    """The results.json of a probe's folder, which the card of its classifier shows; empty where there is none."""
+    path = Path(probe)
+    file = path / "results.json" if path.is_dir() else path
+    return str(file) if probe and file.is_file() else ""
+
+
+def describe_head(head: SavedHead[AttentiveHead]) -> str:
+    """A head in words."""
+    return f"attentive head of {len(head.classes)} classes: {', '.join(head.classes)}"
 
 
 def generate_clips(config: EncoderConfig, count: int) -> Tensor:

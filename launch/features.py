@@ -3,24 +3,23 @@
     python -m launch features a.mp4 folder/ --encoder runs/demo/encoder --output features/
     python -m launch features talk.mp4 --encoder vitl.pt --weights target_encoder --output out --fps 4 --pool mean
 
-Every video becomes one safetensors file: `features` [W, N, D], or [W, D] with --pool mean; `times` [W, 2], the seconds
-of a window's first and last frame; `frames` [W, T], which frames of the video it saw. docs/formats.md says more.
+Every video becomes one file, safetensors or with --to npz that: `features` [W, N, D], or [W, D] with --pool mean or
+attentive; `times` [W, 2], the seconds of a window's first and last frame; `frames` [W, T], which frames of the video it
+saw. docs/formats.md says more.
 A file that is there already, made in the same way, is not made again.
 """
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
@@ -38,12 +37,13 @@ from data.decode import (
     to_pixels,
 )
 from data.sources import Source, list_sources
-from launch.encoders import add_encoder_arguments, read_hints, read_origin
-from vjepa.formats.native import write_safetensors
+from launch.encoders import add_encoder_arguments, hash_weights, read_head, read_hints, read_origin
+from probes.heads import AttentiveHead, standardise_tokens
+from vjepa.formats.arrays import ArrayFormat, read_metadata, write_arrays
 from vjepa.pixels import normalise
 from vjepa.vit import Encoder, EncoderConfig
 
-Pool = Literal["none", "mean"]
+Pool = Literal["none", "mean", "attentive"]
 FORMAT = "vjepa-features-1"
 
 
@@ -55,7 +55,7 @@ class WindowConfig:
     stride: int = 0  # frames from one window to the next; 0: the window's length
     step: int = 1  # frames of the video from one frame to the next
     fps: float = 0.0  # frames a second instead of `step`
-    pool: Pool = "none"  # mean: one vector a window
+    pool: Pool = "none"  # one vector a window: the mean of its tokens, or what a trained head's query makes of them
     layers: tuple[int, ...] = ()  # blocks whose features are wanted, 0-based, negative from the end; none: the last
     batch: int = 4  # windows encoded at once
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -66,6 +66,8 @@ class WindowConfig:
                 raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
         if self.fps < 0:
             raise ValueError(f"--fps must not be negative, got {self.fps}")
+        if self.pool == "attentive" and self.layers:
+            raise ValueError("--pool attentive is for the last features, which its head was trained on; drop --layers")
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=int, default=0, help="frames between windows (default: the window)")
     parser.add_argument("--step", type=int, default=1, help="take every n-th frame (default: 1)")
     parser.add_argument("--fps", type=float, default=0.0, help="take so many frames a second instead")
-    parser.add_argument("--pool", choices=["none", "mean"], default="none", help="mean: one vector a window")
+    parser.add_argument(
+        "--pool", choices=["none", "mean", "attentive"], default="none", help="mean, attentive: one vector a window"
+    )
+    parser.add_argument("--head", default="", help="for --pool attentive: folder or results.json of a probe")
     parser.add_argument("--layers", type=int, nargs="+", default=[], help="blocks to take (default: the last)")
     parser.add_argument("--batch", type=int, default=defaults.batch, help="windows at once (default: 4)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--to", choices=["safetensors", "npz"], default="safetensors", help="format of the files")
     parser.add_argument("--overwrite", action="store_true", help="make files again that are there")
 
 
@@ -101,8 +107,12 @@ def run(arguments: argparse.Namespace) -> None:
     config = WindowConfig(layers=tuple(arguments.layers), **settings)
     origin = read_origin(arguments.encoder, arguments.weights, read_hints(arguments))
     encoder = origin.pretrained.encoder.float().eval()
+    source = origin.pretrained.source
+    if (config.pool == "attentive") != bool(arguments.head):
+        raise ValueError("--pool attentive and --head belong together: give both, or neither")
+    head = read_head(arguments.head, encoder).head if arguments.head else None
     made, kept, failed = extract_videos(
-        arguments.videos, encoder, Path(arguments.output), config, origin.pretrained.source, arguments.overwrite
+        arguments.videos, encoder, Path(arguments.output), config, source, arguments.overwrite, head, arguments.to
     )
     print(f"{arguments.output}: {made} videos, {kept} were there already, {len(failed)} could not be read")
     if failed:
@@ -111,37 +121,51 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def extract_videos(
-    videos: Sequence[str], encoder: Encoder, output: Path, config: WindowConfig, source: str, overwrite: bool = False
+    videos: Sequence[str],
+    encoder: Encoder,
+    output: Path,
+    config: WindowConfig,
+    source: str,
+    overwrite: bool = False,
+    head: AttentiveHead | None = None,
+    to: ArrayFormat = "safetensors",
 ) -> tuple[int, int, dict[str, str]]:
     """One file a video into `output`; returns how many were made, how many were there, and why others were not.
 
     Raises ValueError where two videos would get one file, or a file made in another way is in the place.
     """
-    targets = _name_targets(videos, output)
+    targets = _name_targets(videos, output, f".{to}")
     made, kept, failed = 0, 0, dict[str, str]()
-    digest = _digest(encoder)
+    weights = {"encoder": source, "encoder_sha256": hash_weights(encoder, str(encoder.config))}
+    if head is not None:
+        weights["head_sha256"] = hash_weights(head)
     for target, entry in tqdm(targets.items(), unit="video", disable=len(targets) < 2):
-        metadata = {**_describe(entry, encoder, config), "encoder": source, "encoder_sha256": digest}
+        metadata = {**_describe(entry, encoder, config), **weights}
         if target.is_file() and not overwrite:
             _check_same(target, metadata)
             kept += 1
             continue
         try:
-            found = extract_features(read_video(Path(entry.path)), encoder, config)
+            found = extract_features(read_video(Path(entry.path)), encoder, config, head)
         except DecodeError as error:
             failed[entry.path] = str(error)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f"{target.name}.part")
-        write_safetensors(found, unfinished, metadata)
+        write_arrays(found, unfinished, metadata, to)
         os.replace(unfinished, target)
         made += 1
     return made, kept, failed
 
 
 @torch.no_grad()
-def extract_features(video: Video, encoder: Encoder, config: WindowConfig) -> dict[str, Tensor]:
-    """`features` [W, N, D] or [W, D] (of layers: each as `layer_3`, ...), `times` [W, 2], `frames` [W, T]."""
+def extract_features(
+    video: Video, encoder: Encoder, config: WindowConfig, head: AttentiveHead | None = None
+) -> dict[str, Tensor]:
+    """`features` [W, N, D] or [W, D] (of layers: each as `layer_3`, ...), `times` [W, 2], `frames` [W, T].
+
+    head: that of --pool attentive, trained on this encoder's last features.
+    """
     window = config.window or encoder.config.frames
     indices = plan_windows(video.timing, window, config.stride or window, config.step, config.fps)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -153,13 +177,19 @@ def extract_features(video: Video, encoder: Encoder, config: WindowConfig) -> di
         clips = torch.stack(batch)
         with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
             tokens = encoder.layers(normalise(clips.to(device)), layers)
-        pooled = [features.float().mean(1) if config.pool == "mean" else features.float() for features in tokens]
-        found.append([features.cpu() for features in pooled])
+        found.append([pool_tokens(features.float(), config.pool, head).cpu() for features in tokens])
     whole = [torch.cat(parts).contiguous() for parts in zip(*found, strict=True)]
     names = [f"layer_{layer % len(encoder.blocks)}" for layer in layers] if config.layers else ["features"]
     shown = _shown_at(video.timing)
     times = torch.from_numpy(shown[indices[:, [0, -1]]]).contiguous()
     return {**dict(zip(names, whole, strict=True)), "times": times, "frames": torch.from_numpy(indices)}
+
+
+def pool_tokens(tokens: Tensor, pool: Pool, head: AttentiveHead | None = None) -> Tensor:
+    """tokens [W, N, D] as they are, or one vector a window [W, D]."""
+    if head is not None:
+        return head.to(tokens.device).pool(standardise_tokens(tokens))
+    return tokens.mean(1) if pool == "mean" else tokens
 
 
 def plan_windows(timing: Timing, window: int, stride: int, step: int = 1, fps: float = 0.0) -> Indices:
@@ -242,11 +272,11 @@ def _shown_at(timing: Timing) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(timing.times, dtype=np.float64)
 
 
-def _name_targets(videos: Sequence[str], output: Path) -> dict[Path, Source]:
+def _name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path, Source]:
     targets: dict[Path, Source] = {}
     for given in videos:
         for entry in list_sources(given).sources:
-            target = (output / entry.name).with_suffix(".safetensors")
+            target = (output / entry.name).with_suffix(suffix)
             if target in targets and targets[target].path != entry.path:
                 raise ValueError(f"{targets[target].path} and {entry.path} would both become {target}; give them apart")
             targets[target] = entry
@@ -268,18 +298,9 @@ def _describe(entry: Source, encoder: Encoder, config: WindowConfig) -> dict[str
     }
 
 
-def _digest(encoder: Encoder) -> str:
-    """What tells one encoder's weights from another's."""
-    state = hashlib.sha256(str(encoder.config).encode())
-    for tensor in encoder.state_dict().values():
-        state.update(tensor.cpu().contiguous().numpy())
-    return state.hexdigest()[:16]
-
-
 def _check_same(target: Path, metadata: dict[str, str]) -> None:
     """Raise ValueError where the file in place was made from another video or in another way."""
-    with safe_open(target, framework="pt") as file:
-        stored = cast("dict[str, str]", file.metadata() or {})
+    stored = read_metadata(target)
     changed = [name for name, value in metadata.items() if stored.get(name) != value]
     if changed:
         was = ", ".join(f"{name} (was: {stored.get(name)})" for name in changed)

@@ -3,7 +3,7 @@
     python -m launch probe configs/probe/synthetic.yaml encoder=runs/demo/encoder
 
 The head is chosen on a held-out part of the training set; the reported set is looked at once. `results.json` in the
-output folder holds everything that is printed, and the confusion matrices.
+output folder holds everything that is printed, and the confusion matrices; the encoder's trained heads stand beside it.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from data.loader import DataConfig, EvalLoader, Views
 from launch.config import load_config, to_yaml
-from launch.encoders import Weights, read_origin
+from launch.encoders import Weights, hash_weights, read_origin
 from launch.train import share_cores
 from probes.evaluate import FORMAT, HeadsConfig, Result, evaluate, table
 from probes.features import Extractor, FirstFrame, FrozenEncoder, Pixels
+from probes.saved import KINDS, SavedHead, save_head
 from vjepa.vit import Encoder
 
 
@@ -64,17 +65,20 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def probe(config: ProbeConfig) -> list[Result]:
-    """Evaluate the encoder and its baselines; writes results.json. ValueError where a required key is missing."""
+    """Evaluate the encoder and its baselines; writes results.json and heads. ValueError where a key is missing."""
     for name in ("encoder", "train", "test"):
         if not getattr(config, name):
             raise ValueError(f"{name} is required: give {name}=... on the command line or in the file")
-    encoder = read_origin(config.encoder, config.weights).pretrained.encoder
+    pretrained = read_origin(config.encoder, config.weights).pretrained
+    encoder = pretrained.encoder.float()
+    attentive = replace(config.heads.attentive, heads=config.heads.attentive.heads or encoder.config.heads)
+    heads = replace(config.heads, attentive=attentive)
     data = replace(config.data, frames=encoder.config.frames, crop=encoder.config.crop)
     train = EvalLoader(replace(data, path=config.train), config.batch, config.views)
     test = EvalLoader(replace(data, path=config.test), config.batch, config.views)
     share_cores(data)
     with tqdm(total=train.manifest.samples + test.manifest.samples, desc="features", unit="clip", leave=False) as bar:
-        results = evaluate(extractors(encoder, config), train, test, config.heads, bar.update)
+        results = evaluate(extractors(encoder, config), train, test, heads, bar.update)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     document = {
@@ -84,6 +88,12 @@ def probe(config: ProbeConfig) -> list[Result]:
         "results": [result.as_dict() for result in results],
     }
     (folder / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+    for kind in KINDS:
+        (folder / f"{kind}.safetensors").unlink(missing_ok=True)  # that of an earlier probe
+    for result in results:
+        if result.features == "encoder" and result.trained is not None:
+            classes, digest = tuple(train.manifest.classes), hash_weights(encoder)
+            save_head(SavedHead(result.trained, classes, pretrained.source, digest), folder)
     return results
 
 

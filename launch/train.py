@@ -11,7 +11,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def make_trainer(config: TrainConfig, callbacks: list[Callback]) -> lightning.Tr
         max_epochs=-1,
         accumulate_grad_batches=run.accumulate,
         log_every_n_steps=min(run.log_every, run.steps),
-        logger=[TensorBoardLogger(folder, name="", version="tensorboard"), CSVLogger(folder, name="", version="csv")],
+        logger=[Board(folder, name="", version="tensorboard"), CSVLogger(folder, name="", version="csv")],
         callbacks=[saver, *bar, *callbacks],
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -185,6 +185,14 @@ def describe(config: TrainConfig, world: int, per_rank: int, position: int) -> s
     if position:
         lines.append(f"continuing after {position} clips")
     return "\n".join(lines)
+
+
+class Board(TensorBoardLogger):
+    """TensorBoard without Lightning's count of epochs: the stream of clips has none, so it would be a flat line."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write all but the epoch."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 class Stream:

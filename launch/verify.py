@@ -1,13 +1,14 @@
 """Load what was exported with the library it was written for, and compare it with the original on a clip."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from probes.heads import AttentiveHead, standardise_tokens
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.graph import ONNX, PROGRAM
 from vjepa.formats.meta import load_meta
@@ -21,21 +22,27 @@ Prediction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Reader:
-    """An export loaded again: `features` of a clip, and where it has a predictor the `prediction` for it."""
+    """An export loaded again: `features` of a clip, `prediction` where it has a predictor, `logits` of a classifier."""
 
     features: Features
     prediction: Prediction | None = None
+    logits: Features | None = None
 
 
 @torch.no_grad()
-def measure_difference(original: Pretrained, reader: Reader, clip: Tensor) -> float:
-    """Largest absolute difference of features, and of predictions where there is a predictor.
+def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head: AttentiveHead | None = None) -> float:
+    """Largest absolute difference of features, of predictions where there is a predictor, of the head's logits.
 
     clip is normalised, float32 [1, 3, T, H, W]. Half of the tokens are the predictor's context, the rest its targets.
     """
     encoder = original.encoder.float().eval()
     features = encoder(clip)
     difference = float((features - reader.features(clip)).abs().max())
+    if head is not None:
+        if reader.logits is None:
+            raise ValueError("what was loaded has no classifier")
+        logits = head(standardise_tokens(features))
+        difference = max(difference, float((logits - reader.logits(clip)).abs().max()))
     if original.predictor is None or reader.prediction is None:
         return difference
     order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(0))
@@ -52,6 +59,7 @@ def read_again(kind: str, folder: Path) -> Reader:
         "native": lambda folder: _ours(load_native(folder)),
         "meta": lambda folder: _ours(load_meta(next(folder.glob("checkpoint.*")), "target_encoder")),
         "transformers": _transformers,
+        "classifier": _classifier,
         "onnx": _onnx,
         "program": _program,
     }
@@ -71,8 +79,22 @@ def _ours(loaded: Pretrained) -> Reader:
 def _transformers(folder: Path) -> Reader:
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(folder).eval()
+    return _theirs(AutoModel.from_pretrained(folder).eval())
 
+
+def _classifier(folder: Path) -> Reader:
+    from transformers import AutoModelForVideoClassification
+
+    model = AutoModelForVideoClassification.from_pretrained(folder).eval()
+
+    def logits(clip: Tensor) -> Tensor:
+        found: Tensor = model(clip.transpose(1, 2)).logits
+        return found
+
+    return replace(_theirs(model.vjepa2), logits=logits)
+
+
+def _theirs(model: Any) -> Reader:
     def features(clip: Tensor) -> Tensor:
         found: Tensor = model.get_vision_features(clip.transpose(1, 2))
         return found

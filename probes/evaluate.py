@@ -11,7 +11,7 @@ from torch import Tensor
 from data.loader import EvalLoader
 from probes.features import Extractor, Features, extract
 from probes.fit import AttentiveConfig, Fitted, fit_attentive, fit_linear
-from probes.heads import knn_probabilities
+from probes.heads import AttentiveHead, LinearHead, knn_probabilities
 from probes.metrics import Score, score
 
 HeadName = Literal["linear", "knn", "attentive"]
@@ -41,6 +41,7 @@ class Result:
     score: Score
     choice: dict[str, float]  # hyper-parameters chosen on held-out training samples
     missing: int  # unreadable samples of the reported set
+    trained: AttentiveHead | LinearHead | None = field(default=None, repr=False, compare=False)  # None: k-NN
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for results.json."""
@@ -76,7 +77,8 @@ def evaluate(
         if int(labels.min()) < 0:
             count = int((labels < 0).sum())
             raise ValueError(f"{count} samples of {loader.config.path} have no label; a probe needs one for each")
-    torch.set_num_threads(os.cpu_count() or 1)  # the loading processes are gone
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1)  # the loading processes are gone
     missing = sum(len(names) for names in test.missing.values())
     results = []
     for name in extractors:
@@ -85,7 +87,7 @@ def evaluate(
                 continue  # one token: there is nothing to attend to
             fitted = fit(head, known[name], asked[name], classes, config)
             verdict = score(fitted.probabilities, asked[name].labels)
-            results.append(Result(name, head, verdict, fitted.choice, missing))
+            results.append(Result(name, head, verdict, fitted.choice, missing, fitted.head))
     return results
 
 

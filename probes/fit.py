@@ -38,6 +38,7 @@ class Fitted(NamedTuple):
 
     probabilities: Tensor  # [n, C], averaged over views
     choice: dict[str, float]  # hyper-parameters, and `held_out`: the accuracy they were chosen by
+    head: AttentiveHead | LinearHead | None = None  # none where nothing was trained
 
 
 def split_held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +66,7 @@ def fit_linear(
     decay = max(scores, key=lambda known: (scores[known], known))
     head = _logistic_regression(train, labels, classes, decay)
     choice = {"weight_decay": decay, "held_out": scores[decay]}
-    return Fitted(_linear_probabilities(head, test), choice)
+    return Fitted(_linear_probabilities(head, test), choice, head)
 
 
 def fit_attentive(
@@ -79,7 +80,7 @@ def fit_attentive(
     }
     best = max(scores, key=lambda choice: scores[choice])
     choice = {"lr": best[0], "weight_decay": best[1], "held_out": scores[best]}
-    return Fitted(attentive_probabilities(heads[best], test), choice)
+    return Fitted(attentive_probabilities(heads[best], test), choice, heads[best])
 
 
 def train_attentive(
@@ -123,7 +124,8 @@ def attentive_probabilities(head: AttentiveHead, tokens: Tensor, batch: int = 25
 
 def _logistic_regression(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> LinearHead:
     flat, repeated = features.flatten(0, 1), labels.repeat_interleave(features.shape[1])
-    head = LinearHead(flat, classes)
+    head = LinearHead(flat.shape[1], classes)
+    head.measure(flat)
     ready = head.standardise(flat)  # once, not in every evaluation of the loss
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 

@@ -7,6 +7,8 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
+EPSILON = 1e-6  # of the norms, as in the encoder and in transformers; V-JEPA's own probe has 1e-5
+
 
 class AttentiveHead(nn.Module):
     """V-JEPA 1's attentive probe: a learnable query looks at all tokens once, then a linear classifier.
@@ -17,12 +19,16 @@ class AttentiveHead(nn.Module):
 
     def __init__(self, width: int, heads: int, classes: int) -> None:
         super().__init__()
+        if width % heads:
+            raise ValueError(
+                f"an attentive head's width must be a multiple of its attention heads, got {width}, {heads}"
+            )
         self.heads = heads
         self.query_tokens = nn.Parameter(torch.zeros(1, 1, width))
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width, eps=EPSILON)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, eps=EPSILON)
         self.mlp = Mlp(width, 4 * width)
         self.linear = nn.Linear(width, classes)
         for module in self.modules():
@@ -33,11 +39,15 @@ class AttentiveHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Standardised tokens [n, N, D] (see `standardise_tokens`) -> logits [n, C]."""
+        logits: Tensor = self.linear(self.pool(tokens))
+        return logits
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Standardised tokens [n, N, D] -> what the query makes of them, before the classifier: [n, D]."""
         query = self.query_tokens[0]
         pooled = query + self._attend(query, tokens)
-        pooled = pooled + self.mlp(self.norm2(pooled))
-        logits: Tensor = self.linear(pooled)
-        return logits
+        whole: Tensor = pooled + self.mlp(self.norm2(pooled))
+        return whole
 
     def _attend(self, query: Tensor, tokens: Tensor) -> Tensor:
         """Cross attention of query [1, D] over norm1 of the tokens -> [n, D]; norm1's scale and shift fold in."""
@@ -53,20 +63,19 @@ class AttentiveHead(nn.Module):
 
 def standardise_tokens(tokens: Tensor) -> Tensor:
     """The part of norm1 that has no parameters: each token [.., D] to mean 0 and variance 1, in fp32."""
-    return functional.layer_norm(tokens.float(), tokens.shape[-1:])
+    return functional.layer_norm(tokens.float(), tokens.shape[-1:], eps=EPSILON)
 
 
 class LinearHead(nn.Module):
     """Multinomial logistic regression on standardised features."""
 
-    def __init__(self, features: Tensor, classes: int) -> None:
-        """features [n, D]: those it will be trained on, for their mean and deviation."""
+    def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.mean: Tensor
         self.scale: Tensor
-        self.register_buffer("mean", features.mean(0))
-        self.register_buffer("scale", 1 / features.std(0).clamp(min=1e-6))
-        self.linear = nn.Linear(features.shape[1], classes)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.linear = nn.Linear(width, classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -74,6 +83,11 @@ class LinearHead(nn.Module):
         """features [n, D] -> logits [n, C]."""
         logits: Tensor = self.linear(self.standardise(features))
         return logits
+
+    def measure(self, features: Tensor) -> None:
+        """Take over mean and deviation of the features [n, D] it will be trained on."""
+        self.mean.copy_(features.mean(0))
+        self.scale.copy_(1 / features.std(0).clamp(min=1e-6))
 
     def standardise(self, features: Tensor) -> Tensor:
         """features [n, D] with the mean and deviation of those it is trained on taken out."""

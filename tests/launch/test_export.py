@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 
 from launch.__main__ import main
 from launch.card import CardConfig, write_card
-from launch.encoders import Origin
+from launch.encoders import Origin, hash_weights
 from launch.export import FORMATS, TOLERANCE, export_origin, generate_clips
+from probes.heads import AttentiveHead, standardise_tokens
+from probes.saved import SavedHead, save_head
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.loading import load_pretrained
 from vjepa.formats.meta import save_meta
@@ -112,6 +115,84 @@ def test_official_checkpoint_is_exported_on(tmp_path: Path, capsys: pytest.Captu
     assert "ignored: encoder (another encoder, target_encoder was asked for)" in shown
     loaded = load_pretrained(tmp_path / "hf")
     assert torch.equal(loaded.encoder.norm.bias, origin.pretrained.encoder.norm.bias)
+
+
+def save_probe(folder: Path, encoder: Encoder, heads: int = 2) -> AttentiveHead:
+    """A probe's folder with a random head of three classes, and one row of results."""
+    torch.manual_seed(0)
+    head = AttentiveHead(encoder.config.width, heads, 3)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_head(SavedHead(head, ("left", "right", "up"), "a test", hash_weights(encoder)), folder)
+    row = {"features": "encoder", "head": "attentive", "top1": 0.5, "low": 0.4, "high": 0.6, "samples": 200}
+    (folder / "results.json").write_text(json.dumps({"format": "vjepa-probe-1", "results": [row]}))
+    return head
+
+
+def test_classifier_for_transformers_gives_our_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    origin = make_origin()
+    encoder = origin.pretrained.encoder
+    native = save_encoder(encoder, tmp_path / "native", {}, origin.pretrained.predictor)
+    head = save_probe(tmp_path / "probe", encoder)
+    words = ["export", str(native), str(tmp_path / "out"), "--format", "transformers", "--no-picture"]
+    assert main([*words, "--probe", str(tmp_path / "probe" / "results.json")]) == 0
+    assert "with an attentive head of 3 classes: left, right, up" in capsys.readouterr().out
+    model = transformers.AutoModelForVideoClassification.from_pretrained(tmp_path / "out").eval()
+    video = torch.randn(2, 3, 4, 48, 48)
+    with torch.no_grad():
+        expected = head(standardise_tokens(encoder(video)))
+        torch.testing.assert_close(model(video.transpose(1, 2)).logits, expected, atol=1e-4, rtol=1e-4)
+        features = transformers.AutoModel.from_pretrained(tmp_path / "out").get_vision_features(video.transpose(1, 2))
+        torch.testing.assert_close(features, encoder(video), atol=1e-4, rtol=1e-4)
+    assert model.config.id2label == {0: "left", 1: "right", 2: "up"}
+    assert model.config.label2id == {"left": 0, "right": 1, "up": 2}
+    card = (tmp_path / "out" / "README.md").read_text()
+    for part in ("- video-classification", "| encoder | attentive | 50.0 |", "predictor: included", "left, right, up"):
+        assert part in card, part
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"video": video.transpose(1, 2)}
+    exec(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0], names)
+    assert tuple(names["logits"].shape) == (2, 3)
+
+
+def test_altered_classifier_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    origin = make_origin()
+    head = save_probe(tmp_path / "probe", origin.pretrained.encoder)
+    saved = SavedHead(head, ("left", "right", "up"), "a test", "")
+    assert export_origin(origin, tmp_path / "out", "transformers", head=saved) <= TOLERANCE
+    monkeypatch.setattr("launch.verify.standardise_tokens", lambda tokens: tokens)
+    with pytest.raises(ValueError, match=r"what was loaded differs by .*; do not use it"):
+        export_origin(origin, tmp_path / "out", "transformers", head=saved)
+
+
+def test_probe_that_does_not_belong_to_the_encoder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    encoder = make_origin().pretrained.encoder
+    native = save_encoder(encoder, tmp_path / "native")
+    other = Encoder(encoder.config)
+    narrow = Encoder(replace(encoder.config, width=12))
+    for name, trained_on in (("own", encoder), ("other", other), ("narrow", narrow)):
+        save_probe(tmp_path / name, trained_on)
+    save_probe(tmp_path / "heads", encoder, heads=4)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "results.json").write_text((tmp_path / "own" / "results.json").read_text())
+    words = ["export", str(native), str(tmp_path / "out"), "--no-picture", "--probe"]
+    for name, format, message in (
+        ("bare", "transformers", "holds no saved attentive head"),
+        ("other", "transformers", "trained on the features of another encoder"),
+        ("narrow", "transformers", "takes features of width 12, the encoder makes 24"),
+        ("heads", "transformers", "probe with heads.attentive.heads=2"),
+        ("own", "onnx", "--probe makes a classifier of --format transformers, got --format onnx"),
+    ):
+        assert main([*words, str(tmp_path / name), "--format", format]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 def test_card_holds_what_was_given_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,11 @@ from data.augment import crop_resize, square_boxes
 from data.clips import Timing
 from data.decode import decode_frames
 from launch.__main__ import main
+from launch.encoders import hash_weights
 from launch.features import WindowConfig, extract_features, plan_windows, read_clip, read_video
+from probes.heads import AttentiveHead, standardise_tokens
+from probes.saved import SavedHead, save_head
+from vjepa.formats.arrays import read_metadata
 from vjepa.formats.native import save_encoder
 from vjepa.pixels import normalise
 from vjepa.vit import Encoder, EncoderConfig
@@ -127,6 +131,53 @@ def test_command_writes_resumes_and_refuses_a_mixture(folder: Path, tmp_path: Pa
     assert main([*words, "--stride", "3"]) == 2
     assert "made with another windows" in capsys.readouterr().err
     assert main([*words, "--stride", "3", "--overwrite"]) == 0
+
+
+def test_attentive_pooling_is_the_vector_of_the_trained_query(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    encoder, head = load_the_encoder(folder), AttentiveHead(24, 2, 3)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_head(SavedHead(head, ("a", "b", "c"), "a test", hash_weights(encoder)), tmp_path / "probe")
+    path, output = str(folder / "videos" / "long.mp4"), tmp_path / "out"
+    words = ["features", path, "--encoder", str(folder / "encoder"), "--output", str(output), "--pool", "attentive"]
+    assert main(words) == 2
+    assert "--pool attentive and --head belong together" in capsys.readouterr().err
+    words += ["--head", str(tmp_path / "probe")]
+    assert main([*words, "--layers", "0"]) == 2
+    assert "drop --layers" in capsys.readouterr().err
+    assert main(words) == 0
+    tokens = extract_features(read_video(Path(path)), encoder, WindowConfig())["features"]
+    found = load_file(output / "long.safetensors")["features"]
+    assert found.shape == (7, 24)
+    torch.testing.assert_close(found, head.pool(standardise_tokens(tokens)), atol=1e-5, rtol=1e-5)
+    torch.nn.init.zeros_(head.query_tokens)
+    save_head(SavedHead(head, ("a", "b", "c"), "a test", hash_weights(encoder)), tmp_path / "probe")
+    assert main(words) == 2
+    assert "made with another head_sha256" in capsys.readouterr().err
+    save_head(SavedHead(head, ("a", "b", "c"), "a test", "0" * 16), tmp_path / "probe")
+    assert main(words) == 2
+    assert "trained on the features of another encoder" in capsys.readouterr().err
+
+
+def test_npz_holds_what_safetensors_holds(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["features", str(folder / "videos"), "--encoder", str(folder / "encoder"), "--output", str(tmp_path)]
+    assert main(words) == 0
+    assert main([*words, "--to", "npz"]) == 0
+    stored = load_file(tmp_path / "long.safetensors")
+    with np.load(tmp_path / "long.npz", allow_pickle=False) as arrays:
+        assert set(arrays) == {*stored, "metadata"}
+        for name, tensor in stored.items():
+            assert np.array_equal(arrays[name], tensor.numpy())
+    assert read_metadata(tmp_path / "long.npz") == read_metadata(tmp_path / "long.safetensors")
+    capsys.readouterr()
+    assert main([*words, "--to", "npz"]) == 0
+    assert "0 videos, 2 were there already" in capsys.readouterr().out
+    assert main([*words, "--to", "npz", "--pool", "mean"]) == 2
+    assert "made with another windows" in capsys.readouterr().err
+    (tmp_path / "long.npz").write_bytes(b"PK\x03\x04 cut off")
+    assert main([*words, "--to", "npz"]) == 2
+    assert "long.npz is damaged" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_unreadable_video_is_named_and_the_others_are_made(folder: Path, tmp_path: Path, capsys: Any) -> None:

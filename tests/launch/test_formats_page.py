@@ -10,6 +10,9 @@ import torch
 
 from data.synthetic import SyntheticConfig, encode_clip, render_clip
 from launch.__main__ import main
+from launch.encoders import hash_weights
+from probes.heads import AttentiveHead
+from probes.saved import SavedHead, save_head
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.predictor import PredictorConfig
 from vjepa.vit import EncoderConfig
@@ -17,8 +20,8 @@ from vjepa.vit import EncoderConfig
 PAGE = Path(__file__).parent.parent.parent / "docs" / "formats.md"
 
 
-def make_run(folder: Path) -> None:
-    """A run directory with an untrained encoder that every format can hold."""
+def make_run(folder: Path, probe: Path) -> None:
+    """A run directory with an untrained encoder that every format can hold, and a probe of it."""
     encoder = EncoderConfig(
         size="custom", width=24, depth=2, heads=2, frames=4, crop=32, positions="rotary", rotary_order="tiled"
     )
@@ -27,13 +30,15 @@ def make_run(folder: Path) -> None:
     (folder / "checkpoints").mkdir(parents=True)
     stored = {"config": asdict(config), "state_dict": model.state_dict(), "position": 0}
     torch.save(stored, folder / "checkpoints" / "last.ckpt")
+    digest = hash_weights(model.target_encoder.encoder)
+    save_head(SavedHead(AttentiveHead(24, 2, 3), ("left", "right", "up"), str(folder), digest), probe)
 
 
 def test_commands_and_snippets_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("transformers", "onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "runs" / "demo" / "run")
+    make_run(tmp_path / "runs" / "demo" / "run", tmp_path / "runs" / "demo" / "probe")
     (tmp_path / "videos").mkdir()
     for name, frames in (("long", 14), ("short", 3)):
         clip = render_clip(0, 0, SyntheticConfig(size=64, frames=frames))

@@ -21,7 +21,7 @@ from vjepa.predictor import Predictor, PredictorConfig
 from vjepa.vit import Encoder, EncoderConfig
 
 if TYPE_CHECKING:
-    from transformers import VJEPA2Model
+    from transformers import PreTrainedModel, VJEPA2Model
 
 CONFIG, PROCESSOR = "config.json", "video_preprocessor_config.json"
 
@@ -74,11 +74,16 @@ def to_transformers(encoder: Encoder, predictor: Predictor | None = None, attent
 
 def save_transformers(encoder: Encoder, predictor: Predictor | None, folder: str | Path) -> Path:
     """Write a folder that `AutoModel.from_pretrained` and `AutoVideoProcessor.from_pretrained` load."""
+    return save_model(to_transformers(encoder, predictor), encoder.config, folder)
+
+
+def save_model(model: "PreTrainedModel", encoder: EncoderConfig, folder: str | Path) -> Path:
+    """Write one of transformers' models, and the processor that makes the clips its encoder expects."""
     folder = Path(folder)
-    to_transformers(encoder, predictor).save_pretrained(folder)
+    model.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
         file.chmod((folder / CONFIG).stat().st_mode)  # safetensors writes for the owner alone
-    size = encoder.config.crop
+    size = encoder.crop
     processor = {
         "video_processor_type": "VJEPA2VideoProcessor",
         "do_resize": True,

@@ -1,0 +1,119 @@
+"""A trained head in a file: `attentive.safetensors` or `linear.safetensors` beside results.json.
+
+The tensors carry the head's own names; what rebuilds it, the class names and the encoder it was trained on stand in the
+file's metadata, so the file is enough.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from safetensors import SafetensorError, safe_open
+
+from probes.heads import EPSILON, AttentiveHead, LinearHead
+from vjepa.formats.accounting import fill
+from vjepa.formats.native import read_safetensors, write_safetensors
+
+FORMAT = "vjepa-head-1"
+KINDS = ("attentive", "linear")  # those that are trained
+Head = TypeVar("Head", bound=AttentiveHead | LinearHead)
+
+
+@dataclass(frozen=True)
+class SavedHead(Generic[Head]):
+    """A trained head and what it belongs to."""
+
+    head: Head
+    classes: tuple[str, ...]  # names, in the order of the logits
+    encoder: str  # where the encoder that it was trained on was read from
+    encoder_hash: str  # of that encoder's weights
+    source: str = ""  # the file it was read from
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.head.linear.out_features:
+            raise ValueError(
+                f"{self.source or 'a saved head'}: classes must name each of the {self.head.linear.out_features} "
+                f"outputs, got {len(self.classes)} names"
+            )
+
+    def check_encoder(self, width: int, encoder_hash: str) -> None:
+        """Raise ValueError where the head was not trained on the encoder of this width, with these weights."""
+        wanted = self.head.linear.in_features
+        if width != wanted:
+            raise ValueError(
+                f"{self.source} takes features of width {wanted}, the encoder makes {width}; the head was trained on "
+                f"{self.encoder}: give that encoder, or probe this one"
+            )
+        if encoder_hash != self.encoder_hash:
+            raise ValueError(
+                f"{self.source} was trained on the features of another encoder ({self.encoder}, weights "
+                f"{self.encoder_hash}; these are {encoder_hash}): give that encoder, or probe this one"
+            )
+
+
+def save_head(saved: SavedHead[Head], folder: str | Path) -> Path:
+    """Write a head into a probe's folder; returns the file."""
+    head, kind = saved.head, "attentive" if isinstance(saved.head, AttentiveHead) else "linear"
+    description: dict[str, Any] = {
+        "kind": kind,
+        "width": saved.head.linear.in_features,
+        "classes": saved.classes,
+        "encoder": saved.encoder,
+        "encoder_hash": saved.encoder_hash,
+    }
+    if isinstance(head, AttentiveHead):
+        description |= {"heads": head.heads, "epsilon": EPSILON}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    path = Path(folder) / f"{kind}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(weights, path, {"format": FORMAT, "head": json.dumps(description)})
+    return path
+
+
+def load_attentive(path: str | Path) -> SavedHead[AttentiveHead]:
+    """The attentive head that `python -m launch probe` left; `path` is its folder or results.json.
+
+    Raises FileNotFoundError where there is none, ValueError where the file is something else or damaged.
+    """
+    file, description = _find(path, "attentive")
+    if description["epsilon"] != EPSILON:
+        raise ValueError(f"{file}: epsilon must be {EPSILON}, got {description['epsilon']}; probe again")
+    head = AttentiveHead(description["width"], description["heads"], len(description["classes"]))
+    return _fill(head, file, description)
+
+
+def load_linear(path: str | Path) -> SavedHead[LinearHead]:
+    """The linear head that `python -m launch probe` left (see `load_attentive`); it takes the mean of the tokens."""
+    file, description = _find(path, "linear")
+    return _fill(LinearHead(description["width"], len(description["classes"])), file, description)
+
+
+def _find(path: str | Path, kind: str) -> tuple[Path, dict[str, Any]]:
+    path = Path(path)
+    file = (path if path.is_dir() else path.parent) / f"{kind}.safetensors"
+    if not path.exists() or not file.is_file():
+        raise FileNotFoundError(
+            f"{path} holds no saved {kind} head: there is no {file}; `python -m launch probe` with {kind} among "
+            f"heads.names writes it beside results.json"
+        )
+    return file, _read_description(file)
+
+
+def _fill(head: Head, file: Path, description: dict[str, Any]) -> SavedHead[Head]:
+    fill(head, read_safetensors(file), str(file))
+    head.eval().requires_grad_(False)
+    names = tuple(description["classes"])
+    return SavedHead(head, names, description["encoder"], description["encoder_hash"], str(file))
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); probe again") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{file}: format must be {FORMAT!r}, got {metadata.get('format')!r}; probe again")
+    description: dict[str, Any] = json.loads(metadata["head"])
+    return description

@@ -1,0 +1,86 @@
+"""A run that starts from somebody's weights: at another crop, with a copy for the target encoder, and never half."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.__main__ import main
+from launch.checkpoints import load_module
+from launch.config import TrainConfig, load_config
+from launch.train import start
+from vjepa.formats.meta import save_meta
+from vjepa.formats.native import save_encoder
+from vjepa.jepa import JEPA
+from vjepa.predictor import Predictor, PredictorConfig
+from vjepa.vit import Encoder, EncoderConfig
+
+CONFIG = str(Path(__file__).parent.parent.parent / "configs" / "pretrain" / "tiny_cpu.yaml")
+
+
+@pytest.fixture
+def trained() -> tuple[Encoder, Predictor]:
+    """Weights of the architecture that `words` asks for, at 16 pixels instead of 32."""
+    config = EncoderConfig(size="custom", width=24, depth=2, heads=2, patch=8, frames=4, crop=16)
+    torch.manual_seed(1)
+    encoder, predictor = Encoder(config), Predictor(PredictorConfig(width=12, depth=1, heads=3, mask_tokens=3), config)
+    for module in (encoder, predictor):
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return encoder, predictor
+
+
+@pytest.mark.parametrize("kind", ["native", "meta"])
+def test_run_starts_from_weights_at_another_crop(
+    trained: tuple[Encoder, Predictor], words: list[str], tmp_path: Path, kind: str
+) -> None:
+    encoder, predictor = trained
+    if kind == "native":
+        words = [*words, f"run.start={save_encoder(encoder, tmp_path / 'weights', {}, predictor)}"]
+    else:
+        words = [*words, f"run.start={save_meta(encoder, predictor, tmp_path)}", "run.start_weights=target_encoder"]
+    config = load_config(TrainConfig, CONFIG, words)
+    model = JEPA(config.jepa)
+    assert model.config.encoder.grid == (2, 4, 4)
+    start(model, config)
+    begun, target = model.context_encoder.state_dict(), model.target_encoder.encoder.state_dict()
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(begun[name], value), name
+        assert torch.equal(target[name], value), name
+    stored = predictor.state_dict()
+    for name, value in model.predictor.state_dict().items():
+        assert torch.equal(value, stored[name]), name
+    assert encoder.config.grid == (2, 2, 2)
+    assert model.context_encoder.position_table.shape[-2] == 32, "sin-cos positions made for the new grid"
+
+
+def test_training_goes_on_from_the_weights(
+    trained: tuple[Encoder, Predictor], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_encoder(trained[0], tmp_path / "weights")
+    assert main(["train", CONFIG, *words, f"run.start={folder}", "run.steps=1", "optim.start_lr=1e-9"]) == 0
+    shown = capsys.readouterr().out
+    assert f"starting from {folder}" in shown
+    assert "it has no predictor: a new one is trained" in shown
+    begun = load_module(tmp_path / "run").context_encoder.state_dict()
+    for name, value in trained[0].state_dict().items():
+        torch.testing.assert_close(begun[name], value, atol=1e-6, rtol=0)
+
+
+def test_weights_of_another_architecture_name_the_keys(
+    trained: tuple[Encoder, Predictor], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_encoder(trained[0], tmp_path / "weights", {}, trained[1])
+    changed = ["encoder.depth=3", "encoder.patch=16", "predictor.depth=2"]
+    assert main(["train", CONFIG, *words, f"run.start={folder}", *changed]) == 2
+    message = capsys.readouterr().err
+    for part in (
+        "does not fit the config", "the file has encoder.depth=2, the config 3",
+        "the file has encoder.patch=8, the config 16", "the file has predictor.depth=1, the config 2",
+    ):  # fmt: skip
+        assert part in message, part
+
+
+def test_start_that_is_not_there_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", CONFIG, *words, "run.start=nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
