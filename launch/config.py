@@ -3,6 +3,7 @@
 After `load_config` nobody sees OmegaConf: what comes back are frozen dataclasses.
 """
 
+import argparse
 import difflib
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -83,6 +84,22 @@ class TrainConfig:
             seed=self.run.seed,
             gauges_every=self.run.gauges_every,
         )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
+    """What every command with a config takes: the file, the words, and --show."""
+    parser.add_argument("config", help=f"YAML file; the ready ones are in {folder}")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="what differs from the file, as run.steps=100")
+    parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
+
+
+def read_config(kind: type[Config], arguments: argparse.Namespace) -> Config | None:
+    """The config that the arguments ask for; printed, and None, where they ask to see it."""
+    config = load_config(kind, arguments.config, arguments.words)
+    if arguments.show:
+        print(to_yaml(config), end="")
+        return None
+    return config
 
 
 def load_config(kind: type[Config], path: str | Path | None, words: list[str]) -> Config:

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from data.loader import DataConfig, EvalLoader, Views
-from launch.config import load_config, to_yaml
+from launch.config import add_config_arguments, read_config
 from launch.encoders import Weights, hash_weights, read_origin
 from launch.train import share_cores
 from probes.evaluate import FORMAT, HeadsConfig, Result, evaluate, table
@@ -48,16 +48,13 @@ class ProbeConfig:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `probe`."""
-    parser.add_argument("config", help="YAML file; the ready ones are in configs/probe/")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="what differs from the file")
-    parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
+    add_config_arguments(parser, "configs/probe/")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Probe as the config says."""
-    config = load_config(ProbeConfig, arguments.config, arguments.words)
-    if arguments.show:
-        print(to_yaml(config), end="")
+    config = read_config(ProbeConfig, arguments)
+    if config is None:
         return
     results = probe(config)
     print(table(results))

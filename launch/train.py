@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from data.loader import Batch, DataConfig, TrainLoader
 from launch.checkpoints import LAST, latest_checkpoint, read_position
-from launch.config import TrainConfig, load_config, to_yaml
+from launch.config import TrainConfig, add_config_arguments, read_config, to_yaml
 from launch.encoders import read_origin
 from launch.progress import Progress
 from vjepa.formats.accounting import start_from
@@ -31,16 +31,13 @@ from vjepa.jepa import JEPA
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `train`."""
-    parser.add_argument("config", help="YAML file; the ready ones are in configs/pretrain/")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="what differs from the file, as run.steps=100")
-    parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
+    add_config_arguments(parser, "configs/pretrain/")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train as the config says."""
-    config = load_config(TrainConfig, arguments.config, arguments.words)
-    if arguments.show:
-        print(to_yaml(config), end="")
+    config = read_config(TrainConfig, arguments)
+    if config is None:
         return
     train(config)
 
