@@ -37,6 +37,7 @@ class DataConfig:
     frames: int = 16
     stride: int = 4  # frames between two of a clip; ignored when fps > 0
     fps: float = 0.0  # wanted frames per second; 0: use stride
+    clips_per_video: int = 1  # in training, decoded in one go and next to each other in the batch
     crop: int = 224  # pixels
     scale: tuple[float, float] = (0.3, 1.0)  # area of a training crop, as a fraction of the frame's
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height of a training crop
@@ -47,9 +48,10 @@ class DataConfig:
     timeout: float = 60.0  # seconds to decode one sample
     cache: str = "~/.cache/video-shards"  # folder for shards behind URLs
     cache_gb: float = 100.0  # size of that folder
+    allow_pipe: bool = False  # may a path begin with "pipe:", a command whose output is the file?
 
     def __post_init__(self) -> None:
-        for name in ("frames", "stride", "crop", "shuffle_shards"):
+        for name in ("frames", "stride", "crop", "shuffle_shards", "clips_per_video"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("scale", "aspect"):
@@ -105,7 +107,7 @@ class Batch:
     labels: Tensor  # int64 [B], -1 where there is none
     keys: list[str]
     skipped: dict[str, list[str]] = field(default_factory=dict)
-    position: int = 0  # where training goes on after this batch, in samples over all ranks
+    position: int = 0  # where training goes on after this batch, in clips over all ranks
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, for copies that do not block."""

@@ -1,8 +1,9 @@
 """Batches of clips from a packed data set: position in, position out.
 
-The position counts samples consumed over all ranks; whoever restarts at a position gets the very next sample, on any
-number of ranks and workers (see plan.py for the order). What cannot be decoded is replaced in training by the next
-readable sample of its group, counted and named; evaluation replaces nothing and reports it as missing.
+The position counts clips consumed over all ranks: with k clips per video, position p is clip p mod k of the video at
+place p div k of the order (see plan.py). Whoever restarts at a position gets the very next clip, on any number of ranks
+and workers. What cannot be decoded is replaced in training by the next readable sample of its group, counted and named;
+evaluation replaces nothing and reports it as missing.
 Shapes: B clips, V views, T frames, H W pixels, C channels; pixels stay uint8.
 """
 
@@ -34,25 +35,28 @@ class TrainLoader:
             raise ValueError(f"seed and position must not be negative, got {seed} and {position}")
         self.config, self.batch, self.seed, self.rank, self.world = config, batch, seed, rank, world
         self.parts = config.parts()
-        self.manifests = [Manifest.load(part.path) for part, _ in self.parts]
+        self.manifests = [Manifest.load(part.path, config.allow_pipe) for part, _ in self.parts]
         self.mixture = Mixture([weight for _, weight in self.parts], seed)
         self.position = position
         self.tally = Tally(config.max_bad_fraction)
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on at `position`."""
-        batches = TrainBatches(self._streams(), self.mixture, self.batch, self.rank, self.world)
+        batches = TrainBatches(
+            self.open_streams(), self.mixture, self.batch, self.rank, self.world, self.config.clips_per_video
+        )
         for batch in start_workers(batches, self.position, self.config.count_workers(), self.config.timeout):
             self.tally.add(batch)
             self.position = batch.position
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Enough to go on with the very next sample, on any number of ranks and workers."""
+        """Enough to go on with the very next clip, on any number of ranks and workers."""
         return {
             "position": self.position,
             "seed": self.seed,
             "shuffle_shards": self.config.shuffle_shards,
+            "clips_per_video": self.config.clips_per_video,
             "fingerprint": self._fingerprint(),
             "seen": self.tally.seen,
             "skipped": dict(self.tally.skipped),
@@ -65,6 +69,7 @@ class TrainLoader:
             ("fingerprint", "the shards or weights are not those of the checkpoint; give the old data"),
             ("seed", "give the seed of the checkpoint"),
             ("shuffle_shards", "give data.shuffle_shards of the checkpoint"),
+            ("clips_per_video", "give data.clips_per_video of the checkpoint"),
         ):
             if state[name] != own[name]:
                 raise ValueError(f"data {name} is {own[name]}, the checkpoint has {state[name]}: {remedy}")
@@ -77,8 +82,8 @@ class TrainLoader:
         """The data set, or the first of several."""
         return self.manifests[0]
 
-    def _streams(self) -> list[Stream]:
-        """Labels of several data sets count only where all have the same classes."""
+    def open_streams(self) -> list[Stream]:
+        """Readers and orders of the data sets; labels of several count only where all have the same classes."""
         labelled = all(manifest.classes == self.manifest.classes for manifest in self.manifests)
         streams = []
         for (config, _), manifest in zip(self.parts, self.manifests, strict=True):
@@ -161,7 +166,7 @@ class Tally:
 
 def load_manifest(config: DataConfig) -> Manifest:
     """The manifest at data.path; ValueError where no path is given."""
-    return Manifest.load(config.parts()[0][0].path)
+    return Manifest.load(config.parts()[0][0].path, config.allow_pipe)
 
 
 def _check_share(batch: int, rank: int, world: int) -> None:

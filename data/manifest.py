@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.remote import is_url, read_url
+from data.remote import is_url, join_url, read_url
 
 NAME = "manifest.json"
 FORMAT = "video-shards/1"
@@ -62,11 +62,14 @@ class Manifest:
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "Manifest":
-        """Read `folder`/manifest.json; raise ValueError or FileNotFoundError that says what is wrong with it."""
+    def load(cls, folder: str | os.PathLike[str], allow_pipe: bool = False) -> "Manifest":
+        """Read `folder`/manifest.json; raise ValueError or FileNotFoundError that says what is wrong with it.
+
+        `allow_pipe`: `folder` may be a command, see remote.py.
+        """
         if is_url(str(folder)):
-            url = f"{str(folder).rstrip('/')}/{NAME}"
-            return parse_manifest(read_url(url), str(folder), url)
+            url = join_url(str(folder), NAME)
+            return parse_manifest(read_url(url, allow_pipe), str(folder), url)
         path = Path(folder) / NAME
         if not path.is_file():
             raise FileNotFoundError(_missing(Path(folder)))

@@ -3,6 +3,10 @@
 http and https are read with the standard library, going on where a dropped connection ended; other schemes (s3, gs,
 ...) through fsspec, if it is installed with the part for that scheme. A cached name is a hash of the whole URL and of
 the expected content, so two files never share one. Several processes share a cache: one downloads, the others wait.
+
+A folder may also be a command of the shell, `pipe:COMMAND`, whose output is the file: {} in it stands for the file's
+name, or else /name is put at its end. Commands run only where `allow_pipe` says so; names in a manifest cannot add to
+them.
 """
 
 import fcntl
@@ -10,6 +14,9 @@ import hashlib
 import logging
 import os
 import random
+import re
+import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import IO
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +34,26 @@ PATIENCE = 30.0  # seconds without a byte
 PAUSE = 0.5  # seconds before the second attempt, doubled for each further one
 BLOCK = 1 << 20
 GONE = (400, 401, 403, 404, 410)  # answers that do not change by asking again
+PIPE = "pipe:"
 
 
 def is_url(name: str) -> bool:
-    """Whether a name has a scheme, such as https://... or s3://..."""
-    return "://" in name
+    """Whether a name has a scheme, such as https://... or s3://..., or is a command."""
+    return "://" in name or name.startswith(PIPE)
 
 
-def read_url(url: str) -> bytes:
+def join_url(folder: str, name: str) -> str:
+    """The address of a file in a folder; ValueError for a name that a shell could take for more than a name."""
+    if not folder.startswith(PIPE):
+        return f"{folder.rstrip('/')}/{name}"
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", name):
+        raise ValueError(f"{folder}: a file read through a command must have a plain name, found {name!r}; rename it")
+    return folder.replace("{}", name) if "{}" in folder else f"{folder.rstrip('/')}/{name}"
+
+
+def read_url(url: str, allow_pipe: bool = False) -> bytes:
     """The whole content of a small file, with retries."""
+    _check_pipe(url, allow_pipe)
     content = b""
     for block in _stream(url, 0):
         content += block
@@ -47,9 +66,11 @@ class Cache:
 
     folder: str
     gigabytes: float = 100.0
+    allow_pipe: bool = False
 
     def fetch(self, url: str, size: int, sha256: str) -> Path:
         """A local file with the content of `url`; OSError where it cannot be had or is not what was expected."""
+        _check_pipe(url, self.allow_pipe)
         folder = Path(self.folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(f"{url}\n{size}\n{sha256}".encode()).hexdigest()[:40]
@@ -131,7 +152,15 @@ def _stream(url: str, size: int) -> Iterator[bytes]:
         time.sleep(PAUSE * 2 ** (attempt - 1) * (0.5 + random.random()))
 
 
+def _check_pipe(url: str, allowed: bool) -> None:
+    if url.startswith(PIPE) and not allowed:
+        raise ValueError(f"{url}: runs a command, which is switched off; data.allow_pipe=true switches it on")
+
+
 def _read_from(url: str, start: int) -> Iterator[bytes]:
+    if url.startswith(PIPE):
+        yield from _read_pipe(url, start)
+        return
     if not url.startswith(("http://", "https://")):
         yield from _read_fsspec(url, start)
         return
@@ -158,7 +187,27 @@ def _read_fsspec(url: str, start: int) -> Iterator[bytes]:
             yield block
 
 
-def _skip(answer: "urllib.response.addinfourl", count: int) -> None:
+def _read_pipe(url: str, start: int) -> Iterator[bytes]:
+    """What a command prints, beyond the first `start` bytes; OSError where it fails."""
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(url[len(PIPE) :], shell=True, stdout=subprocess.PIPE, stderr=complaints)
+        assert process.stdout is not None
+        try:
+            _skip(process.stdout, start)
+            while block := process.stdout.read(BLOCK):
+                yield block
+            code = process.wait()
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+        if code:
+            complaints.seek(0)
+            lines = complaints.read(4096).decode(errors="replace").strip().splitlines()
+            raise OSError(f"the command ended with {code}" + (f": {lines[-1]}" if lines else ""))
+
+
+def _skip(answer: "urllib.response.addinfourl | IO[bytes]", count: int) -> None:
     while count > 0:
         block = answer.read(min(count, BLOCK))
         if not block:

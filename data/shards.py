@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from data.clips import Timing
 from data.decode import DecodeError, probe_video
 from data.manifest import Manifest, Shard
-from data.remote import Cache, is_url
+from data.remote import Cache, is_url, join_url
 
 PICTURES = ("jpg", "jpeg", "png")
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "wmv", "flv", "ogv", "3gp")
@@ -92,7 +92,7 @@ class ShardReader:
         return self._open[number]
 
     def _name(self, number: int) -> str:
-        return f"{self.manifest.folder.rstrip('/')}/{self.manifest.shards[number].name}"
+        return join_url(self.manifest.folder, self.manifest.shards[number].name)
 
 
 def read_timing(sample: Sample) -> Timing:

@@ -21,18 +21,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from data.sprites import (
-    EXTENT,
-    Floats,
-    Pixels,
-    Poses,
-    blend_pixels,
-    draw_look,
-    mix_colour,
-    pack_pixels,
-    paint_sprite,
-    unpack_pixels,
-)
+from data.ground import draw_ground, shift_ground
+from data.sprites import EXTENT, Floats, Poses, draw_look, paint_sprite, unpack_pixels
 
 CLASSES: tuple[str, ...] = (
     "left", "right", "up", "down", "spin_left", "spin_right",
@@ -94,7 +84,8 @@ def render_clip(label: int, seed: int, config: SyntheticConfig) -> npt.NDArray[n
     camera = _smooth_noise(random, config.frames, 2) * config.camera_shake * config.size / 64
     light = random.uniform(0.85, 1.1) * (1 + config.flicker * _smooth_noise(random, config.frames, 1))
     hue = float(random.uniform())
-    frames = _shift_ground(_draw_ground(random, hue, config), camera, config.size)
+    ground = draw_ground(random, hue, config.size + 2 * _margin(config), config.ground)
+    frames = shift_ground(ground, camera, config.size)
     for poses in _place_distractors(random, camera, config) + _place_sprites(random, motion, camera, config):
         paint_sprite(frames, draw_look(random, hue), poses)
     brightness = np.clip(light * np.arange(256) + 0.5, 0, 255).astype(np.uint8)
@@ -263,45 +254,6 @@ def _spread_places(random: np.random.Generator, count: int) -> Floats:
         apart = np.minimum(apart, 1 - apart)
         places[index] = candidates[index][(apart**2).sum(-1).min(axis=1).argmax()]
     return places.astype(np.float32)
-
-
-def _draw_ground(random: np.random.Generator, hue: float, config: SyntheticConfig) -> Pixels:
-    """A cluttered background [H + 2 margin, W + 2 margin]: clouds of two colours and two grains, boxes, ripples."""
-    side = config.size + 2 * _margin(config)
-    line = np.linspace(0, 1, side, dtype=np.float32)
-    clouds = []
-    for cells, depth in ((5, 0.35), (5, 0.12), (20, 0.08)):
-        blend = np.maximum(0, 1 - np.abs(line[:, None] * (cells - 1) - np.arange(cells))).astype(np.float32)
-        clouds.append(blend @ random.normal(0, depth, (cells, cells)).astype(np.float32) @ blend.T)
-    waves, phases = random.uniform(15, 60, 2), random.uniform(0, 2 * np.pi, 2)
-    ripple = np.outer(*(np.sin(line * wave + phase) for wave, phase in zip(waves, phases, strict=True)))
-    light = 1 + clouds[1] + clouds[2] + 0.06 * ripple.astype(np.float32)
-    value = random.uniform(*config.ground)
-    first = mix_colour(hue + random.uniform(-0.1, 0), random.uniform(0.2, 0.6), value)
-    second = mix_colour(hue + random.uniform(0, 0.1), random.uniform(0.2, 0.6), value * random.uniform(0.8, 1.25))
-    share = np.clip(0.5 + clouds[0], 0, 1)
-    planes = [np.float32(a) + np.float32(b - a) * share for a, b in zip(first, second, strict=True)]
-    for _ in range(6):
-        centre, half = random.uniform(0, 1, 2).astype(np.float32), random.uniform(0.03, 0.2, 2).astype(np.float32)
-        down, across = (np.clip((h - np.abs(line - c)) * 50, 0, 1) for c, h in zip(centre, half, strict=True))
-        colour = mix_colour(
-            hue + random.uniform(-0.12, 0.12), random.uniform(0.2, 0.6), value * random.uniform(0.6, 1.6)
-        )
-        cover = np.outer(0.6 * down, across)
-        planes = [plane + cover * (np.float32(shade) - plane) for plane, shade in zip(planes, colour, strict=True)]
-    return pack_pixels([np.clip(plane * light, 0, 1) for plane in planes])
-
-
-def _shift_ground(ground: Pixels, camera: Floats, size: int) -> Pixels:
-    """The middle of the ground as seen by a displaced camera [T, 2] -> frames [T, H, W], bilinear."""
-    margin = (len(ground) - size) // 2
-    frames = np.empty((len(camera), size, size), np.uint64)
-    for frame, (x, y) in zip(frames, margin - np.clip(camera, 1 - margin, margin - 1), strict=True):
-        left, top = int(x), int(y)
-        rows = ground[top : top + size + 1, left : left + size + 1]
-        rows = blend_pixels(rows[:-1], rows[1:], y - top)
-        frame[:] = blend_pixels(rows[:, :-1], rows[:, 1:], x - left)
-    return frames
 
 
 def _margin(config: SyntheticConfig) -> int:

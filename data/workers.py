@@ -8,11 +8,13 @@ one hangs where even a thread cannot be left behind, the board says which sample
 import multiprocessing
 import random
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
@@ -26,6 +28,8 @@ from data.manifest import Manifest
 from data.plan import Mixture, Plan, draw_for
 from data.remote import Cache
 from data.shards import Sample, ShardReader, read_label, read_timing
+
+Decode = Callable[[bytes, Sequence[int], Decoder], Frames]
 
 BOARD = 240  # bytes a worker has on the board
 HUNG = 10  # times the sample's limit: so long may a batch make no progress at all
@@ -45,19 +49,25 @@ class ClipReader:
 
     def __init__(self, config: DataConfig, manifest: Manifest) -> None:
         self.config = config
-        cache = Cache(config.cache, config.cache_gb)
+        cache = Cache(config.cache, config.cache_gb, config.allow_pipe)
         self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
+        self.decode: Decode = decode_frames  # replaced by whoever measures it
         self.deadline: Deadline[Frames] | None = None
 
-    def train(self, sample: Sample, draw: random.Random) -> Clip:
-        """A random clip, randomly cropped and flipped: draws are made in this order, always all of them."""
+    def train(self, sample: Sample, draws: Sequence[random.Random]) -> list[Clip]:
+        """A random clip for each draw, all decoded in one go; a draw gives start, flip and box, in this order."""
         config = self.config
-        where = draw.random()
         timing = read_timing(sample)
-        frames = self._decode(sample, choose_frames(timing, config.frames, config.stride, config.fps, where).tolist())
-        flip = draw.random() < config.flip
-        box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
-        return Clip(crop_resize(frames, box, config.crop, flip), read_label(sample), sample.key)
+        indices: list[int] = []
+        for draw in draws:
+            indices += choose_frames(timing, config.frames, config.stride, config.fps, draw.random()).tolist()
+        frames = self._decode(sample, indices)
+        clips = []
+        for part, draw in zip(np.split(frames, len(draws)), draws, strict=True):
+            flip = draw.random() < config.flip
+            box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
+            clips.append(Clip(crop_resize(part, box, config.crop, flip), read_label(sample), sample.key))
+        return clips
 
     def evaluate(self, sample: Sample, segments: int, crops: int) -> Clip:
         """All fixed views of a video, decoded in one go; all segments of the first crop come first."""
@@ -77,7 +87,7 @@ class ClipReader:
             self.deadline = Deadline(self.config.timeout)
         decoder: Decoder = "av" if sample.meta.get("decoder") == "av" else "auto"
         try:
-            return self.deadline.run(lambda: decode_frames(sample.video, indices, decoder))
+            return self.deadline.run(lambda: self.decode(sample.video, indices, decoder))
         except TimeoutError as error:
             raise DecodeError("timeout", f"decoding {error}") from error
 
@@ -102,8 +112,11 @@ class Stream:
 class TrainBatches:
     """Training: the number of a batch is the position of its step, over all ranks."""
 
-    def __init__(self, streams: list[Stream], mixture: Mixture, batch: int, rank: int, world: int) -> None:
+    def __init__(
+        self, streams: list[Stream], mixture: Mixture, batch: int, rank: int, world: int, clips_per_video: int = 1
+    ) -> None:
         self.streams, self.mixture, self.batch, self.rank, self.world = streams, mixture, batch, rank, world
+        self.clips_per_video = clips_per_video
 
     def numbers(self, start: int) -> Iterator[int]:
         while True:
@@ -114,13 +127,16 @@ class TrainBatches:
         skipped: dict[str, list[str]] = {}
         first = number + self.rank * self.batch
         clips = []
-        for position in range(first, first + self.batch):
-            part, inner = self.mixture.find(position)
-            clips.append(self._clip(self.streams[part], inner, skipped, board))
+        places = (divmod(position, self.clips_per_video) for position in range(first, first + self.batch))
+        for video, numbered in groupby(places, key=itemgetter(0)):
+            part, inner = self.mixture.find(video)
+            clips += self._clips(self.streams[part], inner, [number for _, number in numbered], skipped, board)
         return _collate(clips, skipped, number + self.batch * self.world)
 
-    def _clip(self, stream: Stream, position: int, skipped: dict[str, list[str]], board: "Board") -> Clip:
-        """The sample at a position, or else the next readable one of its group, starting again at its front."""
+    def _clips(
+        self, stream: Stream, position: int, numbers: list[int], skipped: dict[str, list[str]], board: "Board"
+    ) -> list[Clip]:
+        """Clips of the video at a position, or else of the next readable one of its group, from its front again."""
         reader, plan = stream.reader, stream.plan
         group = plan.find(position).group
         offset = position - group.start
@@ -130,15 +146,16 @@ class TrainBatches:
             address = plan.find(candidate)
             key = reader.shards.key(address.shard, address.index)
             board.write(key)
-            tail = "" if candidate == position else f"+{offset}"
+            name = key if candidate == position else f"{key}+{offset}"
+            names = [f"{name}#{number}" if number else name for number in numbers]
             try:
                 sample = reader.shards.read(address.shard, address.index)
-                clip = reader.train(sample, draw_for(plan.seed, address.epoch, key + tail))
-                return clip if stream.labelled else replace(clip, label=-1)
+                clips = reader.train(sample, [draw_for(plan.seed, address.epoch, name) for name in names])
+                return clips if stream.labelled else [replace(clip, label=-1) for clip in clips]
             except DecodeError as error:
                 reason = str(error)
                 if candidate == position:
-                    skipped.setdefault(error.reason, []).append(key)
+                    skipped.setdefault(error.reason, []).extend([key] * len(numbers))
         raise ValueError(
             f"{reader.shards.manifest.folder}: not one of {len(group)} samples in a group of shards can be "
             f"decoded (the last: {reason}); run `python -m launch inspect FOLDER --verify` and pack again"

@@ -5,18 +5,21 @@ python -m launch bench loader configs/pretrain/demo.yaml data.path=runs/demo/sha
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from data.decode import Decoder, Frames, decode_frames
 from data.loader import TrainLoader
+from data.workers import Board, TrainBatches
 from launch.config import TrainConfig, load_config
 from launch.train import rank_batch
 from vjepa.jepa import JEPA
@@ -85,7 +88,7 @@ def bench_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
 
 
 def bench_loader(config: TrainConfig, repeats: int) -> dict[str, Any]:
-    """Clips a second out of the loader, with nobody training."""
+    """Clips a second out of the loader, with nobody training, and what a clip costs beside its bare decoding."""
     loader = TrainLoader(config.data, rank_batch(config, 1), config.run.seed)
     batches = iter(loader)
     for _ in range(3):
@@ -98,7 +101,54 @@ def bench_loader(config: TrainConfig, repeats: int) -> dict[str, Any]:
         "clips_per_s": round(clips / seconds, 1),
         "ms_per_clip": round(1000 * seconds / clips, 2),
         "skipped": loader.tally.skipped.total(),
+        **clip_costs(config, repeats),
     }
+
+
+def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
+    """CPU time of a clip in one process: the whole way from shard to batch, and decoding the same frames alone.
+
+    As in a worker, one thread does it. Batches and their decoding take turns, so that both see the same machine.
+    """
+    loader = TrainLoader(config.data, rank_batch(config, 1), config.run.seed)
+    streams, decodings, board = loader.open_streams(), Decodings(), Board(0)
+    for stream in streams:
+        stream.reader.decode = decodings.decode
+    batches = TrainBatches(streams, loader.mixture, loader.batch, 0, 1, config.data.clips_per_video)
+    threads, pipeline, bare = torch.get_num_threads(), 0.0, 0.0
+    torch.set_num_threads(1)
+    try:
+        for number in itertools.islice(batches.numbers(0), repeats + 1):
+            decodings.done.clear()
+            begun = time.process_time()
+            batches.make(number, board)
+            made = time.process_time()
+            for video, indices, decoder in decodings.done:
+                decode_frames(video, indices, decoder)
+            if number:  # the first batch opens shards and warms up
+                pipeline += made - begun
+                bare += time.process_time() - made
+    finally:
+        torch.set_num_threads(threads)
+    clips = loader.batch * repeats
+    return {
+        "cpu_ms_per_clip": round(1000 * pipeline / clips, 2),
+        "decode_cpu_ms_per_clip": round(1000 * bare / clips, 2),
+        "cpu_ratio": round(pipeline / bare, 3),
+    }
+
+
+class Decodings:
+    """Decodes, and remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[bytes, Sequence[int], Decoder]] = []
+
+    def decode(self, video: bytes, indices: Sequence[int], decoder: Decoder) -> Frames:
+        """Frames [T, H, W, C], as decode_frames gives them."""
+        frames = decode_frames(video, indices, decoder)
+        self.done.append((video, indices, decoder))
+        return frames
 
 
 def clip_flops(config: TrainConfig) -> float:

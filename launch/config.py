@@ -5,7 +5,7 @@ After `load_config` nobody sees OmegaConf: what comes back are frozen dataclasse
 
 import argparse
 import difflib
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
@@ -108,7 +108,7 @@ def load_config(kind: type[Config], path: str | Path | None, words: list[str]) -
     Raises FileNotFoundError for a missing file and ValueError for a key that does not exist (it names the nearest
     one), a value of the wrong type, or one that the dataclass refuses.
     """
-    merged = OmegaConf.structured(kind)
+    merged = OmegaConf.merge(OmegaConf.structured(kind), _declared(kind))
     if path is not None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no config {path}; the ready ones are in configs/")
@@ -136,6 +136,22 @@ def _merge(base: Any, extra: Any, source: str, kind: type) -> Any:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{source}: {error.full_key or 'the config'}: {reason}") from error
+
+
+def _declared(kind: type) -> dict[str, Any]:
+    """The defaults as they are written in a dataclass and those inside it.
+
+    OmegaConf takes those inside from an instance, whose `__post_init__` has already worked out what follows from them:
+    the width of the default size would then stand beside a size named later.
+    """
+    found: dict[str, Any] = {}
+    hints = get_type_hints(kind)
+    for entry in fields(kind):
+        if is_dataclass(hints[entry.name]):
+            found[entry.name] = _declared(cast(type, hints[entry.name]))
+        elif entry.default is not MISSING:
+            found[entry.name] = entry.default
+    return found
 
 
 def config_keys(kind: type, prefix: str = "") -> list[str]:

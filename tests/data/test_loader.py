@@ -1,10 +1,8 @@
 """The promises of the loader: order, position, equal steps, repeatable draws, counted skips."""
 
 import dataclasses
-import io
 import json
 import pickle
-import tarfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,38 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MakeVideo
+from loading import keys_of, make_set, take
 
 import data.workers
-from data.loader import Batch, DataConfig, EvalLoader, TrainLoader, Views
-from data.manifest import Manifest, Shard
+from data.loader import DataConfig, EvalLoader, TrainLoader, Views
 from data.pack import PackConfig, pack
 
 
-def _take(loader: TrainLoader, steps: int) -> list[Batch]:
-    iterator = iter(loader)
-    batches = [next(iterator) for _ in range(steps)]
-    iterator.close()  # type: ignore[attr-defined]
-    return batches
-
-
-def _keys(batches: list[Batch]) -> list[str]:
-    return [key for batch in batches for key in batch.keys]
-
-
-def _make_set(folder: Path, samples: list[dict[str, bytes]]) -> None:
-    """A data set of one shard, written by hand."""
-    path = folder / "shard-000000.tar"
-    with tarfile.open(path, "w") as tar:
-        for number, members in enumerate(samples):
-            for extension, content in members.items():
-                info = tarfile.TarInfo(f"sample{number:03d}.{extension}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    Manifest(str(folder), (Shard(path.name, len(samples), path.stat().st_size, ""),)).save()
-
-
 def test_batches_have_the_promised_shapes(config: DataConfig) -> None:
-    (batch,) = _take(TrainLoader(config, batch=5, seed=0), 1)
+    (batch,) = take(TrainLoader(config, batch=5, seed=0), 1)
     assert batch.clips.shape == (5, 4, 32, 32, 3)
     assert batch.clips.dtype == torch.uint8
     assert batch.labels.dtype == torch.int64
@@ -55,46 +30,46 @@ def test_batches_have_the_promised_shapes(config: DataConfig) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_every_sample_once_per_epoch_for_any_ranks_and_workers(config: DataConfig) -> None:
-    expected = _keys(_take(TrainLoader(config, batch=12, seed=7), 4))
+    expected = keys_of(take(TrainLoader(config, batch=12, seed=7), 4))
     assert Counter(expected[:24]) == Counter(expected[24:])
     assert len(set(expected[:24])) == 24
     for world, workers in ((1, 2), (2, 0), (2, 3), (4, 1)):
         shared = dataclasses.replace(config, workers=workers)
-        ranks = [_take(TrainLoader(shared, 12 // world, 7, rank, world), 4) for rank in range(world)]
-        steps = [_keys([ranks[rank][step] for rank in range(world)]) for step in range(4)]
+        ranks = [take(TrainLoader(shared, 12 // world, 7, rank, world), 4) for rank in range(world)]
+        steps = [keys_of([ranks[rank][step] for rank in range(world)]) for step in range(4)]
         assert [key for step in steps for key in step] == expected
 
 
 def test_pixels_do_not_depend_on_who_makes_them(config: DataConfig) -> None:
-    one = _take(TrainLoader(config, batch=6, seed=7), 2)
+    one = take(TrainLoader(config, batch=6, seed=7), 2)
     shared = dataclasses.replace(config, workers=2)
-    two = [_take(TrainLoader(shared, 3, 7, rank, 2), 2) for rank in range(2)]
+    two = [take(TrainLoader(shared, 3, 7, rank, 2), 2) for rank in range(2)]
     for step in range(2):
         assert torch.equal(one[step].clips, torch.cat([two[rank][step].clips for rank in range(2)]))
 
 
 def test_a_sample_looks_different_in_every_epoch(config: DataConfig) -> None:
-    batches = _take(TrainLoader(config, batch=24, seed=7), 2)
+    batches = take(TrainLoader(config, batch=24, seed=7), 2)
     again = [batches[1].keys.index(key) for key in batches[0].keys]
     same = [torch.equal(batches[0].clips[i], batches[1].clips[j]) for i, j in enumerate(again)]
     assert sum(same) <= 2
 
 
 def test_resume_is_exact_also_on_other_ranks(config: DataConfig) -> None:
-    whole = _take(TrainLoader(config, batch=5, seed=1), 12)
+    whole = take(TrainLoader(config, batch=5, seed=1), 12)
     first = TrainLoader(config, batch=5, seed=1)
-    _take(first, 4)
+    take(first, 4)
     state = json.loads(json.dumps(first.state_dict()))
     second = TrainLoader(dataclasses.replace(config, workers=2), batch=5, seed=1)
     second.load_state_dict(state)
-    resumed = _take(second, 8)
-    assert _keys(resumed) == _keys(whole[4:])
+    resumed = take(second, 8)
+    assert keys_of(resumed) == keys_of(whole[4:])
     assert all(torch.equal(a.clips, b.clips) for a, b in zip(resumed, whole[4:], strict=True))
     pair = [TrainLoader(config, batch=2, seed=1, rank=rank, world=2) for rank in range(2)]
     for loader in pair:
         loader.load_state_dict(state)
-    parts = [_take(loader, 10) for loader in pair]
-    assert [key for step in range(10) for rank in range(2) for key in parts[rank][step].keys] == _keys(whole[4:])
+    parts = [take(loader, 10) for loader in pair]
+    assert [key for step in range(10) for rank in range(2) for key in parts[rank][step].keys] == keys_of(whole[4:])
 
 
 def test_position_is_that_of_the_batches_handed_out(config: DataConfig) -> None:
@@ -117,10 +92,10 @@ def test_another_data_set_or_seed_cannot_be_resumed(config: DataConfig) -> None:
 def test_evaluation_sees_every_sample_once_without_padding(config: DataConfig) -> None:
     whole = list(EvalLoader(config, batch=5))
     assert [len(batch.keys) for batch in whole] == [5, 5, 5, 5, 4]
-    assert len(set(_keys(whole))) == 24
+    assert len(set(keys_of(whole))) == 24
     for world in (3, 5):
         loaders = [EvalLoader(config, 5, rank=rank, world=world) for rank in range(world)]
-        assert _keys([batch for loader in loaders for batch in loader]) == _keys(whole)
+        assert keys_of([batch for loader in loaders for batch in loader]) == keys_of(whole)
         assert all(len(list(loader)) == len(loader) for loader in loaders)
 
 
@@ -140,11 +115,11 @@ def test_corrupt_videos_are_replaced_counted_and_named(make_video: MakeVideo, tm
     samples[3]["mp4"] = b"text instead of a video"
     samples[7] = {"json": meta}
     samples[9]["json"] = b"[broken"
-    _make_set(tmp_path, samples)
+    make_set(tmp_path, samples)
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=0, max_bad_fraction=0.5)
     loader = TrainLoader(config, batch=10, seed=0)
-    batches = _take(loader, 2)
-    keys = _keys(batches)
+    batches = take(loader, 2)
+    keys = keys_of(batches)
     bad = {"sample003", "sample007", "sample009"}
     assert len(keys) == 20
     assert not set(keys) & bad
@@ -154,7 +129,7 @@ def test_corrupt_videos_are_replaced_counted_and_named(make_video: MakeVideo, tm
     assert skipped["no video in the sample"] == ["sample007"]
     assert loader.tally.skipped.total() == 3
     shared = TrainLoader(dataclasses.replace(config, workers=2), batch=5, seed=0)
-    assert _keys(_take(shared, 4)) == keys
+    assert keys_of(take(shared, 4)) == keys
     copies = [i for i, key in enumerate(keys) if keys.count(key) > 1]
     clips = torch.cat([batch.clips for batch in batches])
     assert len({clips[i].numpy().tobytes() for i in copies}) == len(copies)  # a replacement is another view
@@ -162,20 +137,20 @@ def test_corrupt_videos_are_replaced_counted_and_named(make_video: MakeVideo, tm
 
 def test_too_many_bad_samples_stop_the_run(make_video: MakeVideo, tmp_path: Path) -> None:
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
-    _make_set(tmp_path, [{"mp4": make_video(frames=12) if n % 2 else b"text", "json": meta} for n in range(30)])
+    make_set(tmp_path, [{"mp4": make_video(frames=12) if n % 2 else b"text", "json": meta} for n in range(30)])
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=1)
     with pytest.raises(ValueError, match=r"of \d+ samples could not be read.*not a video.*sample0"):
-        _take(TrainLoader(config, batch=5, seed=0), 10)
+        take(TrainLoader(config, batch=5, seed=0), 10)
     with pytest.raises(ValueError, match=r"\d of 5 samples"):
-        _take(TrainLoader(dataclasses.replace(config, max_bad_fraction=0), batch=5, seed=0), 10)
+        take(TrainLoader(dataclasses.replace(config, max_bad_fraction=0), batch=5, seed=0), 10)
 
 
 def test_evaluation_reports_what_is_missing(make_video: MakeVideo, tmp_path: Path) -> None:
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
-    _make_set(tmp_path, [{"mp4": make_video(frames=12) if n != 4 else b"text", "json": meta} for n in range(6)])
+    make_set(tmp_path, [{"mp4": make_video(frames=12) if n != 4 else b"text", "json": meta} for n in range(6)])
     loader = EvalLoader(DataConfig(path=str(tmp_path), frames=4, crop=16, workers=0), batch=4)
     batches = list(loader)
-    assert _keys(batches) == [f"sample00{n}" for n in (0, 1, 2, 3, 5)]
+    assert keys_of(batches) == [f"sample00{n}" for n in (0, 1, 2, 3, 5)]
     assert loader.missing == {"not a video": ["sample004"]}
     assert (batches[0].labels == -1).all()
 
@@ -194,10 +169,10 @@ def test_a_sample_that_hangs_is_skipped_and_named(
     make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
-    _make_set(tmp_path, [{"mp4": make_video(frames=12) if n != 2 else b"hang", "json": meta} for n in range(6)])
+    make_set(tmp_path, [{"mp4": make_video(frames=12) if n != 2 else b"hang", "json": meta} for n in range(6)])
     monkeypatch.setattr(data.workers, "decode_frames", _hang_on(b"hang", data.workers.decode_frames))
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=workers, timeout=0.5)
-    (batch,) = _take(TrainLoader(config, batch=6, seed=0), 1)
+    (batch,) = take(TrainLoader(config, batch=6, seed=0), 1)
     assert batch.skipped == {"timeout": ["sample002"]}
     assert len(batch.keys) == 6
 
@@ -211,12 +186,12 @@ def test_a_hang_that_nothing_can_interrupt_ends_with_the_name_of_the_sample(
         ctypes.PyDLL(None).sleep(1000)  # the interpreter's lock is kept
 
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
-    _make_set(tmp_path, [{"mp4": make_video(frames=12), "json": meta}])
+    make_set(tmp_path, [{"mp4": make_video(frames=12), "json": meta}])
     monkeypatch.setattr(data.workers, "decode_frames", hold)
     monkeypatch.setattr(data.workers, "HUNG", 2)
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=1, timeout=0.5)
     with pytest.raises(RuntimeError, match="workers were at sample000"):
-        _take(TrainLoader(config, batch=1, seed=0), 1)
+        take(TrainLoader(config, batch=1, seed=0), 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -227,13 +202,13 @@ def test_a_damaged_shard_is_an_error_with_its_name(videos: Path, tmp_path: Path,
     config = DataConfig(path=str(tmp_path), frames=4, crop=16, workers=workers)
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"shard-000000.tar: .* bytes, the manifest says"):
-        _take(TrainLoader(config, 2, 0), 1)
+        take(TrainLoader(config, 2, 0), 1)
     path.write_bytes(whole[:10240] + b"\0" * (len(whole) - 10240))
     with pytest.raises(ValueError, match=r"shard-000000.tar: .* the manifest says 24"):
-        _take(TrainLoader(config, 2, 0), 1)
+        take(TrainLoader(config, 2, 0), 1)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-000000.tar: no such shard"):
-        _take(TrainLoader(config, 2, 0), 1)
+        take(TrainLoader(config, 2, 0), 1)
 
 
 class _Hostile:
@@ -250,9 +225,9 @@ def test_a_hostile_member_stays_inert(make_video: MakeVideo, tmp_path: Path) -> 
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
     video = make_video(frames=12)
     members = {"mp4": video, "json": meta, "pkl": evil, "pyd": evil, "pth": evil, "npy": evil, "pickle": evil}
-    _make_set(tmp_path, [members, {"mp4": evil, "json": meta}, {"mp4": video, "json": evil}])
+    make_set(tmp_path, [members, {"mp4": evil, "json": meta}, {"mp4": video, "json": evil}])
     config = DataConfig(path=str(tmp_path), frames=4, crop=16, workers=0, max_bad_fraction=1.0)
-    (batch,) = _take(TrainLoader(config, 3, 0), 1)
+    (batch,) = take(TrainLoader(config, 3, 0), 1)
     assert set(batch.keys) == {"sample000"}
     assert len([name for names in batch.skipped.values() for name in names]) == 2
     assert not trap.exists()

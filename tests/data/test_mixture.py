@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MakeVideo
+from loading import take
 from omegaconf import OmegaConf
 
-from data.loader import Batch, DataConfig, EvalLoader, MixPart, TrainLoader
+from data.loader import DataConfig, EvalLoader, MixPart, TrainLoader
 from data.pack import PackConfig, pack
 from data.plan import BLOCK, Mixture
 
@@ -29,13 +30,6 @@ def mixed(config: DataConfig, other: Path) -> DataConfig:
     return dataclasses.replace(config, path="", mix=parts)
 
 
-def _take(loader: TrainLoader, steps: int) -> list[Batch]:
-    iterator = iter(loader)
-    batches = [next(iterator) for _ in range(steps)]
-    iterator.close()  # type: ignore[attr-defined]
-    return batches
-
-
 def test_shares_are_exact_and_each_part_goes_through_its_own_order() -> None:
     mixture = Mixture([3, 1, 0.5], seed=5)
     found = [mixture.find(position) for position in range(2 * BLOCK)]
@@ -49,23 +43,23 @@ def test_shares_are_exact_and_each_part_goes_through_its_own_order() -> None:
 
 
 def test_a_mixture_is_the_same_for_any_ranks_and_resumes_exactly(mixed: DataConfig) -> None:
-    whole = _take(TrainLoader(mixed, 8, seed=2), 6)
+    whole = take(TrainLoader(mixed, 8, seed=2), 6)
     keys = [key for batch in whole for key in batch.keys]
     assert 4 < sum(key.startswith("other") for key in keys) < 22
-    ranks = [_take(TrainLoader(dataclasses.replace(mixed, workers=1), 4, 2, rank, 2), 6) for rank in range(2)]
+    ranks = [take(TrainLoader(dataclasses.replace(mixed, workers=1), 4, 2, rank, 2), 6) for rank in range(2)]
     assert [key for step in range(6) for rank in range(2) for key in ranks[rank][step].keys] == keys
     first = TrainLoader(mixed, 8, seed=2)
-    _take(first, 3)
+    take(first, 3)
     second = TrainLoader(mixed, 8, seed=2)
     second.load_state_dict(first.state_dict())
-    assert all(torch.equal(a.clips, b.clips) for a, b in zip(_take(second, 3), whole[3:], strict=True))
+    assert all(torch.equal(a.clips, b.clips) for a, b in zip(take(second, 3), whole[3:], strict=True))
     changed = dataclasses.replace(mixed, mix=[mixed.mix[0], dataclasses.replace(mixed.mix[1], weight=2)])
     with pytest.raises(ValueError, match="weights are not those"):
         TrainLoader(changed, 8, seed=2).load_state_dict(first.state_dict())
 
 
 def test_each_part_has_its_own_clips_and_no_mixed_up_labels(mixed: DataConfig) -> None:
-    (batch,) = _take(TrainLoader(mixed, 24, seed=2), 1)
+    (batch,) = take(TrainLoader(mixed, 24, seed=2), 1)
     assert set(batch.labels.tolist()) == {-1}  # the two name their classes differently
     spread = batch.clips[..., 20:, 20:, :].float().mean(dim=(2, 3, 4))
     steps = {key: (spread[i].diff()[spread[i].diff() > 0]).median().item() for i, key in enumerate(batch.keys)}

@@ -139,3 +139,51 @@ def test_other_schemes_go_through_fsspec(config: DataConfig, packed: Path, tmp_p
     assert [b.keys for b in EvalLoader(remote, 6)] == [b.keys for b in EvalLoader(config, 6)]
     with pytest.raises(ValueError, match="nonsense"):
         Manifest.load("nonsense://shards")
+
+
+def _pipe(config: DataConfig, folder: Path, command: str) -> DataConfig:
+    return dataclasses.replace(config, path=f"pipe:{command}", cache=str(folder / "cache"))
+
+
+@pytest.mark.parametrize("command", ["cat {folder}", "cat < {folder}/{{}}"])
+def test_a_command_gives_the_same_batches_once_it_is_allowed(
+    config: DataConfig, packed: Path, tmp_path: Path, command: str
+) -> None:
+    trace = tmp_path / "trace"
+    piped = _pipe(config, tmp_path, f"echo run >> {trace}; " + command.format(folder=packed))
+    for open_loader in (lambda: TrainLoader(piped, 4, 0), lambda: EvalLoader(piped, 6)):
+        with pytest.raises(ValueError, match="switched off; data.allow_pipe=true switches it on"):
+            open_loader()
+    assert not trace.exists()
+    allowed = dataclasses.replace(piped, allow_pipe=True, workers=2)
+    local = [batch.clips.sum().item() for batch in EvalLoader(config, 6)]
+    for _ in range(2):
+        assert [batch.clips.sum().item() for batch in EvalLoader(allowed, 6)] == local
+    shards = len(Manifest.load(packed).shards)
+    assert len(trace.read_text().split()) == shards + 2  # every shard once, then from the cache; the manifest twice
+
+
+def test_a_command_that_fails_is_explained(
+    config: DataConfig, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data.remote, "PAUSE", 0.01)
+    flag = tmp_path / "failed"
+    once = f"if [ ! -e {flag} ]; then touch {flag}; head -c 40 {packed}/{{}}; exit 3; fi; cat {packed}/{{}}"
+    piped = dataclasses.replace(_pipe(config, tmp_path, once), allow_pipe=True)
+    assert len(list(EvalLoader(piped, 6))) == 4  # the second attempt goes on after the first one's bytes
+    nowhere = dataclasses.replace(_pipe(config, tmp_path, f"cat {tmp_path}/nowhere"), allow_pipe=True)
+    with pytest.raises(OSError, match=r"gave up after 6 attempts \(the command ended with 1: .*No such file"):
+        EvalLoader(nowhere, 6)
+
+
+def test_a_manifest_cannot_add_to_a_command(config: DataConfig, packed: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "executed"
+    manifest = Manifest.load(packed)
+    evil = dataclasses.replace(manifest.shards[0], name=f"$(touch {trap.name}) .tar")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    dataclasses.replace(manifest, folder=str(folder), shards=(evil,), totals={}).save()
+    piped = dataclasses.replace(_pipe(config, tmp_path, f"cd {tmp_path}; cat {folder}"), allow_pipe=True)
+    with pytest.raises(ValueError, match="must have a plain name"):
+        list(EvalLoader(piped, 6))
+    assert not trap.exists()

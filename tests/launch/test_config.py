@@ -9,6 +9,7 @@ from launch.__main__ import COMMANDS, main
 from launch.config import TrainConfig, config_keys, load_config, to_yaml
 from launch.probe import ProbeConfig
 from vjepa.masks import LONG_RANGE, SHORT_RANGE
+from vjepa.vit import SIZES
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -43,6 +44,13 @@ def test_every_key_is_read_somewhere() -> None:
         for key in config_keys(kind):
             name = key.rsplit(".", 1)[-1]
             assert re.search(rf"\.{name}\b|\"{name}\"", sources), key
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_a_named_size_is_that_size(size: str) -> None:
+    encoder = load_config(TrainConfig, None, [f"encoder.size={size}"]).encoder
+    assert (encoder.width, encoder.depth, encoder.heads, encoder.mlp_ratio) == SIZES[size]
+    assert load_config(TrainConfig, None, [f"encoder.size={size}", "encoder.depth=3"]).encoder.depth == 3
 
 
 def test_clips_decide_the_size_of_the_encoder() -> None:
