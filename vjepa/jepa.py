@@ -4,55 +4,84 @@ Encode what is visible, predict the representation of what is hidden, compare in
 B clips, T frames, H W pixels, C channels; N tokens, K kept as context, M to predict, D width.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import pytorch_lightning as lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from vjepa.gauges import collapse_gauges
-from vjepa.loss import LossConfig, masked_prediction_loss, regulariser
-from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, draw_masks
+from vjepa.guard import Guard
+from vjepa.loss import LossConfig
+from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
+from vjepa.objectives.dense import DenseConfig, choose_levels, predict_dense
+from vjepa.objectives.masked import predict_masked
+from vjepa.objectives.views import ViewsConfig, match_views
 from vjepa.optim import OptimConfig, lr_schedule, make_optimizer, momentum_schedule, set_schedule, weight_decay_schedule
+from vjepa.outcome import Moment, Outcome
 from vjepa.pixels import normalise
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.targets import TargetEncoder, TeacherConfig
-from vjepa.vit import Encoder, EncoderConfig
+from vjepa.regularise import Expander, Regulariser, RegulariserConfig
+from vjepa.targets import TargetEncoder, TeacherConfig, make_targets
+from vjepa.vit import Encoder, EncoderConfig, compile_blocks
+
+ObjectiveName = Literal["masked", "dense", "views"]
+OBJECTIVES: dict[ObjectiveName, Callable[["JEPA", Tensor, Moment], Outcome]] = {
+    "masked": predict_masked,
+    "dense": predict_dense,
+    "views": match_views,
+}
 
 
 @dataclass(frozen=True)
 class JepaConfig:
     """Everything that decides what is learned, but for the data."""
 
+    objective: ObjectiveName = "masked"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
-    masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
+    masks: dict[str, MaskConfig] = field(default_factory=lambda: {"short_range": SHORT_RANGE, "long_range": LONG_RANGE})
     loss: LossConfig = field(default_factory=LossConfig)
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    frozen: EncoderConfig | None = None  # architecture of a frozen teacher; None: the encoder's
     steps: int = 90_000  # optimiser steps of the whole run
     seed: int = 0
-    gauges_every: int = 100  # optimiser steps between two readings of the collapse gauges
 
     def __post_init__(self) -> None:
         if not self.masks:
             raise ValueError("masks must name at least one kind of mask, got none")
-        if self.steps < 1 or self.gauges_every < 1:
-            raise ValueError(f"steps and gauges_every must be at least 1, got {self.steps} and {self.gauges_every}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.objective == "dense" and self.teacher.source == "pixels":
+            raise ValueError("objective=dense compares levels of an encoder, teacher.source=pixels has none")
+        if self.objective == "views" and self.regulariser.expander:
+            raise ValueError(
+                "regulariser.expander must be 0 with objective=views: views.projection stands in its place"
+            )
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "JepaConfig":
         """The config that a checkpoint stores as plain data; TypeError where it has a field this version lacks."""
-        return cls(
-            encoder=EncoderConfig(**stored["encoder"]),
-            predictor=PredictorConfig(**stored["predictor"]),
-            masks=tuple(MaskConfig(**mask) for mask in stored["masks"]),
-            loss=LossConfig(**stored["loss"]),
-            teacher=TeacherConfig(**stored["teacher"]),
-            optim=OptimConfig(**stored["optim"]),
-            **{name: stored[name] for name in ("steps", "seed", "gauges_every")},
-        )
+        kinds = {
+            "encoder": EncoderConfig,
+            "predictor": PredictorConfig,
+            "loss": LossConfig,
+            "dense": DenseConfig,
+            "views": ViewsConfig,
+            "regulariser": RegulariserConfig,
+            "teacher": TeacherConfig,
+            "optim": OptimConfig,
+        }
+        values = {name: kinds[name](**value) if name in kinds else value for name, value in stored.items()}
+        values["masks"] = {name: MaskConfig(**mask) for name, mask in stored["masks"].items()}
+        values["frozen"] = EncoderConfig(**stored["frozen"]) if stored["frozen"] else None
+        return cls(**values)
 
 
 class ClipBatch(Protocol):
@@ -63,55 +92,97 @@ class ClipBatch(Protocol):
 
 
 class JEPA(lightning.LightningModule):
-    """Context encoder, predictor and moving-average target encoder, and the step that trains them."""
+    """Context encoder, predictor and targets, and the step that trains them."""
 
-    def __init__(self, config: JepaConfig) -> None:
+    def __init__(self, config: JepaConfig, teacher: Encoder | None = None) -> None:
+        """Fresh weights from the seed alone; `teacher` is the frozen encoder of teacher.source=frozen."""
         super().__init__()
+        if teacher is not None:
+            config = replace(config, frozen=teacher.config)
         self.config = config
+        self.levels = choose_levels(config.encoder.depth, config.dense.levels) if config.objective == "dense" else (-1,)
         # Weights depend on the seed alone, whatever was drawn before; the caller's random state stays as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.context_encoder = Encoder(config.encoder)
-            self.predictor = Predictor(_with_mask_tokens(config.predictor, len(config.masks)), config.encoder)
-        self.target_encoder = TargetEncoder(self.context_encoder)
+            self._build()
+        if teacher is not None:
+            self.target_encoder.load_state_dict(
+                {f"encoder.{name}": value for name, value in teacher.state_dict().items()}
+            )
+        self.guard = Guard(config.optim.spike)
         self.position = 0  # samples consumed by all ranks
+        self.watching = False  # set before a step: leave behind what it worked out
+        self.watched: Outcome | None = None
+        self.watched_video: Tensor | None = None  # normalised [B, C, T, H, W]
         self.lr_at = lr_schedule(config.optim, config.steps)
         self.weight_decay_at = weight_decay_schedule(config.optim, config.steps)
-        teacher = config.teacher
-        self.momentum_at = momentum_schedule(
-            teacher.momentum, teacher.final_momentum, config.steps, config.optim.stretch
-        )
+        momenta = config.teacher.momenta(config.steps)
+        self.momentum_at = momentum_schedule(*momenta, config.steps, config.optim.stretch)
+
+    def _build(self) -> None:
+        config, encoder = self.config, self.config.encoder
+        self.context_encoder = Encoder(encoder)
+        predictor = _with_mask_tokens(config.predictor, len(config.masks))
+        self.predictor: Predictor | None = None
+        self.projector: Expander | None = None
+        if config.objective == "views":
+            self.projector = Expander(encoder.width, config.views.projection)
+            self.target_encoder = make_targets(config.teacher, self.context_encoder, frozen=config.frozen)
+            self.regulariser = Regulariser(config.regulariser, config.views.projection)
+            return
+        self.target_encoder = make_targets(config.teacher, self.context_encoder, self.levels, config.frozen)
+        self.predictor = Predictor(predictor, encoder, len(self.levels), self.target_encoder.width)
+        self.regulariser = Regulariser(config.regulariser, encoder.width)
 
     def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
-        """One step of the algorithm: batch of B clips -> loss."""
+        """One step of the objective: batch of B clips -> loss. What it does stands in vjepa/objectives/."""
         video = normalise(batch.clips)
-        grid = self.context_encoder.patch_embed.grid(video)
-        places = self._places(batch)
-        target = self.target_encoder(video)
-        losses, penalties = [], []
-        for kind, mask_config in enumerate(self.config.masks):
-            masks = draw_masks(mask_config, grid, places, self.config.seed, kind)
-            context = self.context_encoder(video, masks.context)
-            prediction = self.predictor(context, masks.context, masks.target, kind, grid)
-            losses.append(masked_prediction_loss(prediction, target, masks.target, self.config.loss.power))
-            penalties.append(regulariser(self.config.loss, context, masks.context, target.shape[1]))
-        prediction_error, penalty = torch.stack(losses).mean(), torch.stack(penalties).mean()
-        loss = prediction_error + penalty
-        self._report(loss, prediction_error, penalty, target)
+        moment = Moment(self._places(batch), batch.position, self.global_step / self.config.steps)
+        outcome = OBJECTIVES[self.config.objective](self, video, moment)
+        self._report(outcome, len(video))
+        if self.watching:
+            self.watched, self.watched_video = outcome.detach(), video
         self.position = batch.position
-        return loss
+        return outcome.loss
+
+    @property
+    def trained_encoder(self) -> Encoder:
+        """The encoder to evaluate and export: the moving average where there is one, else the one that is trained."""
+        average = self.config.teacher.source == "average" and isinstance(self.target_encoder, TargetEncoder)
+        return self.target_encoder.encoder if average else self.context_encoder  # type: ignore[return-value]
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """What the optimiser moves, by name."""
+        modules = {
+            "context_encoder": self.context_encoder,
+            "predictor": self.predictor,
+            "projector": self.projector,
+            "expander": self.regulariser.expander,
+        }
+        return {name: module for name, module in modules.items() if module is not None and list(module.parameters())}
+
+    def compile_blocks(self) -> None:
+        """Compile the transformer blocks, one by one, for any number of tokens (torch.compile)."""
+        for module in (self.context_encoder, self.predictor, self.target_encoder):
+            if module is not None:
+                compile_blocks(module)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over context encoder and predictor."""
-        return make_optimizer(self.config.optim, self.context_encoder, self.predictor)
+        """AdamW over what is trained."""
+        return make_optimizer(self.config.optim, *self.trained_modules().values())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the step's schedule; limit the gradient norm of each module by itself."""
+        """Set the step's schedule; limit the gradient norm of each module by itself; skip an update that does harm."""
         step, optim = self.global_step, self.config.optim
         set_schedule(optimizer, self.lr_at(step), self.weight_decay_at(step))
-        if optim.clip and not (optim.clip_after_warmup and step < optim.warmup_steps):
-            for module in (self.context_encoder, self.predictor):
-                torch.nn.utils.clip_grad_norm_(module.parameters(), optim.clip)
+        norms = {}
+        for name, module in self.trained_modules().items():
+            gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+            norms[name] = get_total_norm(gradients)
+            if optim.clip and not (optim.clip_after_warmup and step < optim.warmup(self.config.steps)):
+                clip_grads_with_norm_(module.parameters(), optim.clip, norms[name])
+        optimizer.found_inf = self.guard.judge(list(norms.values()))  # type: ignore[attr-defined]
+        self.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """The optimiser's step, then the teacher's."""
@@ -134,20 +205,16 @@ class JEPA(lightning.LightningModule):
         first = batch.position - size * (ranks - self.global_rank)
         return torch.arange(first, first + size, device=batch.clips.device)
 
-    def _report(self, loss: Tensor, prediction_error: Tensor, penalty: Tensor, target: Tensor) -> None:
+    def _report(self, outcome: Outcome, clips: int) -> None:
         step = self.global_step
         values: dict[str, Tensor | float] = {
-            "loss": loss.detach(),
-            "loss/prediction": prediction_error.detach(),
-            "loss/regulariser": penalty.detach(),
+            "loss": outcome.loss.detach(),
+            **{f"loss/{name}": value for name, value in outcome.parts.items()},
             "schedule/lr": self.lr_at(step),
             "schedule/weight_decay": self.weight_decay_at(step),
             "schedule/momentum": self.momentum_at(step),
         }
-        self.log_dict(values, batch_size=len(target))
-        if step % self.config.gauges_every == 0:
-            gauges = {f"gauges/{name}": value for name, value in collapse_gauges(target).items()}
-            self.log_dict(gauges, batch_size=len(target))
+        self.log_dict(values, batch_size=clips)
 
 
 def _with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:
@@ -156,4 +223,4 @@ def _with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:
         raise ValueError(
             f"predictor.mask_tokens must be 0 or at least the {kinds} kinds of masks, got {config.mask_tokens}"
         )
-    return PredictorConfig(**{**asdict(config), "mask_tokens": config.mask_tokens or kinds})
+    return replace(config, mask_tokens=config.mask_tokens or kinds)

@@ -1,72 +1,44 @@
-"""What pulls prediction and target together, and what keeps the representation from collapsing.
+"""What pulls prediction and target together.
 
-B clips, K context tokens, M target tokens, N tokens of the grid, D width.
+B clips, K context tokens, M target tokens, D width.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from vjepa.vit import gather_tokens
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Prediction in latent space, and optional VICReg terms on the context encoder's output."""
+    """The distance between prediction and target."""
 
     power: float = 1.0  # p of mean |z - h|^p / p
-    variance: float = 0.0  # weight of the variance term; 0: off, as published
-    covariance: float = 0.0  # weight of the covariance term; 0: off, as published
 
     def __post_init__(self) -> None:
         if self.power < 1:
             raise ValueError(f"loss.power must be at least 1, got {self.power}")
-        if min(self.variance, self.covariance) < 0:
-            raise ValueError(f"loss.variance and loss.covariance must be at least 0, got {self}")
 
 
-def prediction_loss(prediction: Tensor, target: Tensor, power: float) -> Tensor:
-    """mean |z - h|^p / p of prediction and target [B, M, D] (V-JEPA 1, equation 1, p = 1) -> scalar."""
+def prediction_loss(prediction: Tensor, target: Tensor, power: float, weight: Tensor | None = None) -> Tensor:
+    """mean |z - h|^p / p of prediction and target [B, M, D] (V-JEPA 1, equation 1, p = 1) -> scalar.
+
+    With `weight` [B, M] each token's distance counts that much, in a mean over all tokens (V-JEPA 2.1).
+    """
     distance = (prediction.float() - target.float()).abs()
-    return (distance if power == 1 else distance.pow(power)).mean() / power
+    distance = distance if power == 1 else distance.pow(power)
+    if weight is not None:
+        distance = distance.mean(-1) * weight
+    return distance.mean() / power
 
 
-def centre_per_position(features: Tensor, index: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """Take from features [B, K, D] at positions index [B, K] the mean of their position over the batch.
+def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of two views [B, E]: each must find its partner among the batch (van den Oord et al. 2018) -> scalar.
 
-    What is left cannot be explained by where a token sits. Returns the centred features [B*K, D] and the degrees of
-    freedom left, B*K less the number of positions seen (scalar).
+    The foil: it needs negatives, and so a large batch; nothing else here does.
     """
-    flat, place = features.float().flatten(0, 1), index.flatten()
-    count = torch.zeros(tokens, device=flat.device).index_add_(0, place, torch.ones_like(place, dtype=flat.dtype))
-    total = torch.zeros(tokens, flat.shape[1], device=flat.device).index_add(0, place, flat)
-    mean = total / count.clamp(min=1).unsqueeze(1)
-    return flat - mean[place], (len(place) - (count > 0).sum()).clamp(min=1)
-
-
-def variance_covariance(centred: Tensor, freedom: Tensor | int) -> tuple[Tensor, Tensor]:
-    """VICReg's terms of centred features [n, D] with `freedom` degrees of freedom (Bardes et al. 2022).
-
-    Variance: mean over channels of relu(1 - standard deviation). Covariance: sum of the squared off-diagonal elements
-    of the covariance matrix, over D.
-    """
-    covariance = centred.T @ centred / freedom
-    variance = covariance.diagonal()
-    hinge = torch.relu(1 - (variance + 1e-4).sqrt()).mean()
-    off_diagonal = covariance.square().sum() - variance.square().sum()
-    return hinge, off_diagonal / centred.shape[1]
-
-
-def regulariser(config: LossConfig, context: Tensor, index: Tensor, tokens: int) -> Tensor:
-    """Weighted variance and covariance terms of context features [B, K, D] at positions index [B, K] -> scalar."""
-    if config.variance == 0 and config.covariance == 0:
-        return context.new_zeros(())
-    with torch.autocast(context.device.type, enabled=False):
-        variance, covariance = variance_covariance(*centre_per_position(context, index, tokens))
-    return config.variance * variance + config.covariance * covariance
-
-
-def masked_prediction_loss(prediction: Tensor, target: Tensor, index: Tensor, power: float) -> Tensor:
-    """Prediction [B, M, D] of the tokens `index` [B, M] against the target encoder's output [B, N, D] -> scalar."""
-    return prediction_loss(prediction, gather_tokens(target, index), power)
+    first, second = functional.normalize(first.float(), dim=1), functional.normalize(second.float(), dim=1)
+    similarity = first @ second.T / temperature
+    partner = torch.arange(len(first), device=first.device)
+    return (functional.cross_entropy(similarity, partner) + functional.cross_entropy(similarity.T, partner)) / 2

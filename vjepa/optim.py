@@ -4,7 +4,7 @@ Every scheduled value is a function of the optimiser step alone, so there is no 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,6 +22,8 @@ class OptimConfig:
     start_lr: float = 2e-4  # at step 0
     final_lr: float = 1e-6  # at the end of the (stretched) schedule
     warmup_steps: int = 12_000
+    warmup_share: float = 0.0  # of the run, instead of warmup_steps; 0: warmup_steps
+    reference_batch: int = 0  # the rates are for this many clips and scale with the root of run.batch; 0: as they are
     lr_shape: Shape = "cosine"  # after the warm-up
     weight_decay: float = 0.04
     final_weight_decay: float = 0.4  # cosine from weight_decay to this
@@ -30,16 +32,33 @@ class OptimConfig:
     eps: float = 1e-8
     clip: float = 10.0  # largest gradient norm, of the encoder and of the predictor each; 0: no limit
     clip_after_warmup: bool = True  # no limit during the warm-up
+    spike: float = 20.0  # an update whose gradient norm is this many times its running average is skipped; 0: never
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or min(self.start_lr, self.final_lr, self.weight_decay, self.clip) < 0:
+        if self.lr <= 0 or min(self.start_lr, self.final_lr, self.weight_decay, self.clip, self.spike) < 0:
             raise ValueError(
-                f"optim.lr must be above 0, and optim.start_lr, final_lr, weight_decay and clip at least 0, got {self}"
+                f"optim.lr must be above 0, and optim.start_lr, final_lr, weight_decay, clip and spike at least 0, "
+                f"got {self}"
             )
         if self.stretch < 1:
             raise ValueError(f"optim.stretch must be at least 1, got {self.stretch}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"optim.warmup_steps must be at least 0, got {self.warmup_steps}")
+        if self.warmup_steps < 0 or not 0 <= self.warmup_share < 1 or self.reference_batch < 0:
+            raise ValueError(
+                f"optim needs warmup_steps >= 0, warmup_share in [0, 1) and reference_batch >= 0, "
+                f"got {self.warmup_steps}, {self.warmup_share} and {self.reference_batch}"
+            )
+
+    def warmup(self, steps: int) -> int:
+        """Length of the warm-up of a run of `steps` optimiser steps."""
+        return round(self.warmup_share * steps) if self.warmup_share else self.warmup_steps
+
+    def for_batch(self, clips: int) -> "OptimConfig":
+        """The same with learning rates for an optimiser step of `clips` clips: the root keeps Adam's noise alike."""
+        if not self.reference_batch:
+            return self
+        factor = math.sqrt(clips / self.reference_batch)
+        rates = {name: factor * getattr(self, name) for name in ("lr", "start_lr", "final_lr")}
+        return replace(self, reference_batch=0, **rates)
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,7 @@ class Schedule:
 def lr_schedule(config: OptimConfig, steps: int) -> Schedule:
     """Learning rate for a run of `steps` optimiser steps (V-JEPA 1)."""
     length = int(config.stretch * steps)
-    return Schedule(config.start_lr, config.lr, config.final_lr, config.warmup_steps, length, config.lr_shape)
+    return Schedule(config.start_lr, config.lr, config.final_lr, config.warmup(steps), length, config.lr_shape)
 
 
 def weight_decay_schedule(config: OptimConfig, steps: int) -> Schedule:

@@ -6,6 +6,7 @@ B clips, K context tokens, M target tokens, D encoder width, P predictor width, 
 from dataclasses import dataclass
 
 import torch
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 from vjepa.positions import Grid, interpolate_table, sincos_table
@@ -17,32 +18,39 @@ class PredictorConfig:
     """A narrow transformer over context tokens and mask tokens."""
 
     width: int = 384  # channels of a token inside the predictor
-    depth: int = 12  # blocks
+    depth: int = 12  # blocks; 0: none, each hidden token is guessed from its position alone
     heads: int = 0  # attention heads; 0: as many as the encoder
     mlp_ratio: float = 4.0
     mask_tokens: int = 0  # learnable mask tokens, one a kind of mask; 0: as many as there are kinds
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth) <= 0:
-            raise ValueError(f"predictor.width and predictor.depth must be above 0, got {self.width}, {self.depth}")
+        if self.width < 1 or self.depth < 0:
+            raise ValueError(f"predictor needs width >= 1 and depth >= 0, got {self.width} and {self.depth}")
 
 
 class Predictor(nn.Module):
-    """Predicts target representations from the context's, one call a kind of mask (V-JEPA 1 and 2)."""
+    """Predicts target representations from the context's, one call a kind of mask (V-JEPA 1 and 2).
+
+    With several `levels` the encoder's features of that many blocks come in joined, through a two-layer map (V-JEPA
+    2.1); `target_width` is that of what is predicted where it is not the encoder's.
+    """
 
     position_table: Tensor
 
-    def __init__(self, config: PredictorConfig, encoder: EncoderConfig) -> None:
+    def __init__(self, config: PredictorConfig, encoder: EncoderConfig, levels: int = 1, target_width: int = 0) -> None:
         super().__init__()
         heads = config.heads or encoder.heads
         check_heads("predictor", config.width, heads, encoder.positions)
         self.config, self.encoder_config, self.heads = config, encoder, heads
-        self.predictor_embed = nn.Linear(encoder.width, config.width)
+        self.latent = levels == 1 and target_width in (0, encoder.width)  # as published: one representation, its own
+        width = levels * encoder.width
+        single = nn.Linear(encoder.width, config.width)
+        self.predictor_embed = single if levels == 1 else Mlp(width, encoder.width, config.width)
         tokens = (torch.zeros(1, 1, config.width) for _ in range(max(1, config.mask_tokens)))
         self.mask_tokens = nn.ParameterList(nn.Parameter(token) for token in tokens)
         self.predictor_blocks = nn.ModuleList(Block(config.width, heads, config.mlp_ratio) for _ in range(config.depth))
         self.predictor_norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.predictor_proj = nn.Linear(config.width, encoder.width)
+        self.predictor_proj = nn.Linear(config.width, target_width or width)
         table = sincos_table(config.width, encoder.grid) if encoder.positions == "sincos" else torch.empty(0)
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
@@ -56,6 +64,22 @@ class Predictor(nn.Module):
         context [B, K, D] is the encoder's output; `kind` chooses the mask token; `grid` is the clip's token grid
         where it is not the one trained on. Returns [B, M, D].
         """
+        x = self._transform(context, context_index, target_index, kind, grid)
+        prediction: Tensor = self.predictor_proj(self.predictor_norm(x[:, context.shape[1] :]))
+        return prediction
+
+    def everywhere(
+        self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int = 0, grid: Grid | None = None
+    ) -> Tensor:
+        """Representations of visible and hidden tokens, in this order, like `forward`: [B, K + M, D]."""
+        x = self._transform(context, context_index, target_index, kind, grid)
+        prediction: Tensor = self.predictor_proj(self.predictor_norm(x))
+        return prediction
+
+    def _transform(
+        self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int, grid: Grid | None
+    ) -> Tensor:
+        """The blocks' output over context and mask tokens [B, K + M, P]."""
         grid = grid or self.encoder_config.grid
         visible: Tensor = self.predictor_embed(context)
         hidden = self.mask_tokens[kind].to(visible.dtype).expand(*target_index.shape, -1)
@@ -68,5 +92,4 @@ class Predictor(nn.Module):
             rotation = self.positions.rotation(self.encoder_config, grid, index, x, self.heads)
         for block in self.predictor_blocks:
             x = run_block(block, x, rotation, self.encoder_config.checkpoint_activations and self.training)
-        prediction: Tensor = self.predictor_proj(self.predictor_norm(x[:, context.shape[1] :]))
-        return prediction
+        return x

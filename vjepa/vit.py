@@ -98,6 +98,13 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
+def cut_patches(video: Tensor, tubelet: int, patch: int) -> Tensor:
+    """Tubelets of a clip, a row each: video [B, C, T, H, W] -> [B, N, C * tubelet * patch * patch]."""
+    cut = video.unflatten(4, (-1, patch)).unflatten(3, (-1, patch)).unflatten(2, (-1, tubelet))
+    patches: Tensor = cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+    return patches
+
+
 class PatchEmbedding(nn.Module):
     """Tubelets to vectors. The weight has a 3D convolution's shape; the product is one matrix multiplication."""
 
@@ -119,9 +126,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, video: Tensor, index: Tensor | None = None) -> Tensor:
         """video [B, C, T, H, W], index [B, K] or None -> [B, K or N, D]."""
-        t, h, w = self.grid(video)
-        cut = video.unflatten(4, (w, self.patch)).unflatten(3, (h, self.patch)).unflatten(2, (t, self.tubelet))
-        patches = cut.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(video.shape[0], t * h * w, -1)
+        self.grid(video)  # says where the clip does not divide
+        patches = cut_patches(video, self.tubelet, self.patch)
         if index is not None:
             patches = gather_tokens(patches, index)
         embedded: Tensor = functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
@@ -248,6 +254,13 @@ def run_block(block: nn.Module, x: Tensor, rotation: Rotation | None, recompute:
     """One block; with `recompute` its activations are dropped and made again in the backward pass."""
     output: Tensor = checkpoint(block, x, rotation, use_reentrant=False) if recompute else block(x, rotation)
     return output
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile every block of a model in place: one graph for blocks of the same shape, for any number of tokens."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=True)
 
 
 def initialise(model: nn.Module) -> None:

@@ -1,13 +1,14 @@
 """An attentive probe as transformers' classifier: every tensor has its place, and what does not fit is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from vjepa.formats.classifier import to_classifier
+from vjepa.formats.classifier import read_classifier, save_classifier, to_classifier
 from vjepa.formats.loading import load_pretrained
-from vjepa.formats.transformers import save_model
+from vjepa.formats.transformers import save_model, save_transformers
 from vjepa.vit import Encoder, EncoderConfig
 
 pytest.importorskip("transformers")
@@ -22,7 +23,7 @@ def make_encoder() -> Encoder:
     return Encoder(config).eval()
 
 
-def make_head(classes: int = 3) -> dict[str, torch.Tensor]:
+def make_head(classes: int = 3, blocks: int = 0) -> dict[str, torch.Tensor]:
     shapes = {
         "query_tokens": (1, 1, WIDTH), "q.weight": (WIDTH, WIDTH), "q.bias": (WIDTH,),
         "kv.weight": (2 * WIDTH, WIDTH), "kv.bias": (2 * WIDTH,),
@@ -31,6 +32,15 @@ def make_head(classes: int = 3) -> dict[str, torch.Tensor]:
         "mlp.fc2.weight": (WIDTH, 4 * WIDTH), "mlp.fc2.bias": (WIDTH,),
         "linear.weight": (classes, WIDTH), "linear.bias": (classes,),
     }  # fmt: skip
+    for number in range(blocks):
+        shapes |= {
+            f"blocks.{number}.norm1.weight": (WIDTH,), f"blocks.{number}.norm1.bias": (WIDTH,),
+            f"blocks.{number}.attn.qkv.weight": (3 * WIDTH, WIDTH), f"blocks.{number}.attn.qkv.bias": (3 * WIDTH,),
+            f"blocks.{number}.attn.proj.weight": (WIDTH, WIDTH), f"blocks.{number}.attn.proj.bias": (WIDTH,),
+            f"blocks.{number}.norm2.weight": (WIDTH,), f"blocks.{number}.norm2.bias": (WIDTH,),
+            f"blocks.{number}.mlp.fc1.weight": (4 * WIDTH, WIDTH), f"blocks.{number}.mlp.fc1.bias": (4 * WIDTH,),
+            f"blocks.{number}.mlp.fc2.weight": (WIDTH, 4 * WIDTH), f"blocks.{number}.mlp.fc2.bias": (WIDTH,),
+        }  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     return {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
@@ -62,6 +72,40 @@ def test_encoder_of_a_classifier_is_read_back_exactly(tmp_path: Path) -> None:
     found = load_pretrained(folder)
     assert all(torch.equal(value, found.encoder.state_dict()[name]) for name, value in encoder.state_dict().items())
     assert found.ignored["classifier.weight"] == "head of the classifier"
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_head_of_a_classifier_is_read_back_exactly(blocks: int, tmp_path: Path) -> None:
+    encoder, head = make_encoder(), make_head(blocks=blocks)
+    folder = save_classifier(encoder, None, head, 2, ["a", "b", "c"], tmp_path)
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["num_pooler_layers"] == blocks
+    found, heads, classes = read_classifier(folder)
+    assert (heads, classes) == (2, ["a", "b", "c"])
+    assert found.keys() == head.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in head.items())
+
+
+def test_every_tensor_of_transformers_own_classifier_has_a_place(tmp_path: Path) -> None:
+    """Written by transformers alone, from its own names: as many numbers come out as went in."""
+    from transformers import VJEPA2Config, VJEPA2ForVideoClassification
+
+    settings = VJEPA2Config(
+        patch_size=16, crop_size=32, frames_per_clip=4, hidden_size=WIDTH, num_attention_heads=2, num_hidden_layers=1,
+        pred_hidden_size=12, pred_num_attention_heads=1, pred_num_hidden_layers=1, num_pooler_layers=3, num_labels=5,
+    )  # fmt: skip
+    theirs = VJEPA2ForVideoClassification(settings)
+    theirs.save_pretrained(tmp_path)
+    found, _, classes = read_classifier(tmp_path)
+    assert len(classes) == 5
+    parts = [*theirs.pooler.parameters(), *theirs.classifier.parameters()]
+    assert sum(tensor.numel() for tensor in found.values()) == sum(part.numel() for part in parts)
+    assert found.keys() == make_head(blocks=3).keys()
+
+
+def test_folder_without_a_classifier_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without a classifier"):
+        read_classifier(save_transformers(make_encoder(), None, tmp_path))
 
 
 def test_head_that_does_not_fit_is_refused() -> None:

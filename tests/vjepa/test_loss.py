@@ -1,10 +1,12 @@
-"""The loss and the regulariser on distributions whose answer is known."""
+"""The losses and the gauges on values whose answer is known."""
+
+import math
 
 import pytest
 import torch
 
-from vjepa.gauges import collapse_gauges, effective_rank
-from vjepa.loss import LossConfig, centre_per_position, prediction_loss, regulariser, variance_covariance
+from vjepa.gauges import collapse_gauges, effective_rank, uniformity
+from vjepa.loss import contrastive_loss, prediction_loss
 
 
 def test_prediction_loss_is_the_mean_power_over_p() -> None:
@@ -13,41 +15,19 @@ def test_prediction_loss_is_the_mean_power_over_p() -> None:
     assert prediction_loss(prediction, target, 2.0) == pytest.approx((1 + 9) / 2 / 2)
 
 
-def test_variance_and_covariance_of_constructed_features() -> None:
-    root = 3**0.5
-    independent = torch.tensor([[root, root], [root, -root], [-root, root], [-root, -root]])
-    assert variance_covariance(independent, 4) == pytest.approx((0.0, 0.0), abs=1e-6)  # variance 3, no covariance
-    equal = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
-    hinge, covariance = variance_covariance(equal, 2)
-    assert hinge == pytest.approx(0.0, abs=1e-4)
-    assert covariance == pytest.approx(1.0)  # two off-diagonal ones over two channels
-    hinge, covariance = variance_covariance(torch.zeros(4, 2), 4)
-    assert hinge == pytest.approx(1 - 0.01)  # sqrt(1e-4) is added to a deviation of 0
-    assert covariance == 0
+def test_a_weight_counts_a_token_that_much() -> None:
+    prediction, target = torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]), torch.zeros(1, 2, 2)
+    assert prediction_loss(prediction, target, 1.0, torch.tensor([[1.0, 0.0]])) == pytest.approx(2.0 / 2)
+    assert prediction_loss(prediction, target, 2.0, torch.tensor([[0.5, 1.0]])) == pytest.approx((2.5 + 25) / 2 / 2)
 
 
-def test_centring_removes_what_the_position_explains() -> None:
-    place = torch.randn(5, 8)
-    index = torch.tensor([[0, 1, 4], [0, 3, 4], [2, 3, 4], [0, 1, 2]])
-    centred, freedom = centre_per_position(place[index], index, 5)
-    torch.testing.assert_close(centred, torch.zeros(12, 8), atol=1e-6, rtol=0)
-    assert freedom == 12 - 5
-
-
-def test_variance_is_unbiased_by_the_centring() -> None:
-    torch.manual_seed(0)
-    index = torch.stack([torch.randperm(100)[:30] for _ in range(8)])
-    centred, freedom = centre_per_position(torch.randn(8, 30, 64), index, 100)
-    assert float((centred.square().sum(0) / freedom).mean()) == pytest.approx(1.0, abs=0.1)
-
-
-def test_positional_features_are_punished_and_varied_ones_are_not() -> None:
-    torch.manual_seed(0)
-    config = LossConfig(variance=1.0)
-    index = torch.arange(10).repeat(16, 1)
-    positional = torch.randn(10, 32).expand(16, -1, -1)
-    assert regulariser(config, positional, index, 10) > 0.9
-    assert regulariser(config, 2 * torch.randn(16, 10, 32), index, 10) < 0.01
+def test_contrast_is_the_cross_entropy_over_partners() -> None:
+    first, second = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    right, wrong = math.exp(1 / 0.5), math.exp(0 / 0.5)
+    across = (-math.log(right / (right + right)) - math.log(wrong / (wrong + wrong))) / 2  # rows: both partners alike
+    back = (-math.log(right / (right + wrong)) - math.log(wrong / (right + wrong))) / 2
+    assert contrastive_loss(first, 3 * second, 0.5) == pytest.approx((across + back) / 2)
+    assert contrastive_loss(torch.eye(8), torch.eye(8), 0.05) < 1e-6
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -68,3 +48,10 @@ def test_gauges_tell_healthy_positional_and_constant_features_apart() -> None:
     assert positional["spread"] < 0.05
     assert positional["rank"] < 1.5
     assert positional["pooled_rank"] < 1.5
+
+
+def test_uniformity_tells_a_cluster_from_a_sphere() -> None:
+    torch.manual_seed(0)
+    assert uniformity(torch.randn(64, 16)) < -3
+    two_points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(32, 1)
+    assert uniformity(two_points) > -0.8  # half of the pairs are at one point

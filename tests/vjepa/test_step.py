@@ -9,10 +9,10 @@ from batches import make_batch
 from torch import Tensor
 
 from vjepa.jepa import JEPA, JepaConfig
-from vjepa.loss import LossConfig
 from vjepa.masks import draw_masks
 from vjepa.optim import OptimConfig, Schedule, lr_schedule, make_optimizer, momentum_schedule, weight_decay_schedule
-from vjepa.targets import TargetEncoder
+from vjepa.regularise import RegulariserConfig
+from vjepa.targets import TargetEncoder, TeacherConfig
 
 
 def reference_loss(model: JEPA, clips: Tensor, positions: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def reference_loss(model: JEPA, clips: Tensor, positions: Tensor) -> Tensor:
         target = model.target_encoder.encoder(video)
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     total = torch.zeros(())
-    for kind, config in enumerate(model.config.masks):
+    for kind, config in enumerate(model.config.masks.values()):
         error, count = torch.zeros(()), 0
         masks = draw_masks(config, model.config.encoder.grid, positions, model.config.seed, kind)
         for clip in range(len(clips)):
@@ -80,7 +80,7 @@ def test_target_encoder_is_the_moving_average(tiny: JepaConfig) -> None:
 
 def test_regulariser_is_off_by_default_and_reaches_the_encoder_only(tiny: JepaConfig) -> None:
     plain = JEPA(tiny).training_step(make_batch(0), 0)
-    model = JEPA(replace(tiny, loss=LossConfig(variance=1.0, covariance=1.0)))
+    model = JEPA(replace(tiny, regulariser=RegulariserConfig(variance=1.0, covariance=1.0)))
     assert model.training_step(make_batch(0), 0) > plain
 
 
@@ -104,6 +104,26 @@ def test_constant_and_linear_shapes() -> None:
     cooldown = Schedule(5e-4, 5e-4, 1e-6, warmup=0, steps=100, shape="linear")
     assert [constant(5), constant(10), constant(99)] == pytest.approx([3e-4, 5e-4, 5e-4])
     assert [cooldown(0), cooldown(50), cooldown(100), cooldown(101)] == pytest.approx([5e-4, 2.505e-4, 1e-6, 1e-6])
+
+
+def test_shares_of_the_run_set_warmup_and_horizon_whatever_its_length() -> None:
+    optim, teacher = OptimConfig(warmup_share=0.1, stretch=1.0), TeacherConfig(horizon=(0.1, 0.5))
+    for steps in (100, 10_000):
+        assert optim.warmup(steps) == steps // 10
+        assert lr_schedule(optim, steps)(steps // 10) == pytest.approx(optim.lr)
+        first, last = teacher.momenta(steps)
+        assert 1 / (1 - first) == pytest.approx(0.1 * steps)
+        assert 1 / (1 - last) == pytest.approx(0.5 * steps)
+    assert TeacherConfig(momentum=0.9).momenta(7) == (0.9, 1.0)
+    assert teacher.momenta(1) == (0.0, 0.0)  # never below a teacher without memory
+    with pytest.raises(ValueError, match=r"teacher.horizon must be two shares above 0"):
+        TeacherConfig(horizon=(0.1, 0.0))
+
+
+def test_rates_follow_the_root_of_the_batch() -> None:
+    config = OptimConfig(lr=1e-3, start_lr=1e-4, final_lr=1e-5, reference_batch=64).for_batch(16)
+    assert (config.lr, config.start_lr, config.final_lr) == pytest.approx((5e-4, 5e-5, 5e-6))
+    assert OptimConfig(lr=1e-3).for_batch(16).lr == 1e-3
 
 
 def test_biases_and_vectors_do_not_decay(tiny: JepaConfig) -> None:

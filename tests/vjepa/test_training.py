@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 from batches import Clips, make_batch
 from pytorch_lightning.callbacks import Callback
+from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, IterableDataset
 
 from vjepa.jepa import JEPA, JepaConfig
+from vjepa.masks import LONG_RANGE, SHORT_RANGE
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -141,3 +144,22 @@ def test_position_is_where_the_batches_ended(tiny: JepaConfig) -> None:
     model = JEPA(tiny)
     model.training_step(Clips(make_batch(4).clips, 20), 0)
     assert model.position == 20
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_losses_from_three_graphs(tiny: JepaConfig) -> None:
+    """One graph each for teacher, context encoder and predictor, although every step has other lengths."""
+    counters.clear()
+    masks = {"short": replace(SHORT_RANGE, keep=0, predict=0), "long": replace(LONG_RANGE, keep=0, predict=0)}
+    plain, compiled = (JEPA(replace(tiny, masks=masks)) for _ in range(2))
+    compiled.compile_blocks()
+    lengths = set()
+    for step in range(8):
+        compiled.watching = True
+        loss = compiled.training_step(make_batch(step), 0)
+        loss.backward()
+        torch.testing.assert_close(loss, plain.training_step(make_batch(step), 0))
+        assert compiled.watched is not None
+        lengths |= {one.context.shape[1] for one in compiled.watched.predictions}
+    assert len(lengths) > 3
+    assert counters["stats"]["unique_graphs"] == 3

@@ -1,17 +1,19 @@
 """An attentive probe on its encoder as transformers' VJEPA2ForVideoClassification.
 
 The probe of V-JEPA 1, one learned query that looks at all tokens, is transformers' attentive pooler without
-self-attention layers, and a linear classifier. Writing needs the extra `transformers`.
+self-attention layers, and a linear classifier; that of V-JEPA 2 has three such layers. Writing needs the extra
+`transformers`.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from vjepa.formats.accounting import fill
-from vjepa.formats.transformers import save_model, to_transformers
+from vjepa.formats.transformers import read_settings, read_weights, save_model, to_transformers
 from vjepa.predictor import Predictor
 from vjepa.vit import Encoder
 
@@ -39,15 +41,15 @@ def to_classifier(
         raise ValueError(f"class names must differ from each other for label2id, got {', '.join(labels)}")
     model = to_transformers(encoder, predictor)
     settings = model.config
-    settings.num_pooler_layers = 0
+    settings.num_pooler_layers = len({name.split(".")[1] for name in head if name.startswith("blocks.")})
     settings.id2label = dict(enumerate(labels))
     settings.label2id = {name: number for number, name in enumerate(labels)}
     theirs = VJEPA2ForVideoClassification(settings)
     theirs.vjepa2 = model
-    linear = {name: tensor for name, tensor in head.items() if name.startswith("linear.")}
-    pooler = {name: tensor for name, tensor in head.items() if name not in linear}
-    fill(theirs.pooler, _renamed(pooler), "the attentive head")
-    fill(theirs.classifier, {name.removeprefix("linear."): tensor for name, tensor in linear.items()}, "its classifier")
+    named = _renamed(head)
+    for part, words in (("pooler", "the attentive head"), ("classifier", "its classifier")):
+        weights = {name.removeprefix(f"{part}."): value for name, value in named.items() if name.startswith(f"{part}.")}
+        fill(getattr(theirs, part), weights, words)
     return theirs
 
 
@@ -63,21 +65,82 @@ def save_classifier(
     return save_model(to_classifier(encoder, predictor, head, heads, labels), encoder.config, folder)
 
 
-_STEM = "cross_attention_layer."
-_NAMES = {"norm1": "layer_norm1", "norm2": "layer_norm2", "q": "cross_attn.q_proj"}
+def read_classifier(folder: str | Path) -> tuple[dict[str, Tensor], int, list[str]]:
+    """The head of a classifier's folder: tensors under V-JEPA's names, attention heads, class names.
+
+    transformers itself is not needed. Raises ValueError where the folder holds no classifier.
+    """
+    folder = Path(folder)
+    settings, weights = read_settings(folder), read_weights(folder)
+    theirs = {name: tensor for name, tensor in weights.items() if name.startswith(("pooler.", "classifier."))}
+    if not theirs:
+        raise ValueError(f"{folder} holds a VJEPA2 model without a classifier; give a VJEPA2ForVideoClassification")
+    head = _named_back(theirs, str(folder))
+    names = {int(number): name for number, name in settings.get("id2label", {}).items()}
+    classes = [names.get(number, str(number)) for number in range(len(head["linear.bias"]))]
+    return head, settings.get("num_attention_heads", 16), classes
+
+
+_NAMES = {
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "q": "cross_attn.q_proj",
+    "attn.proj": "self_attn.out_proj",
+    "linear": "classifier",
+}
+_JOINED = {  # a projection that V-JEPA keeps as one -> its parts in transformers
+    "kv": ("cross_attn.k_proj", "cross_attn.v_proj"),
+    "attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+}
 
 
 def _renamed(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The probe's tensors under the pooler's names; keys and values apart."""
+    """The probe's tensors under transformers' names; queries, keys and values apart."""
     named = {}
     for name, tensor in head.items():
-        stem, _, kind = name.rpartition(".")
+        place, stem, kind = _cut(name)
         if name == "query_tokens":
-            named[name] = tensor
-        elif stem == "kv":
-            key, value = tensor.chunk(2)
-            named[f"{_STEM}cross_attn.k_proj.{kind}"] = key.clone()
-            named[f"{_STEM}cross_attn.v_proj.{kind}"] = value.clone()
+            named["pooler.query_tokens"] = tensor
+        elif stem == "linear":
+            named[f"classifier.{kind}"] = tensor
+        elif stem in _JOINED:
+            for part, value in zip(_JOINED[stem], tensor.chunk(len(_JOINED[stem])), strict=True):
+                named[f"{place}{part}.{kind}"] = value.clone()
         else:
-            named[f"{_STEM}{_NAMES.get(stem, stem)}.{kind}"] = tensor
+            named[f"{place}{_NAMES.get(stem, stem)}.{kind}"] = tensor
+    return named
+
+
+def _cut(name: str) -> tuple[str, str, str]:
+    """`blocks.0.attn.proj.bias` -> the layer's name in transformers, `attn.proj`, `bias`."""
+    stem, _, kind = name.rpartition(".")
+    if stem.startswith("blocks."):
+        _, number, stem = stem.split(".", 2)
+        return f"pooler.self_attention_layers.{number}.", stem, kind
+    return "pooler.cross_attention_layer.", stem, kind
+
+
+def _named_back(theirs: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Transformers' tensors under the probe's names; ValueError where a part of a joined one is missing."""
+    back = {new: old for old, new in _NAMES.items()}
+    wholes = {part: whole for whole, parts in _JOINED.items() for part in parts}
+    named: dict[str, Tensor] = {}
+    for name, tensor in theirs.items():
+        stem, _, kind = name.removeprefix("pooler.").rpartition(".")
+        place = ""
+        if stem.startswith("self_attention_layers."):
+            _, number, stem = stem.split(".", 2)
+            place = f"blocks.{number}."
+        stem = stem.removeprefix("cross_attention_layer.")
+        if not stem:
+            named[kind] = tensor
+        elif stem not in wholes:
+            named[f"{place}{back.get(stem, stem)}.{kind}"] = tensor
+        elif stem == _JOINED[wholes[stem]][0]:
+            root = name.removesuffix(f"{stem}.{kind}")
+            parts = [f"{root}{part}.{kind}" for part in _JOINED[wholes[stem]]]
+            absent = [part for part in parts if part not in theirs]
+            if absent:
+                raise ValueError(f"{source}: the classifier lacks {', '.join(absent)}; it is damaged")
+            named[f"{place}{wholes[stem]}.{kind}"] = torch.cat([theirs[part] for part in parts])
     return named

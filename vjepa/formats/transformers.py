@@ -107,8 +107,8 @@ def load_transformers(folder: str | Path) -> Pretrained:
     Raises ValueError where the folder holds another kind of model, or one with settings that ours does not have.
     """
     folder = Path(folder)
-    settings = _read_settings(folder)
-    weights = _read_weights(folder)
+    settings = read_settings(folder)
+    weights = read_weights(folder)
     ignored: dict[str, str] = {}
     if any(name.startswith("vjepa2.") for name in weights):
         for name in [name for name in weights if name.startswith(("pooler.", "classifier."))]:
@@ -175,7 +175,8 @@ def _named_back(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The config.json of a VJEPA2 folder; ValueError where it is another model's, or one that ours cannot compute."""
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} is no folder of transformers: {CONFIG} is missing")
     settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
@@ -188,7 +189,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder: one safetensors file, several with an index, or a pickled one."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
