@@ -1,6 +1,7 @@
 """What is asked of a loader (DataConfig, Views) and what comes out of it (Batch).
 
-Shapes: B clips, V views, T frames, H W pixels, C channels; pixels stay uint8 until they are on the device.
+Shapes: B clips, V views of S segments in time, T frames, H W pixels, C channels; pixels stay uint8 until they are on
+the device.
 """
 
 from dataclasses import dataclass, field, replace
@@ -54,15 +55,9 @@ class DataConfig:
         for name in ("frames", "stride", "crop", "shuffle_shards", "clips_per_video"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("scale", "aspect"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"data.{name} must satisfy 0 < low <= high, got {(low, high)}")
-        if self.scale[1] > 1:
-            raise ValueError(f"data.scale must not exceed 1, the whole frame, got {self.scale}")
-        for name in ("flip", "max_bad_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"data.{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_crops("data", self.scale, self.aspect, self.flip)
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"data.max_bad_fraction must lie in [0, 1], got {self.max_bad_fraction}")
         if self.fps < 0 or self.timeout <= 0 or self.workers < -1:
             found = f"fps {self.fps}, timeout {self.timeout}, workers {self.workers}"
             raise ValueError(f"data needs fps >= 0, timeout > 0 and workers >= -1, got {found}")
@@ -89,32 +84,58 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Views:
-    """What evaluation sees of a video: fixed segments in time, each with fixed square crops."""
+    """What is seen of a video: segments in time, each with crops in space; fixed ones, or random ones of a seed."""
 
     segments: int = 1
-    crops: int = 1
+    crops: int = 1  # squares along the long side
+    augmented: int = 0  # instead of the fixed ones: so many views with random places in time and a random crop
+    scale: tuple[float, float] = (0.08, 1.0)  # area of a random crop, as a fraction of the frame's
+    aspect: tuple[float, float] = (0.75, 1.35)  # width / height of a random crop
+    flip: float = 0.0  # probability, in random views
+    seed: int = 0  # of the random views
 
     def __post_init__(self) -> None:
-        if self.segments < 1 or self.crops < 1:
-            raise ValueError(f"views.segments and views.crops must be at least 1, got {self.segments}, {self.crops}")
+        if self.segments < 1 or self.crops < 1 or self.augmented < 0:
+            raise ValueError(
+                "views.segments and views.crops must be at least 1, views.augmented not negative, got "
+                f"{self.segments}, {self.crops}, {self.augmented}"
+            )
+        check_crops("views", self.scale, self.aspect, self.flip)
+
+    @property
+    def count(self) -> int:
+        """V: views of a video; the segments of one belong together."""
+        return self.augmented or self.crops
+
+
+def check_crops(where: str, scale: tuple[float, float], aspect: tuple[float, float], flip: float) -> None:
+    """Raise ValueError for random crops that cannot be."""
+    for name, (low, high) in (("scale", scale), ("aspect", aspect)):
+        if not 0 < low <= high:
+            raise ValueError(f"{where}.{name} must satisfy 0 < low <= high, got {(low, high)}")
+    if scale[1] > 1:
+        raise ValueError(f"{where}.scale must not exceed 1, the whole frame, got {scale}")
+    if not 0 <= flip <= 1:
+        raise ValueError(f"{where}.flip must lie in [0, 1], got {flip}")
 
 
 @dataclass
 class Batch:
     """Clips with their labels; `skipped` names, by reason, the samples of this batch that could not be read."""
 
-    clips: Tensor  # uint8 [B, T, H, W, C]; in evaluation [B, V, T, H, W, C], V = crop * segments + segment
+    clips: Tensor  # uint8 [B, T, H, W, C]; in evaluation [B, V*S, T, H, W, C], all segments of the first view first
     labels: Tensor  # int64 [B], -1 where there is none
     keys: list[str]
     skipped: dict[str, list[str]] = field(default_factory=dict)
     position: int = 0  # where training goes on after this batch, in clips over all ranks
+    places: list[int] = field(default_factory=list)  # in evaluation: of the samples, in the order of the shards
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, for copies that do not block."""
-        return Batch(self.clips.pin_memory(), self.labels.pin_memory(), self.keys, self.skipped, self.position)
+        return replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
         clips = self.clips.to(device, non_blocking=non_blocking)
         labels = self.labels.to(device, non_blocking=non_blocking)
-        return Batch(clips, labels, self.keys, self.skipped, self.position)
+        return replace(self, clips=clips, labels=labels)

@@ -9,15 +9,25 @@ Shapes: B clips, V views, T frames, H W pixels, C channels; pixels stay uint8.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data.batch import Batch, DataConfig, MixPart, Views
 from data.manifest import Manifest
 from data.plan import Mixture, Plan
-from data.workers import ClipReader, EvalBatches, Stream, TrainBatches, start_workers
+from data.workers import ClipReader, EvalBatches, Request, Stream, TrainBatches, start_workers
 
-__all__ = ["Batch", "DataConfig", "EvalLoader", "MixPart", "Tally", "TrainLoader", "Views", "load_manifest"]
+__all__ = [
+    "Batch",
+    "DataConfig",
+    "EvalLoader",
+    "MixPart",
+    "Request",
+    "Tally",
+    "TrainLoader",
+    "Views",
+    "load_manifest",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +50,7 @@ class TrainLoader:
         self.position = position
         self.tally = Tally(config.max_bad_fraction)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """Go on at `position`."""
         batches = TrainBatches(
             self.open_streams(), self.mixture, self.batch, self.rank, self.world, self.config.clips_per_video
@@ -101,8 +111,8 @@ class TrainLoader:
 class EvalLoader:
     """One pass: every sample exactly once over all ranks, without padding, so ranks may differ in length.
 
-    `missing` names, by reason, what could not be read so far. clips [B, V, T, H, W, C] with V = crops x segments:
-    all segments of the first crop come first.
+    `missing` names, by reason, what could not be read so far. clips [B, V*S, T, H, W, C] with V views of S segments:
+    all segments of the first view come first.
     """
 
     def __init__(
@@ -123,16 +133,24 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Start the pass anew."""
+        starts = range(0, len(self.share), self.batch)
+        for batch in self.read(Request(self.share[start : start + self.batch]) for start in starts):
+            if batch.keys:
+                yield batch
+
+    def read(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """A batch for each request, in their order, without the samples that cannot be read.
+
+        The requests are asked for in this process, a few ahead of the batches: they may depend on what others do.
+        """
         self.missing = {}
         tally = Tally(self.config.max_bad_fraction)
-        reader = ClipReader(self.config, self.manifest)
-        batches = EvalBatches(reader, self.share, self.batch, self.views.segments, self.views.crops)
+        batches = EvalBatches(ClipReader(self.config, self.manifest), requests, self.views)
         for batch in start_workers(batches, 0, self.config.count_workers(), self.config.timeout):
             for reason, names in batch.skipped.items():
                 self.missing.setdefault(reason, []).extend(names)
             tally.add(batch, replaced=False)
-            if batch.keys:
-                yield batch
+            yield batch
 
 
 class Tally:
@@ -147,15 +165,26 @@ class Tally:
 
     def add(self, batch: Batch, replaced: bool = True) -> None:
         """Count a batch; ValueError once more than `limit` of the samples seen are bad."""
-        bad = [(reason, name) for reason, names in batch.skipped.items() for name in names]
-        self.seen += len(batch.keys) + (0 if replaced else len(bad))
-        for reason, name in bad:
-            self.skipped[reason] += 1
-            logger.warning("skipped %s (%s)", name, reason)
-            if self.on_skip is not None:
-                self.on_skip(reason, name)
+        for reason, names in batch.skipped.items():
+            for name in names:
+                logger.warning("skipped %s (%s)", name, reason)
+                if self.on_skip is not None:
+                    self.on_skip(reason, name)
+        bad = sum(map(len, batch.skipped.values()))
+        self.count(len(batch.keys) - (bad if replaced else 0), batch.skipped)
+        if bad:
+            self.check()
+
+    def count(self, good: int, skipped: Mapping[str, Sequence[str]]) -> None:
+        """Count samples, `good` ones and those skipped by reason, without a word."""
+        bad = [(reason, name) for reason, names in skipped.items() for name in names]
+        self.seen += good + len(bad)
+        self.skipped.update(reason for reason, _ in bad)
         self._latest = [f"{name} ({reason})" for reason, name in bad] + self._latest[:3]
-        if bad and self.skipped.total() > max(TOLERATED if self.limit else 0, self.limit * self.seen):
+
+    def check(self) -> None:
+        """ValueError where more than `limit` of the samples counted are bad."""
+        if self.skipped.total() > max(TOLERATED if self.limit else 0, self.limit * self.seen):
             reasons = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.most_common())
             raise ValueError(
                 f"{self.skipped.total()} of {self.seen} samples could not be read, more than data.max_bad_fraction "

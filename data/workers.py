@@ -7,8 +7,9 @@ one hangs where even a thread cannot be left behind, the board says which sample
 
 import multiprocessing
 import random
+import signal
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from operator import itemgetter
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data.augment import crop_resize, random_box, square_boxes
-from data.batch import Batch, DataConfig
+from data.batch import Batch, DataConfig, Views
 from data.clips import choose_frames, segment_places
 from data.deadline import Deadline
 from data.decode import DecodeError, Decoder, Frames, decode_frames
@@ -39,7 +40,7 @@ HUNG = 10  # times the sample's limit: so long may a batch make no progress at a
 class Clip:
     """One sample, ready for a batch."""
 
-    pixels: Tensor  # uint8 [T, H, W, C], in evaluation [V, T, H, W, C]
+    pixels: Tensor  # uint8 [T, H, W, C], in evaluation [V*S, T, H, W, C]
     label: int
     key: str
 
@@ -69,18 +70,34 @@ class ClipReader:
             clips.append(Clip(crop_resize(part, box, config.crop, flip), read_label(sample), sample.key))
         return clips
 
-    def evaluate(self, sample: Sample, segments: int, crops: int) -> Clip:
-        """All fixed views of a video, decoded in one go; all segments of the first crop come first."""
-        config = self.config
-        timing = read_timing(sample)
-        indices: list[int] = []
-        for where in segment_places(segments):
-            indices += choose_frames(timing, config.frames, config.stride, config.fps, where).tolist()
-        frames = self._decode(sample, indices)
-        boxes = square_boxes(frames.shape[1], frames.shape[2], crops)
-        views = [crop_resize(frames, box, config.crop) for box in boxes]
-        pixels = torch.stack(views).reshape(crops * segments, config.frames, config.crop, config.crop, 3)
+    def evaluate(self, sample: Sample, views: Views, which: int | None = None) -> Clip:
+        """All views of a video, or the one asked for; all segments of the first view come first."""
+        wanted = range(views.count) if which is None else (which,)
+        if views.augmented:
+            shown = [self._augment(sample, views, view) for view in wanted]
+        else:
+            frames = self._decode_segments(sample, segment_places(views.segments))
+            boxes = square_boxes(frames.shape[1], frames.shape[2], views.crops)
+            shown = [crop_resize(frames, boxes[view], self.config.crop) for view in wanted]
+        pixels = torch.stack(shown).unflatten(1, (views.segments, self.config.frames)).flatten(0, 1)
         return Clip(pixels, read_label(sample), sample.key)
+
+    def _augment(self, sample: Sample, views: Views, view: int) -> Tensor:
+        """A random view [S*T, H, W, C]: each segment somewhere in its part of the time, one crop for all of them."""
+        draw = draw_for(views.seed, view, sample.key)
+        places = [(segment + draw.random()) / views.segments for segment in range(views.segments)]
+        flip = draw.random() < views.flip
+        frames = self._decode_segments(sample, places)
+        box = random_box(frames.shape[1], frames.shape[2], views.scale, views.aspect, draw)
+        return crop_resize(frames, box, self.config.crop, flip)
+
+    def _decode_segments(self, sample: Sample, places: Sequence[float]) -> Frames:
+        """The frames of the clips at these places, in one go: [S*T, H, W, C]."""
+        config, timing = self.config, read_timing(sample)
+        indices: list[int] = []
+        for where in places:
+            indices += choose_frames(timing, config.frames, config.stride, config.fps, where).tolist()
+        return self._decode(sample, indices)
 
     def _decode(self, sample: Sample, indices: list[int]) -> Frames:
         if self.deadline is None:
@@ -93,11 +110,11 @@ class ClipReader:
 
 
 class Batches(Protocol):
-    """A series of batches: which exist from `start` on, and how one is made in a worker."""
+    """A series of batches: what is asked for from `start` on, and how an answer is made in a worker."""
 
-    def numbers(self, start: int) -> Iterator[int]: ...
+    def numbers(self, start: int) -> Iterator[Any]: ...
 
-    def make(self, number: int, board: "Board") -> Batch: ...
+    def make(self, number: Any, board: "Board") -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -162,29 +179,43 @@ class TrainBatches:
         )
 
 
-class EvalBatches:
-    """Evaluation: the samples of `share` in the order of the shards."""
+@dataclass(frozen=True)
+class Request:
+    """Samples wanted of an evaluation set, by their place in the order of the shards."""
 
-    def __init__(self, reader: ClipReader, share: range, batch: int, segments: int, crops: int) -> None:
-        self.reader, self.share, self.batch, self.segments, self.crops = reader, share, batch, segments, crops
+    places: Sequence[int]
+    views: Sequence[int] = ()  # the one wanted of each; none: all of them
+
+
+class EvalBatches:
+    """Evaluation: a batch for each request, made when a worker is free; whoever asks may take his time."""
+
+    def __init__(self, reader: ClipReader, requests: Iterable[Request], views: Views) -> None:
+        self.reader, self.views = reader, views
+        self.requests = requests
         self.starts = [0, *accumulate(shard.samples for shard in reader.shards.manifest.shards)]
 
-    def numbers(self, start: int) -> Iterator[int]:
-        yield from range(start, -(-len(self.share) // self.batch))
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "requests": ()}  # they are asked in the main process
 
-    def make(self, number: int, board: "Board") -> Batch:
+    def numbers(self, start: int) -> Iterator[Request]:
+        yield from self.requests
+
+    def make(self, number: Request, board: "Board") -> Batch:
         skipped: dict[str, list[str]] = {}
-        clips = []
-        for position in self.share[number * self.batch : (number + 1) * self.batch]:
-            shard = bisect_right(self.starts, position) - 1
-            index = position - self.starts[shard]
+        clips, places = [], []
+        views: Sequence[int | None] = number.views or [None] * len(number.places)
+        for place, view in zip(number.places, views, strict=True):
+            shard = bisect_right(self.starts, place) - 1
+            index = place - self.starts[shard]
             key = self.reader.shards.key(shard, index)
             board.write(key)
             try:
-                clips.append(self.reader.evaluate(self.reader.shards.read(shard, index), self.segments, self.crops))
+                clips.append(self.reader.evaluate(self.reader.shards.read(shard, index), self.views, view))
+                places.append(place)
             except DecodeError as error:
                 skipped.setdefault(error.reason, []).append(key)
-        return _collate(clips, skipped, 0)
+        return replace(_collate(clips, skipped, 0), places=places)
 
 
 class Board:
@@ -206,7 +237,7 @@ class Board:
         return [line.decode(errors="replace") for line in lines if line]
 
 
-def start_workers(batches: Batches, start: int, workers: int, timeout: float) -> Iterator[Batch]:
+def start_workers(batches: Batches, start: int, workers: int, timeout: float) -> Generator[Batch, None, None]:
     """Batches in order, made by `workers` processes (0: this one), `timeout` seconds being the limit of a sample."""
     board = Board(workers)
     loader: DataLoader[Any] = DataLoader(
@@ -218,7 +249,12 @@ def start_workers(batches: Batches, start: int, workers: int, timeout: float) ->
         pin_memory=torch.cuda.is_available(),
         timeout=HUNG * timeout if workers else 0,
     )
-    iterator: Any = iter(loader)
+    # A signal to all processes of a job must not take the workers from a run that is about to save: they inherit this.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+    try:
+        iterator: Any = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         while True:
             answer = _next_answer(iterator, board, HUNG * timeout)
@@ -230,6 +266,8 @@ def start_workers(batches: Batches, start: int, workers: int, timeout: float) ->
     finally:
         if workers:  # now, not when the garbage collector finds time: a fork of this process must not inherit it
             iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()  # one that hangs; they do not hear SIGTERM
 
 
 def _next_answer(iterator: Iterator[Any], board: Board, limit: float) -> Any:
@@ -249,18 +287,18 @@ class _Work(Dataset[Any]):
     def __init__(self, batches: Batches, board: Board) -> None:
         self.batches, self.board = batches, board
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: Any) -> Any:
         try:
             return self.batches.make(number, self.board)
         except (ValueError, OSError) as error:
             return error
 
 
-class _Numbers(Sampler[int]):
+class _Numbers(Sampler[Any]):
     def __init__(self, batches: Batches, start: int) -> None:
         self.batches, self.start = batches, start
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Any]:
         return self.batches.numbers(self.start)
 
 

@@ -1,0 +1,90 @@
+"""A labelled set out of videos without labels: short windows, to tell forward from backward or one video from another.
+
+A probe on it says how much of a scene's motion, or of its looks, an encoder keeps, where nobody has annotated anything.
+T frames, H W pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data.decode import decode_frames, probe_video
+from data.sources import list_sources
+from data.synthetic import encode_clip
+
+Label = Literal["direction", "source"]
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """Which windows are cut, and how they are written."""
+
+    frames: int = 16
+    stride: int = 1  # frames of the video between two of a window
+    hop: int = 8  # frames of the video between the beginnings of two windows
+    short_side: int = 64  # pixels
+    held_out: float = 0.3  # the last share of each video goes into the test set; no frame is in both sets
+    fps: int = 8  # written into the files; nothing is resampled
+    crf: int = 20
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.stride, self.hop, self.short_side, self.fps) < 1:
+            raise ValueError(f"windows need frames, stride, hop, short_side and fps of at least 1, got {self}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"windows: held_out must lie in (0, 1), got {self.held_out}")
+
+
+def write_windows(videos: str, output: Path, label: Label, config: WindowConfig) -> dict[str, int]:
+    """Write output/train/<label>/*.mp4 and output/test/<label>/*.mp4; returns the number of files of each set.
+
+    `direction`: each window twice, in the folders forward and backward. `source`: the video's name is the label.
+    Raises ValueError where the videos are too short for a window in both sets.
+    """
+    counts = {"train": 0, "test": 0}
+    for source in list_sources(videos).sources:
+        content = Path(source.path).read_bytes()
+        for subset, starts in split_starts(probe_video(content).frames, config).items():
+            for start in starts:
+                frames = read_window(content, start, config)
+                name = f"{source.key}-{start:06d}.mp4"
+                ways = {"forward": frames, "backward": frames[::-1]} if label == "direction" else {source.key: frames}
+                for folder, shown in ways.items():
+                    path = Path(output) / subset / folder / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    encode_clip(np.ascontiguousarray(shown), path, config.fps, config.crf)
+                    counts[subset] += 1
+    if not min(counts.values()):
+        raise ValueError(
+            f"{videos}: no video has the {span(config)} frames that a window needs in both its first "
+            f"{1 - config.held_out:.0%} and its last {config.held_out:.0%}; lower "
+            "stride or frames, or give longer videos"
+        )
+    return counts
+
+
+def span(config: WindowConfig) -> int:
+    """Frames of the video from the first to the last of a window."""
+    return (config.frames - 1) * config.stride + 1
+
+
+def split_starts(frames: int, config: WindowConfig) -> dict[str, range]:
+    """First frames of the windows of a video of `frames` frames, for each set."""
+    border = round(frames * (1 - config.held_out))
+    return {
+        "train": range(0, border - span(config) + 1, config.hop),
+        "test": range(border, frames - span(config) + 1, config.hop),
+    }
+
+
+def read_window(content: bytes, start: int, config: WindowConfig) -> npt.NDArray[np.uint8]:
+    """The window of a video that begins at frame `start`, made small: uint8 [T, H, W, 3] with even sides."""
+    indices = range(start, start + span(config), config.stride)
+    frames = decode_frames(content, list(indices), "auto")
+    height, width = frames.shape[1:3]
+    scale = config.short_side / min(height, width)
+    size = (round(width * scale / 2) * 2, round(height * scale / 2) * 2)
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames])
