@@ -1,101 +1,127 @@
-"""Frozen features of a whole set, computed once.
+"""Frozen features of a whole set: many small reads of few tokens at a time, never all of them at once.
 
-n clips, B of them in a batch, T frames, V views (spatial crops), N tokens of a view (its segments in time joined), D
-width.
+n samples, b of them in a read, V views, L layers of S segments in time of h x w x t tokens each: N tokens of a view in
+all, D width.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-
-from data.loader import EvalLoader
-from vjepa.pixels import normalise
-from vjepa.vit import Encoder
 
 
-class Extractor(Protocol):
-    """Anything that turns clips uint8 [B, T, H, W, 3] into tokens [B, N, D] without learning."""
+class TokenSource(Protocol):
+    """Where tokens are read from: memory, files mapped into it, or the encoder itself."""
 
-    def __call__(self, clips: Tensor) -> Tensor: ...
+    shape: tuple[int, int]  # tokens N of a view, width D
+
+    def read(self, rows: Tensor, views: Tensor) -> Tensor:
+        """Rows int64 [b] of the set, a view int64 [b] of each -> bf16 [b, N, D]."""
+        ...
+
+    def walk(self, places: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """`read` for one (rows, views) after the other; what comes next may be prepared meanwhile."""
+        ...
 
 
-@dataclass
 class Features:
-    """Tokens of a set, with what is known of each clip."""
+    """What is known of a set: labels, keys, one vector a view in memory, and tokens for whoever asks for them.
 
-    tokens: Tensor  # [n, V, N, D], half precision
-    labels: Tensor  # int64 [n]
-    keys: list[str]
-    missing: dict[str, list[str]] = field(default_factory=dict)  # unreadable samples, by reason
+    Augmented epochs of a training set are views of it: epoch e of a head takes view e % V.
+    """
+
+    def __init__(
+        self,
+        source: TokenSource,
+        labels: Tensor,
+        keys: Sequence[str],
+        pooled: Tensor,
+        missing: dict[str, list[str]] | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        self.source = source
+        self.labels = labels  # int64 [n] (classes; -1 where there is none) or float32 [n] (values to regress)
+        self.keys = list(keys)  # of the n readable samples, each once
+        self.pooled = pooled  # float32 [n, V, D]: mean over the tokens of a view, of the last layer
+        self.missing = missing or {}  # unreadable samples, by reason
+        self.rows = torch.arange(len(self.keys)) if rows is None else rows  # where the samples lie in the source
+        if not len(labels) == len(self.keys) == len(pooled) == len(self.rows):
+            found = f"{len(labels)}, {len(self.keys)}, {len(pooled)}, {len(self.rows)}"
+            raise ValueError(f"features need as many labels as keys, pooled vectors and rows, got {found}")
+
+    @classmethod
+    def from_tokens(
+        cls,
+        tokens: Tensor,
+        labels: Tensor,
+        keys: Sequence[str] = (),
+        missing: dict[str, list[str]] | None = None,
+        layers: int = 1,
+    ) -> "Features":
+        """Features of tokens [n, V, N, D] that are in memory, of `layers` layers, the last one last."""
+        pooled = pool(tokens, layers)
+        names = keys or [str(number) for number in range(len(tokens))]
+        shape = tokens.shape[2], tokens.shape[3]
+        return cls(Stored([tokens.to(torch.bfloat16)], shape), labels, names, pooled, missing)
 
     @property
-    def pooled(self) -> Tensor:
-        """Mean over the tokens of a view: float32 [n, V, D]."""
-        return self.tokens.float().mean(2)
+    def views(self) -> int:
+        """V: views of a sample."""
+        return self.pooled.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D): tokens of a view, those of all layers counted, and their width."""
+        return self.source.shape
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def pick(self, index: Tensor, view: Tensor) -> Tensor:
+        """Samples int64 [b], a view int64 [b] of each -> tokens bf16 [b, N, D]."""
+        return self.source.read(self.rows[index], view)
+
+    def walk(self, places: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """`pick` for one (index, view) after the other; faster where tokens come from afar."""
+        return self.source.walk((self.rows[index], view) for index, view in places)
+
+    def subset(self, index: Tensor) -> "Features":
+        """The samples int64 [m] alone, with the same tokens behind them."""
+        keys = [self.keys[number] for number in index.tolist()]
+        return Features(self.source, self.labels[index], keys, self.pooled[index], self.missing, self.rows[index])
 
 
-class FrozenEncoder:
-    """An encoder's last features; its weights are never touched."""
+class Stored:
+    """Tokens in parts [m, V, N, D] one after the other, in memory or mapped into it; no parts where none were kept."""
 
-    def __init__(self, encoder: Encoder, device: str = "cpu", precision: str = "bf16") -> None:
-        self.encoder = encoder.eval().requires_grad_(False).to(device)
-        self.device, self.half = device, precision == "bf16"
+    def __init__(self, parts: Sequence[Tensor], shape: tuple[int, int]) -> None:
+        self.parts = [part for part in parts if len(part)]
+        self.kept: object = None  # what must live as long as the tokens are read, such as locks
+        self.starts = [0, *accumulate(len(part) for part in self.parts)]
+        self.shape = shape
 
-    @torch.no_grad()
-    def __call__(self, clips: Tensor) -> Tensor:
-        """clips uint8 [B, T, H, W, 3] -> [B, N, D]."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
-            tokens: Tensor = self.encoder(normalise(clips.to(self.device)))
-        return tokens
+    def read(self, rows: Tensor, views: Tensor) -> Tensor:
+        """See `TokenSource`."""
+        if not self.parts:
+            raise ValueError("of these features only the means of the tokens were kept; extract them with tokens")
+        if len(self.parts) == 1:
+            return self.parts[0][rows, views]
+        found = torch.empty(len(rows), *self.shape, dtype=torch.bfloat16)
+        for number, (row, view) in enumerate(zip(rows.tolist(), views.tolist(), strict=True)):
+            part = bisect_right(self.starts, row) - 1
+            found[number] = self.parts[part][row - self.starts[part], view]
+        return found
 
-
-class FirstFrame:
-    """Another extractor that is shown the first frame only, standing still: what appearance alone gives away."""
-
-    def __init__(self, extractor: Extractor) -> None:
-        self.extractor = extractor
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        """clips uint8 [B, T, H, W, 3] -> [B, N, D]."""
-        return self.extractor(clips[:, :1].expand_as(clips))
-
-
-class Pixels:
-    """The clip's own pixels, made smaller: what needs no encoder at all."""
-
-    def __init__(self, side: int = 16) -> None:
-        self.side = side  # pixels
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        """clips uint8 [B, T, H, W, 3] -> one token [B, 1, T*side*side*3], values in [0, 1]."""
-        frames = clips.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-        small = functional.interpolate(frames, size=(self.side, self.side), mode="area")
-        return small.reshape(len(clips), 1, -1)
+    def walk(self, places: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """See `TokenSource`."""
+        for rows, views in places:
+            yield self.read(rows, views)
 
 
-def extract(
-    extractors: Mapping[str, Extractor], loader: EvalLoader, progress: Callable[[int], None] | None = None
-) -> dict[str, Features]:
-    """Run extractors over an evaluation loader: every readable sample is decoded once, its views are kept apart.
-
-    The segments in time of a view are joined: N tokens of each. `progress` is told the clips of each batch.
-    """
-    tokens: dict[str, list[Tensor]] = {name: [] for name in extractors}
-    labels, keys = [], []
-    for batch in loader:
-        shape = (len(batch.keys), loader.views.crops, loader.views.segments)
-        for name, extractor in extractors.items():
-            apart: Tensor = extractor(batch.clips.flatten(0, 1)).unflatten(0, shape)
-            tokens[name].append(apart.flatten(2, 3).to(torch.bfloat16).cpu())
-        labels.append(batch.labels)
-        keys += batch.keys
-        if progress is not None:
-            progress(len(batch.keys))
-    if not keys:
-        raise ValueError(f"no sample of {loader.config.path} was readable; check it with `python -m launch inspect`")
-    known = torch.cat(labels)
-    return {name: Features(torch.cat(parts), known, keys, loader.missing) for name, parts in tokens.items()}
+def pool(tokens: Tensor, layers: int = 1) -> Tensor:
+    """The mean over the tokens of the last of `layers` layers: [n, V, N, D] -> float32 [n, V, D]."""
+    last: Tensor = tokens.unflatten(2, (layers, -1))[:, :, -1]
+    return last.mean(2, dtype=torch.float32)

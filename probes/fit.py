@@ -1,151 +1,155 @@
-"""Training heads on cached features, and choosing among them on held-out training samples.
+"""Training attentive heads on frozen tokens, and choosing among them on held-out training samples.
 
-The set that is reported is never looked at before the choice is made. n clips, V views, N tokens, D width, C classes.
+A sweep reads every token once an epoch, whatever the number of heads. The reported set is never looked at before the
+choice is made. K heads, n clips, V views, N tokens, D width, C classes.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from probes.heads import AttentiveHead, LinearHead, standardise_tokens
+from probes.choose import hold_out
+from probes.features import Features
+from probes.heads import AttentiveHead
+from probes.linear import Fitted, fit_linear
+from probes.stack import TOKENS_AT_ONCE, Candidate, Stack
+from probes.task import Loss, Task, choose_best
 
-LINEAR_DECAYS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+__all__ = ["AttentiveConfig", "Fitted", "Recipe", "fit_attentive", "fit_linear", "predict_attentive", "train_heads"]
 
 
 @dataclass(frozen=True)
 class AttentiveConfig:
-    """Attentive heads, one for each pair of learning rate and weight decay, trained side by side on one pass."""
+    """Attentive heads, one for each learning rate, weight decay and seed, trained side by side on one pass."""
 
     lrs: tuple[float, ...] = (3e-3, 1e-3, 3e-4)  # at the start; cosine to 0
     weight_decays: tuple[float, ...] = (0.01, 0.1)
+    seeds: int = 1  # first weights tried of each; the choice is by their mean, the first one is reported
     epochs: int = 20
-    batch: int = 64
+    batch: int = 64  # samples of a step
     heads: int = 0  # attention heads; 0: as many as the encoder
-    held_out: float = 0.2  # share of the training samples on which the head is chosen
+    loss: Loss = "l1"  # of values to regress
 
     def __post_init__(self) -> None:
         if not self.lrs or not self.weight_decays:
             raise ValueError("attentive.lrs and attentive.weight_decays must name at least one value each")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"attentive.held_out must lie in (0, 1), got {self.held_out}")
+        for name in ("seeds", "epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"attentive.{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def grid(self) -> list[tuple[float, float]]:
+        """Pairs of learning rate and weight decay."""
+        return [(lr, decay) for lr in self.lrs for decay in self.weight_decays]
 
 
-class Fitted(NamedTuple):
-    """A chosen head's verdict on the reported set, and what was chosen."""
+@dataclass(frozen=True)
+class Recipe:
+    """What is the same for all heads of a sweep, and where a training that was stopped goes on."""
 
-    probabilities: Tensor  # [n, C], averaged over views
-    choice: dict[str, float]  # hyper-parameters, and `held_out`: the accuracy they were chosen by
-    head: AttentiveHead | LinearHead | None = None  # none where nothing was trained
-
-
-def split_held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (kept, held out) of labels [n], the same share of every class, at least one of each where it has two."""
-    generator = torch.Generator().manual_seed(seed)
-    held = []
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        count = max(1, round(share * len(members))) if len(members) > 1 else 0
-        held.append(members[torch.randperm(len(members), generator=generator)[:count]])
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[torch.cat(held)] = True
-    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+    task: Task
+    config: AttentiveConfig = field(default_factory=AttentiveConfig)
+    depth: int = 1
+    seed: int = 0  # of the order of samples, the held-out part and the first weights
+    held_out: float = 0.2  # share of the training samples on which a head is chosen
+    folds: int = 0  # of cross-validation instead; 0: none
+    device: str = "cpu"
+    place: Path | None = None  # folder for a file that is written every epoch and removed at the end
 
 
-def fit_linear(
-    train: Tensor, labels: Tensor, test: Tensor, classes: int, held_out: float = 0.2, seed: int = 0
-) -> Fitted:
-    """Logistic regression on train [n, V, D]; weight decay chosen on held-out samples, then fitted on all."""
-    kept, held = split_held_out(labels, held_out, seed)
-    scores = {}
-    for decay in LINEAR_DECAYS:
-        head = _logistic_regression(train[kept], labels[kept], classes, decay)
-        scores[decay] = _accuracy(_linear_probabilities(head, train[held]), labels[held])
-    decay = max(scores, key=lambda known: (scores[known], known))
-    head = _logistic_regression(train, labels, classes, decay)
-    choice = {"weight_decay": decay, "held_out": scores[decay]}
-    return Fitted(_linear_probabilities(head, test), choice, head)
+def fit_attentive(known: Features, asked: Features, recipe: Recipe) -> Fitted:
+    """Heads on the known tokens; the best on held-out samples is trained again on all and speaks on the asked ones."""
+    config, task = recipe.config, recipe.task
+    grid = config.grid
+    seeds = [recipe.seed + number for number in range(config.seeds)]
+    candidates = [Candidate(lr, decay, seed) for lr, decay in grid for seed in seeds]
+    good, bad, count = torch.zeros(len(candidates)).double(), torch.zeros(len(candidates)).double(), 0
+    parts = hold_out(known.labels, recipe.held_out, recipe.folds, recipe.seed) if len(grid) > 1 else []
+    for number, (kept, held) in enumerate(parts):
+        stack = train_heads(known.subset(kept), candidates, recipe, f"choice-{number}")
+        apart = known.subset(held)
+        for index, answers in _answers(stack.answer, apart, task):
+            for total, found in zip((good, bad), task.grade(answers, apart.labels[index]), strict=True):
+                total += found.sum(1)
+        count += len(held)
+    best = choose_best(*(total.unflatten(0, (len(grid), -1)).mean(1) for total in (good, bad)))
+    lr, decay = grid[best]
+    final = train_heads(known, [Candidate(lr, decay, seed) for seed in seeds], recipe, "final")
+    answers = predict(final.answer, asked, task)
+    choice = {"lr": lr, "weight_decay": decay}
+    if count:
+        choice["held_out"] = abs(float(good.unflatten(0, (len(grid), -1)).mean(1)[best])) / count
+    return Fitted(answers[0], choice, scale_outputs(final.head(0), task), tuple(answers[1:]))
 
 
-def fit_attentive(
-    train: Tensor, labels: Tensor, test: Tensor, classes: int, config: AttentiveConfig, seed: int = 0
-) -> Fitted:
-    """Attentive heads on tokens train [n, V, N, D]; the best on held-out samples speaks on test [m, V, N, D]."""
-    kept, held = split_held_out(labels, config.held_out, seed)
-    heads = train_attentive(train[kept], labels[kept], classes, config, seed)
-    scores = {
-        choice: _accuracy(attentive_probabilities(head, train[held]), labels[held]) for choice, head in heads.items()
-    }
-    best = max(scores, key=lambda choice: scores[choice])
-    choice = {"lr": best[0], "weight_decay": best[1], "held_out": scores[best]}
-    return Fitted(attentive_probabilities(heads[best], test), choice, heads[best])
+def train_heads(features: Features, candidates: list[Candidate], recipe: Recipe, name: str = "") -> Stack:
+    """Train heads side by side; epoch e takes view e % V of every sample."""
+    config, count = recipe.config, len(features)
+    width = features.shape[1]
+    heads = config.heads or max(1, width // 64)
+    shape = (width, heads if width % heads == 0 else math.gcd(width, heads), recipe.task.outputs, recipe.depth)
+    stack = Stack(candidates, shape, config.epochs * -(-count // config.batch), recipe.device)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    file = recipe.place / f"{name}.pt" if recipe.place else None
+    first = _resume(file, stack, generator)
+    for epoch in range(first, config.epochs):
+        chosen = torch.randperm(count, generator=generator).split(config.batch)
+        places = [(index, torch.full_like(index, epoch % features.views)) for index in chosen]
+        for index, tokens in zip(chosen, features.walk(places), strict=True):
+            stack.step(tokens, features.labels[index], recipe.task.measure)
+        if file is not None:
+            _save({"epoch": epoch + 1, "generator": generator.get_state(), **stack.state_dict()}, file)
+    return stack
 
 
-def train_attentive(
-    tokens: Tensor, labels: Tensor, classes: int, config: AttentiveConfig, seed: int
-) -> dict[tuple[float, float], AttentiveHead]:
-    """One head a (lr, weight decay), all fed the same batches of tokens [n, V, N, D]; each as if it were alone."""
-    width = tokens.shape[-1]
-    heads = {}
-    for choice in [(lr, decay) for lr in config.lrs for decay in config.weight_decays]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            heads[choice] = AttentiveHead(width, config.heads or max(1, width // 64), classes)
-    groups = [
-        {"params": list(head.parameters()), "lr": lr, "weight_decay": decay} for (lr, decay), head in heads.items()
-    ]
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    steps = config.epochs * -(-len(tokens) // config.batch)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(config.epochs):
-        for chosen in torch.randperm(len(tokens), generator=generator).split(config.batch):
-            view = torch.randint(tokens.shape[1], (len(chosen),), generator=generator)
-            batch = standardise_tokens(tokens[chosen, view])
-            loss = torch.stack([functional.cross_entropy(head(batch), labels[chosen]) for head in heads.values()]).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            cosine.step()
-    return heads
+def predict(outputs: Callable[[Tensor], Tensor], features: Features, task: Task) -> Tensor:
+    """Answers of K heads, averaged over views: [K, n, C] on the CPU; `outputs` makes [K, b, C] of tokens [b, N, D]."""
+    return torch.cat([answers for _, answers in _answers(outputs, features, task)], 1)
+
+
+def predict_attentive(head: AttentiveHead, features: Features, probabilities: bool = True) -> Tensor:
+    """Answers of one trained head: class probabilities [n, C], or the value [n, 1], averaged over views."""
+    task = Task(head.linear.out_features if probabilities else 0)
+    return predict(lambda tokens: head(tokens.float())[None], features, task)[0]
 
 
 @torch.no_grad()
-def attentive_probabilities(head: AttentiveHead, tokens: Tensor, batch: int = 256) -> Tensor:
-    """Class probabilities of tokens [n, V, N, D], averaged over views -> [n, C]."""
-    parts = []
-    for some in tokens.split(batch):
-        logits = head(standardise_tokens(some.flatten(0, 1)))
-        parts.append(logits.softmax(1).unflatten(0, some.shape[:2]).mean(1))
-    return torch.cat(parts)
-
-
-def _logistic_regression(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> LinearHead:
-    flat, repeated = features.flatten(0, 1), labels.repeat_interleave(features.shape[1])
-    head = LinearHead(flat.shape[1], classes)
-    head.measure(flat)
-    ready = head.standardise(flat)  # once, not in every evaluation of the loss
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        penalty = weight_decay * head.linear.weight.square().sum()
-        loss = functional.cross_entropy(head.linear(ready), repeated) + penalty
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
+def scale_outputs(head: AttentiveHead, task: Task) -> AttentiveHead:
+    """A head that was trained on standardised values made to say the values themselves."""
+    if not task.classes:
+        head.linear.weight.mul_(task.spread)
+        head.linear.bias.mul_(task.spread).add_(task.centre)
     return head
 
 
 @torch.no_grad()
-def _linear_probabilities(head: nn.Module, features: Tensor) -> Tensor:
-    logits: Tensor = head(features.flatten(0, 1))
-    probabilities: Tensor = logits.softmax(1).unflatten(0, features.shape[:2])
-    return probabilities.mean(1)
+def _answers(outputs: Callable[[Tensor], Tensor], features: Features, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some samples at a time: their index [b], and the answers of K heads, averaged over views [K, b, C]."""
+    views = features.views
+    chosen = torch.arange(len(features)).split(max(1, min(256, TOKENS_AT_ONCE // features.shape[0])))
+    places = ((index, torch.full_like(index, view)) for index in chosen for view in range(views))
+    tokens = features.walk(places)
+    for index in chosen:
+        yield index, torch.stack([task.answer(outputs(next(tokens))).cpu() for _ in range(views)]).mean(0)
 
 
-def _accuracy(probabilities: Tensor, labels: Tensor) -> float:
-    return float((probabilities.argmax(1) == labels).float().mean())
+def _resume(file: Path | None, stack: Stack, generator: torch.Generator) -> int:
+    """The epoch to go on with."""
+    if file is None or not file.is_file():
+        return 0
+    state: dict[str, Any] = torch.load(file, weights_only=True, map_location=stack.device)
+    stack.load_state_dict(state)
+    generator.set_state(state["generator"].cpu())
+    return int(state["epoch"])
+
+
+def _save(state: dict[str, Any], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(file)

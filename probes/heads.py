@@ -1,5 +1,9 @@
-"""What is put on frozen tokens. n clips, N tokens of a view, D width, C classes."""
+"""What is put on frozen tokens. n clips, N tokens of a view, D width, C outputs (classes, or one value to regress).
 
+K attentive heads of depth 1 on the same tokens are computed as one: their queries are rows of one matrix.
+"""
+
+from collections.abc import Mapping
 from math import sqrt
 
 import torch
@@ -7,23 +11,29 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vjepa.vit import Block
+
 EPSILON = 1e-6  # of the norms, as in the encoder and in transformers; V-JEPA's own probe has 1e-5
+SIMILARITIES = 2**24  # held at once by the k-NN
 
 
 class AttentiveHead(nn.Module):
-    """V-JEPA 1's attentive probe: a learnable query looks at all tokens once, then a linear classifier.
+    """V-JEPA's attentive probe: `depth` - 1 self-attention blocks, then a learnable query looks at all tokens once.
 
-    With a single query the key and value projections fold into it: q K(x) = (q W_k) x and W V(x) = W_v (W x), so a
-    token is never projected, only weighed; the result is the same.
+    Depth 1 is V-JEPA 1's, depth 4 V-JEPA 2's. With a single query the key and value projections fold into it:
+    q K(x) = (q W_k) x and W V(x) = W_v (W x): there a token is never projected, only weighed; the result is the same.
     """
 
-    def __init__(self, width: int, heads: int, classes: int) -> None:
+    def __init__(self, width: int, heads: int, classes: int, depth: int = 1) -> None:
         super().__init__()
-        if width % heads:
+        if width % heads or depth < 1:
             raise ValueError(
-                f"an attentive head's width must be a multiple of its attention heads, got {width}, {heads}"
+                f"an attentive head's width must be a multiple of its attention heads and its depth at least 1, "
+                f"got width {width}, {heads} heads, depth {depth}"
             )
-        self.heads = heads
+        self.heads, self.depth = heads, depth
+        blocks = [Block(width, heads, 4.0) for _ in range(depth - 1)]
+        self.blocks = nn.ModuleList(blocks)
         self.query_tokens = nn.Parameter(torch.zeros(1, 1, width))
         self.norm1 = nn.LayerNorm(width, eps=EPSILON)
         self.q = nn.Linear(width, width)
@@ -31,34 +41,58 @@ class AttentiveHead(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=EPSILON)
         self.mlp = Mlp(width, 4 * width)
         self.linear = nn.Linear(width, classes)
+        self._initialise([(block.attn.proj, block.mlp.fc2) for block in blocks])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [n, N, D] as the encoder made them -> logits [n, C]."""
+        logits: Tensor = self.linear(self.pool(tokens))
+        return logits
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens [n, N, D] -> what the query makes of them, before the classifier: [n, D]."""
+        x = tokens.to(self.query_tokens.dtype)
+        for block in self.blocks:
+            x = block(x, None)
+        weights = {name: parameter[None] for name, parameter in self.named_parameters()}
+        return pool_many(weights, self.heads, standardise_tokens(x))[0]
+
+    def _initialise(self, outputs: list[tuple[nn.Linear, ...]]) -> None:
+        """Truncated normal 0.02, biases 0; the outputs of layer l (from 1) divided by sqrt(l), as in transformers."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.query_tokens, std=0.02)
+        with torch.no_grad():
+            for layer, projections in enumerate([*outputs, (self.mlp.fc2,)], 1):
+                for projection in projections:
+                    projection.weight.div_(sqrt(layer))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Standardised tokens [n, N, D] (see `standardise_tokens`) -> logits [n, C]."""
-        logits: Tensor = self.linear(self.pool(tokens))
-        return logits
 
-    def pool(self, tokens: Tensor) -> Tensor:
-        """Standardised tokens [n, N, D] -> what the query makes of them, before the classifier: [n, D]."""
-        query = self.query_tokens[0]
-        pooled = query + self._attend(query, tokens)
-        whole: Tensor = pooled + self.mlp(self.norm2(pooled))
-        return whole
+def pool_many(weights: Mapping[str, Tensor], heads: int, tokens: Tensor) -> Tensor:
+    """The cross-attention blocks of K attentive heads on standardised tokens [n, N, D] -> [K, n, D].
 
-    def _attend(self, query: Tensor, tokens: Tensor) -> Tensor:
-        """Cross attention of query [1, D] over norm1 of the tokens -> [n, D]; norm1's scale and shift fold in."""
-        key, value = self.kv.weight.unflatten(0, (2, self.heads, -1)).unbind(0)  # each [heads, R, D]
-        asked = self.q(query).unflatten(-1, (self.heads, -1))[0]  # [heads, R]
-        looked_for = torch.einsum("hr,hrd->hd", asked, key) * self.norm1.weight / sqrt(asked.shape[-1])
-        # What does not depend on the token (the key's bias, norm1's shift) cancels in the softmax.
-        weights = (tokens @ looked_for.T).softmax(1)  # [n, N, heads]
-        seen = weights.transpose(1, 2) @ tokens * self.norm1.weight + self.norm1.bias  # [n, heads, D]
-        mixed = torch.einsum("nhd,hrd->nhr", seen, value).flatten(1)
-        return mixed + self.kv.bias.chunk(2)[1]
+    weights: an `AttentiveHead`'s parameters by name, K of each stacked. norm1's scale and shift are folded in.
+    """
+    query = weights["query_tokens"][:, 0, 0]  # [K, D]
+    scale, shift = weights["norm1.weight"][:, None], weights["norm1.bias"][:, None]  # [K, 1, D]
+    key, value = weights["kv.weight"].unflatten(1, (2, heads, -1)).unbind(1)  # each [K, heads, R, D]
+    asked = torch.einsum("kod,kd->ko", weights["q.weight"], query) + weights["q.bias"]
+    looked_for = torch.einsum("khr,khrd->khd", asked.unflatten(1, (heads, -1)), key) * scale / sqrt(key.shape[2])
+    # What does not depend on the token (the key's bias, norm1's shift) cancels in the softmax.
+    attention = (looked_for.flatten(0, 1) @ tokens.mT).softmax(2)  # [n, K*heads, N]
+    seen = (attention @ tokens).unflatten(1, (len(query), heads)) * scale + shift  # [n, K, heads, D]
+    mixed = torch.einsum("nkhd,khrd->knhr", seen, value).flatten(2)
+    pooled = query[:, None] + mixed + weights["kv.bias"].chunk(2, 1)[1][:, None]
+    normed = functional.layer_norm(pooled, pooled.shape[-1:], eps=EPSILON)
+    normed = normed * weights["norm2.weight"][:, None] + weights["norm2.bias"][:, None]
+    hidden = functional.gelu(apply_many(weights, "mlp.fc1", normed))
+    return pooled + apply_many(weights, "mlp.fc2", hidden)
+
+
+def apply_many(weights: Mapping[str, Tensor], layer: str, x: Tensor) -> Tensor:
+    """A linear layer of K heads, each on its own x: [K, n, in] -> [K, n, out]."""
+    return torch.baddbmm(weights[f"{layer}.bias"][:, None], x, weights[f"{layer}.weight"].mT)
 
 
 def standardise_tokens(tokens: Tensor) -> Tensor:
@@ -67,7 +101,7 @@ def standardise_tokens(tokens: Tensor) -> Tensor:
 
 
 class LinearHead(nn.Module):
-    """Multinomial logistic regression on standardised features."""
+    """A linear map of standardised features: multinomial logistic regression, or ridge regression of a value."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -87,7 +121,7 @@ class LinearHead(nn.Module):
     def measure(self, features: Tensor) -> None:
         """Take over mean and deviation of the features [n, D] it will be trained on."""
         self.mean.copy_(features.mean(0))
-        self.scale.copy_(1 / features.std(0).clamp(min=1e-6))
+        self.scale.copy_(1 / _deviation(features))
 
     def standardise(self, features: Tensor) -> Tensor:
         """features [n, D] with the mean and deviation of those it is trained on taken out."""
@@ -101,10 +135,32 @@ def knn_probabilities(
 
     train [m, D] with labels [m], features [n, D].
     """
-    mean, scale = train.mean(0), train.std(0).clamp(min=1e-6)
-    known = functional.normalize((train - mean) / scale, dim=1)
-    asked = functional.normalize((features - mean) / scale, dim=1)
-    similarity, nearest = (asked @ known.T).topk(min(neighbours, len(known)), dim=1)
-    votes = torch.zeros(len(features), classes)
-    votes.scatter_add_(1, labels[nearest], (similarity / temperature).exp())
-    return votes / votes.sum(1, keepdim=True)
+    weights, nearest = _find_neighbours(train, features, neighbours, temperature)
+    return torch.zeros(len(features), classes, device=train.device).scatter_add_(1, labels[nearest], weights)
+
+
+def knn_values(
+    train: Tensor, values: Tensor, features: Tensor, neighbours: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """The same for values [m] instead of labels: their weighted mean over the neighbours -> [n]."""
+    weights, nearest = _find_neighbours(train, features, neighbours, temperature)
+    return (weights * values[nearest]).sum(1)
+
+
+def _find_neighbours(train: Tensor, features: Tensor, neighbours: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """Weights, 1 in all, and indices of the neighbours of each of the features: both [n, neighbours]."""
+    mean, scale = train.mean(0), 1 / _deviation(train)
+    known = functional.normalize((train - mean) * scale, dim=1)
+    parts = []
+    for some in features.split(max(1, SIMILARITIES // len(train))):
+        asked = functional.normalize((some - mean) * scale, dim=1)
+        similarity, nearest = (asked @ known.T).topk(min(neighbours, len(known)), dim=1)
+        parts.append(((similarity / temperature).softmax(1), nearest))
+    weights, indices = zip(*parts, strict=True)
+    return torch.cat(weights), torch.cat(indices)
+
+
+def _deviation(features: Tensor) -> Tensor:
+    """Standard deviation of each feature [n, D] -> [D], 1 where it is constant."""
+    deviation = features.std(0, correction=min(1, len(features) - 1))
+    return torch.where(deviation > 1e-6, deviation, 1.0)

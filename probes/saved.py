@@ -1,10 +1,12 @@
-"""A trained head in a file: `attentive.safetensors` or `linear.safetensors` beside results.json.
+"""A trained head in a file beside results.json: `attentive.safetensors`, `attentive4.safetensors` or
+`linear.safetensors`.
 
 The tensors carry the head's own names; what rebuilds it, the class names and the encoder it was trained on stand in the
 file's metadata, so the file is enough.
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,10 +15,12 @@ from safetensors import SafetensorError, safe_open
 
 from probes.heads import EPSILON, AttentiveHead, LinearHead
 from vjepa.formats.accounting import fill
+from vjepa.formats.classifier import read_classifier
 from vjepa.formats.native import read_safetensors, write_safetensors
 
 FORMAT = "vjepa-head-1"
-KINDS = ("attentive", "linear")  # those that are trained
+KINDS = ("attentive", "attentive4", "linear")  # those that are trained; attentive4 is four layers deep
+VALUE = ("value",)  # the one output of a head that regresses
 Head = TypeVar("Head", bound=AttentiveHead | LinearHead)
 
 
@@ -54,7 +58,7 @@ class SavedHead(Generic[Head]):
 
 def save_head(saved: SavedHead[Head], folder: str | Path) -> Path:
     """Write a head into a probe's folder; returns the file."""
-    head, kind = saved.head, "attentive" if isinstance(saved.head, AttentiveHead) else "linear"
+    head, kind = saved.head, name_kind(saved.head)
     description: dict[str, Any] = {
         "kind": kind,
         "width": saved.head.linear.in_features,
@@ -63,7 +67,7 @@ def save_head(saved: SavedHead[Head], folder: str | Path) -> Path:
         "encoder_hash": saved.encoder_hash,
     }
     if isinstance(head, AttentiveHead):
-        description |= {"heads": head.heads, "epsilon": EPSILON}
+        description |= {"heads": head.heads, "depth": head.depth, "epsilon": EPSILON}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
     path = Path(folder) / f"{kind}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,31 +75,73 @@ def save_head(saved: SavedHead[Head], folder: str | Path) -> Path:
     return path
 
 
-def load_attentive(path: str | Path) -> SavedHead[AttentiveHead]:
-    """The attentive head that `python -m launch probe` left; `path` is its folder or results.json.
+def save_heads(
+    heads: Iterable[AttentiveHead | LinearHead | None],
+    folder: str | Path,
+    classes: Sequence[str],
+    encoder: str,
+    encoder_hash: str,
+) -> None:
+    """Write the heads of a probe, those of an earlier one in the same folder being removed; None is left out."""
+    for kind in KINDS:
+        (Path(folder) / f"{kind}.safetensors").unlink(missing_ok=True)
+    for head in heads:
+        if head is not None:
+            save_head(SavedHead(head, tuple(classes) or VALUE, encoder, encoder_hash), folder)
 
-    Raises FileNotFoundError where there is none, ValueError where the file is something else or damaged.
+
+def name_kind(head: AttentiveHead | LinearHead) -> str:
+    """The name of a head's kind, and of its file."""
+    if isinstance(head, LinearHead):
+        return "linear"
+    return "attentive" if head.depth == 1 else f"attentive{head.depth}"
+
+
+def load_attentive(path: str | Path) -> SavedHead[AttentiveHead]:
+    """The attentive head that `python -m launch probe` left; `path` is its folder, its results.json or the head's file.
+
+    Of a folder with heads of depth 1 and 4 the one of depth 1. Raises FileNotFoundError where there is none, ValueError
+    where the file is something else or damaged.
     """
-    file, description = _find(path, "attentive")
+    file, description = _find(path, ("attentive", "attentive4"))
     if description["epsilon"] != EPSILON:
         raise ValueError(f"{file}: epsilon must be {EPSILON}, got {description['epsilon']}; probe again")
-    head = AttentiveHead(description["width"], description["heads"], len(description["classes"]))
-    return _fill(head, file, description)
+    width, heads, depth = description["width"], description["heads"], description.get("depth", 1)
+    return _fill(AttentiveHead(width, heads, len(description["classes"]), depth), file, description)
 
 
 def load_linear(path: str | Path) -> SavedHead[LinearHead]:
     """The linear head that `python -m launch probe` left (see `load_attentive`); it takes the mean of the tokens."""
-    file, description = _find(path, "linear")
+    file, description = _find(path, ("linear",))
     return _fill(LinearHead(description["width"], len(description["classes"])), file, description)
 
 
-def _find(path: str | Path, kind: str) -> tuple[Path, dict[str, Any]]:
+def load_classifier(folder: str | Path, encoder_hash: str = "") -> SavedHead[AttentiveHead]:
+    """The head of a folder of transformers' VJEPA2ForVideoClassification; transformers itself is not needed.
+
+    encoder_hash: that of the folder's encoder, which the head is for. Raises ValueError where there is no such head.
+    """
+    weights, heads, classes = read_classifier(folder)
+    depth = 1 + len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    head = AttentiveHead(weights["linear.weight"].shape[1], heads, len(classes), depth)
+    fill(head, weights, f"{folder} (classifier)")
+    return SavedHead(head.eval().requires_grad_(False), tuple(classes), str(folder), encoder_hash, str(folder))
+
+
+def _find(path: str | Path, kinds: tuple[str, ...]) -> tuple[Path, dict[str, Any]]:
     path = Path(path)
-    file = (path if path.is_dir() else path.parent) / f"{kind}.safetensors"
+    if path.suffix == ".safetensors" and path.is_file():
+        description = _read_description(path)
+        if description["kind"] not in kinds:
+            raise ValueError(f"{path} must hold a head of kind {' or '.join(kinds)}, got {description['kind']}")
+        return path, description
+    folder = path if path.is_dir() else path.parent
+    files = [folder / f"{kind}.safetensors" for kind in kinds]
+    file = next((file for file in files if file.is_file()), files[0])
     if not path.exists() or not file.is_file():
         raise FileNotFoundError(
-            f"{path} holds no saved {kind} head: there is no {file}; `python -m launch probe` with {kind} among "
-            f"heads.names writes it beside results.json"
+            f"{path} holds no saved {kinds[0]} head: there is no {file}; `python -m launch probe` with {kinds[0]} "
+            f"among heads.names writes it beside results.json"
         )
     return file, _read_description(file)
 

@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-from probes.fit import (
-    AttentiveConfig,
-    attentive_probabilities,
-    fit_attentive,
-    fit_linear,
-    split_held_out,
-    train_attentive,
-)
-from probes.heads import AttentiveHead, knn_probabilities, standardise_tokens
+from probes import heads
+from probes.fit import fit_linear
+from probes.heads import AttentiveHead, knn_probabilities, knn_values, pool_many, standardise_tokens
 
 
 @pytest.fixture
@@ -25,36 +19,55 @@ def blobs() -> tuple[torch.Tensor, torch.Tensor]:
     return centres[labels] + 1.2 * torch.randn(300, 8, generator=generator), labels
 
 
-def test_attentive_head_is_the_plain_cross_attention_block() -> None:
-    """The folded form against norm, project, attend, add, norm, MLP, add, classify."""
-    torch.manual_seed(0)
-    head = AttentiveHead(24, 3, 5)
+def make_head(depth: int = 1) -> AttentiveHead:
+    torch.manual_seed(depth)
+    head = AttentiveHead(24, 3, 5, depth)
     for parameter in head.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    tokens = torch.randn(4, 10, 24)
-    query = head.query_tokens[0].expand(4, 1, 24)
-    normed = head.norm1(tokens)
-    key, value = head.kv(normed).chunk(2, dim=-1)
+        torch.nn.init.normal_(parameter, std=0.3)
+    return head
 
-    def split(x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (3, 8)).transpose(1, 2)
+
+def weigh(cosine_distance: torch.Tensor) -> torch.Tensor:
+    return torch.exp((1 - torch.tensor(cosine_distance)) / 0.07).numpy()
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_attentive_head_is_self_attention_then_the_plain_cross_attention_block(depth: int) -> None:
+    """The folded form against blocks, norm, project, attend, add, norm, MLP, add, classify."""
+    head, tokens = make_head(depth), torch.randn(4, 10, 24)
+    x = tokens
+    for block in head.blocks:
+        x = block(x, None)
+    query = head.query_tokens[0].expand(4, 1, 24)
+    key, value = head.kv(head.norm1(x)).chunk(2, dim=-1)
+
+    def split(part: torch.Tensor) -> torch.Tensor:
+        return part.unflatten(-1, (3, 8)).transpose(1, 2)
 
     mixed = torch.nn.functional.scaled_dot_product_attention(split(head.q(query)), split(key), split(value))
     pooled = query + mixed.transpose(1, 2).flatten(2)
     pooled = pooled + head.mlp(head.norm2(pooled))
-    expected = head.linear(pooled[:, 0])
-    torch.testing.assert_close(head(standardise_tokens(tokens)), expected, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(head(tokens), head.linear(pooled[:, 0]), atol=1e-3, rtol=1e-4)
 
 
-def test_many_heads_at_once_are_what_each_is_alone() -> None:
-    tokens, labels = torch.randn(40, 1, 6, 16, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4
-    together = train_attentive(tokens, labels, 4, AttentiveConfig(lrs=(1e-2, 1e-3), epochs=3, batch=16), seed=1)
-    for lr, decay in together:
-        alone = train_attentive(
-            tokens, labels, 4, AttentiveConfig(lrs=(lr,), weight_decays=(decay,), epochs=3, batch=16), seed=1
-        )[lr, decay]
-        for mine, theirs in zip(together[lr, decay].parameters(), alone.parameters(), strict=True):
-            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+def test_heads_computed_as_one_are_the_heads() -> None:
+    many = [make_head() for _ in range(3)]
+    for number, head in enumerate(many):
+        torch.manual_seed(number)
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    tokens = torch.randn(4, 10, 24)
+    weights = {
+        name: torch.stack([dict(head.named_parameters())[name] for head in many])
+        for name, _ in many[0].named_parameters()
+    }
+    found = pool_many(weights, 3, standardise_tokens(tokens))
+    torch.testing.assert_close(found, torch.stack([head.pool(tokens) for head in many]))
+
+
+def test_shape_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="got width 24, 5 heads, depth 1"):
+        AttentiveHead(24, 5, 3)
 
 
 def test_linear_probe_agrees_with_scikit_learn(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -68,39 +81,38 @@ def test_linear_probe_agrees_with_scikit_learn(blobs: tuple[torch.Tensor, torch.
     torch.testing.assert_close(fitted.probabilities.double(), torch.tensor(expected).double(), atol=5e-3, rtol=0)
 
 
-def test_knn_agrees_with_scikit_learn(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_ridge_probe_agrees_with_scikit_learn(blobs: tuple[torch.Tensor, torch.Tensor]) -> None:
+    features, labels = blobs
+    values = 10 + 3 * features[:, 0] - features[:, 1] + labels
+    fitted = fit_linear(features[:200, None], values[:200], features[200:, None], 0)
+    mean, std = features[:200].mean(0), features[:200].std(0)
+    reference = Ridge(alpha=200 * fitted.choice["weight_decay"])  # ours is mean squared error + decay * |w|^2
+    reference.fit(((features[:200] - mean) / std).double().numpy(), values[:200].double().numpy())
+    expected = torch.tensor(reference.predict(((features[200:] - mean) / std).double().numpy()))
+    torch.testing.assert_close(fitted.probabilities[:, 0].double(), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [2**24, 450])  # 450: two samples at a time
+def test_knn_agrees_with_scikit_learn(
+    blobs: tuple[torch.Tensor, torch.Tensor], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "SIMILARITIES", at_once)
     features, labels = blobs
     mean, std = features[:200].mean(0), features[:200].std(0)
-    train, test = (features[:200] - mean) / std, (features[200:] - mean) / std
-    reference = KNeighborsClassifier(
-        20, metric="cosine", weights=lambda distance: torch.exp(torch.tensor((1 - distance) / 0.07)).numpy()
-    )
-    reference.fit(train.numpy(), labels[:200].numpy())
+    train, test = ((part - mean) / std for part in (features[:200], features[200:]))
+    reference = KNeighborsClassifier(20, metric="cosine", weights=weigh).fit(train.numpy(), labels[:200].numpy())
     found = knn_probabilities(features[:200], labels[:200], features[200:], 3)
     torch.testing.assert_close(found.double(), torch.tensor(reference.predict_proba(test.numpy())), atol=1e-4, rtol=0)
+    values = features[:, 0].exp()
+    regression = KNeighborsRegressor(20, metric="cosine", weights=weigh).fit(train.numpy(), values[:200].numpy())
+    said = knn_values(features[:200], values[:200], features[200:])
+    torch.testing.assert_close(
+        said.double(), torch.tensor(regression.predict(test.numpy())).double(), atol=1e-3, rtol=0
+    )
 
 
-def test_held_out_part_is_stratified_and_disjoint() -> None:
-    labels = torch.tensor([0] * 50 + [1] * 10 + [2])
-    kept, held = split_held_out(labels, 0.2, seed=0)
-    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(61))
-    assert labels[held].bincount(minlength=3).tolist() == [10, 2, 0]
-
-
-def test_choice_of_the_head_never_sees_the_reported_set() -> None:
-    generator = torch.Generator().manual_seed(0)
-    tokens, labels = torch.randn(60, 1, 4, 16, generator=generator), torch.arange(60) % 3
-    config = AttentiveConfig(lrs=(1e-2, 1e-4), epochs=2)
-    reported = torch.randn(30, 1, 4, 16, generator=generator)
-    choices = [fit_attentive(tokens, labels, test, 3, config).choice for test in (reported, -reported)]
-    linear = [fit_linear(tokens.mean(2), labels, test.mean(2), 3).choice for test in (reported, -reported)]
-    assert choices[0] == choices[1]
-    assert linear[0] == linear[1]
-
-
-def test_views_are_averaged_as_probabilities() -> None:
-    torch.manual_seed(0)
-    head = AttentiveHead(16, 2, 3)
-    tokens = torch.randn(5, 2, 4, 16)
-    apart = [attentive_probabilities(head, tokens[:, view : view + 1]) for view in range(2)]
-    torch.testing.assert_close(attentive_probabilities(head, tokens), (apart[0] + apart[1]) / 2)
+def test_constant_features_and_a_single_sample_are_no_trouble() -> None:
+    found = knn_probabilities(torch.ones(4, 3), torch.tensor([0, 1, 2, 2]), torch.ones(2, 3), 3)
+    torch.testing.assert_close(found, torch.tensor([[0.25, 0.25, 0.5]] * 2))
+    alone = fit_linear(torch.ones(1, 1, 3), torch.tensor([1]), torch.ones(2, 1, 3), 2)
+    assert alone.probabilities.argmax(1).tolist() == [1, 1]

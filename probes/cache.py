@@ -1,0 +1,301 @@
+"""Features on disk: what one pass of an encoder cost is paid once, by however many processes work at it.
+
+A set is a folder under a name hashed from all that decides its content: weights, layers and precision, the data's
+fingerprint, how clips and views are cut. It holds `about.json`, which says so in words, and one file a shard, which
+appears whole or not at all. A process claims a shard by a lock that ends with the process: so a killed pass goes on
+with what is missing, ranks and jobs share the work without talking, and nobody waits for the dead. Locks save work;
+that the content is right does not depend on them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from probes.extract import Block, Claim, Order, Progress, assemble, make_blocks
+from probes.features import Features, Stored
+from probes.locks import Lock, try_lock, wait_lock
+from vjepa.formats.native import write_safetensors
+
+FORMAT = "video-features-1"
+ABOUT, LOCK, DROPPED = "about.json", "in-use.lock", ".dropped-"
+PAUSE = 0.5  # seconds between two looks for shards that others make
+logger = logging.getLogger(__name__)
+
+
+class FeatureCache:
+    """A folder of feature sets, at most `gigabytes` in all: those unused for longest go first, never one in use."""
+
+    def __init__(self, folder: str | Path, gigabytes: float) -> None:
+        self.folder = Path(folder).expanduser()
+        self.limit = int(gigabytes * 1e9)
+
+    def fetch(
+        self, orders: Sequence[Order], progress: Progress | None = None, rank: int = 0, world: int = 1
+    ) -> list[dict[str, Features]]:
+        """Features for each order, read or made; of several ranks only rank 0 gets them, the others help it.
+
+        Raises ValueError where all of them together are larger than the cache may be.
+        """
+        kept = [{name: FeatureSet.plan(self.folder, order, name) for name in order.extractors} for order in orders]
+        lock = self._reserve({one.key: one for sets in kept for one in sets.values()})
+        for order, sets in zip(orders, kept, strict=True):
+            fill_sets(order, sets, progress, rank, world)
+        if rank:
+            return []
+        return [
+            {name: one.open(order, lock, progress) for name, one in sets.items()}
+            for order, sets in zip(orders, kept, strict=True)
+        ]
+
+    def _reserve(self, wanted: dict[str, "FeatureSet"]) -> list[Lock]:
+        """Make room and take the sets into use, until the locks are closed."""
+        need = sum(one.bytes for one in wanted.values())
+        if need > self.limit:
+            parts = ", ".join(f"{one.facts['name']} {one.bytes / 1e9:.3g}" for one in wanted.values())
+            raise ValueError(
+                f"these features take {need / 1e9:.3g} GB ({parts}), more than cache_gb {self.limit / 1e9:g} allows: "
+                f"raise it, lower views.augmented, views.segments or the baselines, leave out the attentive head, or "
+                f"give cache=off to encode the clips again in every epoch"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with wait_lock(self.folder / "cache.lock"):
+            others = [one for one in self._list() if one[0].name not in wanted]
+            excess = need + sum(size for _, size, _ in others) - self.limit
+            for folder, size, _ in sorted(others, key=lambda other: other[2]):
+                if excess <= 0:
+                    break
+                with try_lock(folder / LOCK) as lock:
+                    if lock.held:
+                        logger.warning("cache: %s is dropped, unused for longest", folder)
+                        folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{os.getpid()}"))
+                        excess -= size
+            locks = [one.take() for one in wanted.values()] if excess <= 0 else []
+        for folder in self.folder.glob(f"{DROPPED}*"):
+            shutil.rmtree(folder, ignore_errors=True)  # others may be at it as well
+        if excess > 0:
+            raise ValueError(
+                f"{self.folder} holds {excess / 1e9:.3g} GB too much for cache_gb {self.limit / 1e9:g}, all in use by "
+                "other jobs: wait for them, raise cache_gb, or give another folder"
+            )
+        return locks
+
+    def _list(self) -> list[tuple[Path, int, float]]:
+        """Every set that is there: folder, planned bytes, when it was used last."""
+        found = []
+        for about in self.folder.glob(f"[!.]*/{ABOUT}"):
+            try:
+                content = json.loads(about.read_text())
+            except ValueError:
+                logger.warning("cache: %s cannot be read; its folder is left alone and not counted", about)
+                continue
+            if content.get("format") == FORMAT:
+                found.append((about.parent, int(content["bytes"]), about.stat().st_mtime))
+        return found
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The features that one extractor makes of one data set, as files."""
+
+    folder: Path
+    facts: dict[str, Any]  # what decides the content
+    bytes: int  # that all of it takes, were every sample readable
+    ranges: tuple[range, ...]  # samples of each shard
+    shape: tuple[int, int, int]  # V, N, D
+    tokens: bool
+
+    @classmethod
+    def plan(cls, folder: Path, order: Order, name: str) -> "FeatureSet":
+        """The set that an order asks for, whether it is there or not."""
+        views, (count, width) = order.loader.views.count, order.shape(name)
+        ranges = tuple(order.ranges())
+        facts = {"name": name, **describe(order, name), "samples": order.loader.manifest.samples}
+        hashed = {key: value for key, value in facts.items() if key != "name"}
+        key = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:24]
+        sample = views * width * (2 * count * order.tokens + 4) + 128  # and a key, a label, a place
+        size = sample * order.loader.manifest.samples + 1024 * len(ranges)
+        return cls(folder / key, facts, size, ranges, (views, count, width), order.tokens)
+
+    @property
+    def key(self) -> str:
+        """Name of the folder."""
+        return self.folder.name
+
+    def take(self) -> Lock:
+        """Mark the set as used now, and in use until the lock is closed."""
+        self.folder.mkdir(exist_ok=True)
+        about = self.folder / ABOUT
+        if not about.is_file():
+            content = {"format": FORMAT, "bytes": self.bytes, "shards": len(self.ranges), **self.facts}
+            _write_text(about, json.dumps(content, indent=1) + "\n")
+        os.utime(about)
+        return try_lock(self.folder / LOCK, shared=True)
+
+    def path(self, number: int) -> Path:
+        """File of a shard."""
+        return self.folder / f"{number:06d}.safetensors"
+
+    def lacks(self) -> list[int]:
+        """Shards that are not there."""
+        return [number for number in range(len(self.ranges)) if not self.path(number).is_file()]
+
+    def claim(self, number: int) -> Lock:
+        """The right to make a shard; not held where somebody else has it, or has made it."""
+        lock = try_lock(self.folder / f"{number:06d}.lock")
+        if lock.held and self.path(number).is_file():
+            lock.close()
+        if lock.held and lock.supported:
+            for unfinished in self.folder.glob(f"{number:06d}.*.part"):  # of one that was killed
+                unfinished.unlink(missing_ok=True)
+        return lock
+
+    def open(self, order: Order, locks: list[Lock], progress: Progress | None = None) -> Features:
+        """The whole set, its tokens mapped from the files; a damaged shard is made again.
+
+        The features keep `locks`: as long as they live, nobody drops the set.
+        """
+        blocks: list[Block] = []
+        for number in range(len(self.ranges)):
+            block = self.read(number)
+            if block is None:
+                self.path(number).unlink(missing_ok=True)
+                fill_sets(order, {self.facts["name"]: self}, progress)
+                block = self.read(number)
+            if block is None:
+                raise OSError(f"{self.path(number)} is damaged again after it was made anew; check the disk")
+            blocks.append(block)
+        tokens = [block.tokens for block in blocks if block.tokens is not None]
+        source = Stored(tokens, self.shape[1:])
+        source.kept = locks
+        return assemble(blocks, source, order.loader)
+
+    def read(self, number: int) -> Block | None:
+        """A shard, mapped and checked; None, and a word about it, where it is damaged."""
+        path = self.path(number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata: dict[str, str] = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+            facts = metadata.get("facts", "")
+            if metadata.get("checksum") != _checksum(tensors, facts):
+                raise ValueError("the checksum differs")
+        except (SafetensorError, ValueError, FileNotFoundError) as error:
+            logger.warning("cache: %s is damaged (%s); it is made again", path, error)
+            return None
+        content = json.loads(facts)
+        tokens = tensors.get("tokens")
+        return Block(
+            tokens, tensors["pooled"], tensors["labels"], tensors["places"], content["keys"], content["missing"]
+        )
+
+    def write(self, number: int, block: Block) -> None:
+        """Put a shard in its place; it is never visible half written."""
+        tensors = {"pooled": block.pooled, "labels": block.labels, "places": block.places}
+        if block.tokens is not None:
+            tensors["tokens"] = block.tokens
+        facts = json.dumps({"keys": block.keys, "missing": block.missing})
+        path = self.path(number)
+        unfinished = path.with_name(f"{path.stem}.{socket.gethostname()}.{os.getpid()}.part")
+        try:
+            write_safetensors(tensors, unfinished, {"facts": facts, "checksum": _checksum(tensors, facts)})
+        except SafetensorError as error:
+            unfinished.unlink(missing_ok=True)
+            raise OSError(f"{path} could not be written: {error}") from error
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+
+def describe(order: Order, name: str) -> dict[str, Any]:
+    """All that decides what the features of an order are, as plain data."""
+    loader = order.loader
+    data, views = loader.config, asdict(loader.views)
+    for unused in ("crops",) if loader.views.augmented else ("scale", "aspect", "flip", "seed"):
+        del views[unused]
+    rate = {"fps": data.fps} if data.fps else {"stride": data.stride}
+    return {
+        "format": FORMAT,
+        "extractor": order.extractors[name].describe(),
+        "data": loader.manifest.fingerprint(),
+        "clip": {"frames": data.frames, "crop": data.crop, **rate},
+        "views": views,
+        "tokens": order.tokens,
+        "shard": len(order.ranges()[0]),
+    }
+
+
+def fill_sets(
+    order: Order,
+    sets: Mapping[str, FeatureSet],
+    progress: Progress | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
+    """Make the shards that are missing; rank 0 stays until all are there, others until nothing is left to claim."""
+    said = False
+    while True:
+        locks: dict[int, list[Lock]] = {}
+        claims = _claim(sets, locks, rank, world)
+        first = next(claims, None)
+        if first is not None:
+            for claim, blocks in make_blocks(order, chain([first], claims), progress):
+                for name, block in blocks.items():
+                    sets[name].write(claim.number, block)
+                for lock in locks.pop(claim.number):
+                    lock.close()
+            continue
+        waiting = sum(len(one.lacks()) for one in sets.values())
+        if rank or not waiting:
+            return
+        if not said:
+            logger.warning("cache: waiting for %d shards of features that other processes are making", waiting)
+            said = True
+        time.sleep(PAUSE)
+
+
+def _claim(sets: Mapping[str, FeatureSet], locks: dict[int, list[Lock]], rank: int, world: int) -> Iterator[Claim]:
+    """One shard after the other that nobody makes; each rank begins at another place."""
+    ranges = next(iter(sets.values())).ranges
+    first = len(ranges) * rank // world
+    for number in [*range(first, len(ranges)), *range(first)]:
+        claimed = {}
+        for name, one in sets.items():
+            if one.path(number).is_file():
+                continue
+            lock = one.claim(number)
+            if lock.held:
+                claimed[name] = lock
+            else:
+                lock.close()
+        if claimed:
+            locks[number] = list(claimed.values())
+            yield Claim(number, ranges[number], tuple(claimed))
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    state = zlib.crc32(facts.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        state = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), state)
+        state = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, state)
+    return f"{state:08x}"
+
+
+def _write_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)

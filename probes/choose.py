@@ -1,0 +1,67 @@
+"""Which training samples a head learns from and on which it is chosen; the reported set is no part of it.
+
+n samples. Classes keep their shares in every part; values to regress are one class.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def split_held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices (kept, held out) of labels [n], the same share of every class, at least one of each where it has two."""
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for members in _shuffled_classes(labels, seed):
+        count = max(1, round(share * len(members))) if len(members) > 1 else 0
+        held[members[:count]] = True
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def split_folds(labels: Tensor, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Indices (kept, held out) of labels [n] for each fold: every sample is held out once."""
+    fold = torch.empty(len(labels), dtype=torch.long)
+    dealt = 0
+    for members in _shuffled_classes(labels, seed):
+        fold[members] = (torch.arange(len(members)) + dealt) % folds
+        dealt += len(members)
+    parts = [((fold != number).nonzero().flatten(), (fold == number).nonzero().flatten()) for number in range(folds)]
+    return [(kept, held) for kept, held in parts if len(held) and len(kept)]
+
+
+def hold_out(labels: Tensor, share: float, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Pairs (kept, held out) to choose a head on: one, or one a fold; none where no class has two samples."""
+    if folds:
+        return split_folds(labels, folds, seed)
+    kept, held = split_held_out(labels, share, seed)
+    return [(kept, held)] if len(held) else []
+
+
+def draw_share(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Indices of a share of every class of labels [n], at least one of each; a larger share contains a smaller one."""
+    parts = [members[: max(1, round(share * len(members)))] for members in _shuffled_classes(labels, seed)]
+    return torch.cat(parts).sort().values
+
+
+# Student's t at 97.5 %, for 1, 2, ... degrees of freedom
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def mean_interval(values: list[float], most: float = math.inf) -> tuple[float, float, float]:
+    """Mean of a few seeds with its 95 % interval (Student), inside 0 ... most; not a number where there is one seed."""
+    count, mean = len(values), math.fsum(values) / len(values)
+    if count == 1:
+        return mean, math.nan, math.nan
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    factor = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else 1.96 + 2.6 / (count - 1)
+    half = factor * deviation / math.sqrt(count)
+    return mean, max(0.0, mean - half), min(most, mean + half)
+
+
+def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
+    """The members of each class, shuffled."""
+    generator = torch.Generator().manual_seed(seed)
+    for label in [None] if labels.is_floating_point() else labels.unique():
+        members = torch.arange(len(labels)) if label is None else (labels == label).nonzero().flatten()
+        yield members[torch.randperm(len(members), generator=generator)]

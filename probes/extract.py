@@ -1,0 +1,236 @@
+"""One pass of frozen extractors over a set: every sample is decoded once, shard by shard.
+
+A shard of features holds as many samples in a row as make about 256 MB of pixels, fewer where the set is small, so that
+many processes can share it. B clips or samples, V views of S segments in time, L layers, N tokens of a view, D width.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from data.loader import Batch, EvalLoader, Request, Tally
+from probes.extractors import Extractor
+from probes.features import Features, Stored, TokenSource
+
+PIXELS = 256 * 2**20  # bytes of pixels that a shard of features is made from, about
+MOST = 256  # samples of a shard
+SHARDS = 64  # of a set that has so many samples, at least
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is wanted: the features of the set behind `loader`, of every extractor, by name."""
+
+    extractors: Mapping[str, Extractor]
+    loader: EvalLoader
+    clips: int = 32  # encoded at once
+    tokens: bool = True  # False: only their means are kept, which is all that linear and k-NN heads need
+    measured: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)  # see `shape`
+
+    def ranges(self) -> list[range]:
+        """The samples of each shard of features, by their place in the set."""
+        data, views = self.loader.config, self.loader.views
+        pixels = views.count * views.segments * data.frames * data.crop**2 * 3
+        samples = self.loader.manifest.samples
+        step = max(1, min(MOST, PIXELS // pixels, -(-samples // SHARDS)))
+        return [range(start, min(start + step, samples)) for start in range(0, samples, step)]
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """(N, D) that an extractor makes of a view, found out on a black clip."""
+        if name not in self.measured:
+            data = self.loader.config
+            clip = torch.zeros(1, data.frames, data.crop, data.crop, 3, dtype=torch.uint8)
+            tokens = self.extractors[name](clip)
+            self.measured[name] = tokens.shape[1] * self.loader.views.segments, tokens.shape[2]
+        return self.measured[name]
+
+
+@dataclass
+class Block:
+    """Features of the readable samples of one shard."""
+
+    tokens: Tensor | None  # bf16 [B, V, N, D]
+    pooled: Tensor  # float32 [B, V, D]
+    labels: Tensor  # int64 [B]
+    places: Tensor  # int64 [B], in the set
+    keys: list[str]
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One shard to be made."""
+
+    number: int
+    places: range
+    names: tuple[str, ...]  # of the extractors
+
+
+def make_blocks(
+    order: Order, claims: Iterable[Claim], progress: Progress | None = None
+) -> Iterator[tuple[Claim, dict[str, Block]]]:
+    """The shards asked for, in their order; claims are asked for a little ahead of the work on them."""
+    asked: list[tuple[Claim, int, bool]] = []  # of the batches that are being read: samples, and whether it is the last
+
+    def ask() -> Iterator[Request]:
+        for claim in claims:
+            for start in range(0, len(claim.places), order.loader.batch):
+                places = claim.places[start : start + order.loader.batch]
+                asked.append((claim, len(places), places[-1] == claim.places[-1]))
+                yield Request(places)
+
+    parts: dict[str, list[Block]] = {}
+    for batch in order.loader.read(ask()):
+        claim, samples, is_last = asked.pop(0)
+        for name in claim.names:
+            parts.setdefault(name, []).append(_encode_batch(order, name, batch))
+        if progress is not None:
+            progress(samples)
+        if is_last:
+            yield claim, {name: _join(blocks) for name, blocks in parts.items()}
+            parts = {}
+
+
+def extract(order: Order, progress: Progress | None = None) -> dict[str, Features]:
+    """Features of a whole set in memory: one pass."""
+    features = {}
+    for name, blocks in _make_all(order, progress).items():
+        tokens = [block.tokens for block in blocks if block.tokens is not None]
+        features[name] = assemble(blocks, Stored(tokens, order.shape(name)), order.loader)
+    return features
+
+
+def stream(order: Order, progress: Progress | None = None, means: bool = True) -> dict[str, Features]:
+    """Features of which only the means are kept: whoever reads tokens has the clips decoded and encoded again.
+
+    means: False where nobody reads them either; then those of random views are NaN, but for the first one.
+    """
+    loader, views = order.loader, order.loader.views
+    if views.augmented and not means:
+        loader = EvalLoader(loader.config, loader.batch, replace(views, augmented=1))
+    first = replace(order, loader=loader, tokens=False)
+    features = {}
+    for name, blocks in _make_all(first, progress).items():
+        source = Streamed(order, name, torch.cat([block.places for block in blocks]))
+        found = assemble(blocks, source, loader)
+        unknown = found.pooled.new_full((1, 1, 1), torch.nan)
+        found.pooled = torch.cat(
+            [found.pooled, unknown.expand(len(found), views.count - found.views, source.shape[1])], 1
+        )
+        features[name] = found
+    return features
+
+
+def assemble(blocks: Sequence[Block], source: TokenSource, loader: EvalLoader) -> Features:
+    """All shards of a set as one; ValueError where too much is missing or a key comes twice."""
+    keys = [key for block in blocks for key in block.keys]
+    missing: dict[str, list[str]] = {}
+    for block in blocks:
+        for reason, names in block.missing.items():
+            missing.setdefault(reason, []).extend(names)
+    tally = Tally(loader.config.max_bad_fraction)
+    tally.count(len(keys), missing)
+    tally.check()
+    if not keys:
+        raise ValueError(f"no sample of {loader.config.path} was readable; check it with `python -m launch inspect`")
+    twice, times = Counter(keys).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{loader.config.path}: sample {twice} is there twice; pack the set again")
+    labels, pooled = torch.cat([block.labels for block in blocks]), torch.cat([block.pooled for block in blocks])
+    return Features(source, labels, keys, pooled, missing)
+
+
+class Streamed:
+    """Tokens that are made when they are asked for."""
+
+    def __init__(self, order: Order, name: str, places: Tensor) -> None:
+        self.order, self.name, self.places = order, name, places  # places int64 [n]: of the rows, in the set
+        self.shape = order.shape(name)
+
+    def read(self, rows: Tensor, views: Tensor) -> Tensor:
+        """See `TokenSource`."""
+        return next(self.walk([(rows, views)]))
+
+    def walk(self, places: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """See `TokenSource`; what is asked for next is decoded meanwhile."""
+        loader, sizes = self.order.loader, list[int]()
+
+        def ask() -> Iterator[Request]:
+            for rows, views in places:
+                wanted, which = self.places[rows].tolist(), views.tolist()
+                sizes.append(len(wanted))
+                for start in range(0, len(wanted), loader.batch):
+                    part = slice(start, start + loader.batch)
+                    yield Request(wanted[part], which[part])
+
+        found: list[Tensor] = []
+        for batch in loader.read(ask()):
+            if batch.skipped:
+                reason, names = next(iter(batch.skipped.items()))
+                raise ValueError(f"{names[0]} of {loader.config.path} could be read before and cannot now: {reason}")
+            found.append(self._encode(batch.clips))
+            if sum(map(len, found)) == sizes[0]:
+                sizes.pop(0)
+                yield torch.cat(found)
+                found = []
+
+    def _encode(self, clips: Tensor) -> Tensor:
+        return encode(self.order, self.name, clips, views=1)[0][:, 0]
+
+
+def encode(order: Order, name: str, clips: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    """clips uint8 [B, V*S, T, H, W, 3] -> tokens bf16 [B, V, N, D] and their means float32 [B, V, D].
+
+    A view's tokens are those of its segments, layer by layer; the mean is over the last layer's.
+    """
+    extractor, segments = order.extractors[name], order.loader.views.segments
+    few = clips.flatten(0, 1).split(order.clips)
+    apart = [_by_segment(extractor(some), extractor.layers) for some in few]
+    shaped = [torch.cat(parts).unflatten(0, (len(clips), views, segments)) for parts in zip(*apart, strict=True)]
+    tokens = shaped[0].transpose(2, 3).flatten(2, 4)  # [B, V, S, L, n, D] -> [B, V, L*S*n, D]
+    return tokens, shaped[1].mean(2)
+
+
+def _make_all(order: Order, progress: Progress | None) -> dict[str, list[Block]]:
+    names = tuple(order.extractors)
+    claims = [Claim(number, places, names) for number, places in enumerate(order.ranges())]
+    made = [found for _, found in make_blocks(order, claims, progress)]
+    return {name: [found[name] for found in made] for name in names}
+
+
+def _by_segment(tokens: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+    """Tokens [B, L*n, D] -> bf16 [B, L, n, D] and the last layer's means float32 [B, D]."""
+    by_layer = tokens.unflatten(1, (layers, -1))
+    return by_layer.to(torch.bfloat16).cpu(), by_layer[:, -1].float().mean(1).cpu()
+
+
+def _encode_batch(order: Order, name: str, batch: Batch) -> Block:
+    places = torch.tensor(batch.places, dtype=torch.int64)
+    missing = {reason: list(names) for reason, names in batch.skipped.items()}
+    if not batch.keys:
+        views, (count, width) = order.loader.views.count, order.shape(name)
+        tokens, pooled = torch.empty(0, views, count, width, dtype=torch.bfloat16), torch.empty(0, views, width)
+        return Block(tokens if order.tokens else None, pooled, batch.labels, places, [], missing)
+    tokens, pooled = encode(order, name, batch.clips, order.loader.views.count)
+    return Block(tokens if order.tokens else None, pooled, batch.labels, places, batch.keys, missing)
+
+
+def _join(blocks: list[Block]) -> Block:
+    tokens = [block.tokens for block in blocks if block.tokens is not None]
+    missing: dict[str, list[str]] = {}
+    for block in blocks:
+        for reason, names in block.missing.items():
+            missing.setdefault(reason, []).extend(names)
+    return Block(
+        torch.cat(tokens) if tokens else None,
+        torch.cat([block.pooled for block in blocks]),
+        torch.cat([block.labels for block in blocks]),
+        torch.cat([block.places for block in blocks]),
+        [key for block in blocks for key in block.keys],
+        missing,
+    )

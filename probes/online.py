@@ -1,0 +1,161 @@
+"""A probe while pretraining: k-NN and linear on a small labelled set, so that a run shows what it learns as it goes.
+
+Nothing in training changes: random states, train and eval mode, the loader and the compiled blocks are as before.
+The ranks share the encoding of the clips; rank 0 fits the heads while the others wait. n clips, D width.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol, cast
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from data.loader import DataConfig, EvalLoader, Request
+from probes.fit import fit_linear
+from probes.heads import knn_probabilities
+from probes.metrics import Score, score
+from vjepa.pixels import normalise
+from vjepa.vit import Encoder
+
+logger = logging.getLogger(__name__)
+
+HEADS = ("linear", "knn")
+
+
+class HasEncoder(Protocol):
+    """A training module that names the encoder to evaluate."""
+
+    @property
+    def trained_encoder(self) -> Encoder: ...
+
+
+class OnlineProbe(Callback):
+    """Accuracy of linear and k-NN classification with its 95 % interval, every `every` steps, before and after the run.
+
+    `train` and `test` are folders of labelled shards; `clips` of each (0: all) are chosen once, at random by `seed`.
+    """
+
+    def __init__(
+        self, train: str, test: str, data: DataConfig, batch: int, every: int, clips: int = 0, seed: int = 0
+    ) -> None:
+        self.loaders = [EvalLoader(replace(data, path=path, mix=[]), batch) for path in (train, test)]
+        classes = [loader.manifest.classes for loader in self.loaders]
+        if not classes[0] or classes[0] != classes[1]:
+            raise ValueError(
+                f"the online probe needs labels, and the same classes in both of its sets: {train} names "
+                f"{len(classes[0])} classes and {test} {len(classes[1])}; pack both with the same labels, or leave "
+                "health.probe_train and health.probe_test empty"
+            )
+        self.classes = len(classes[0])
+        self.places = [choose_places(loader.manifest.samples, clips, seed) for loader in self.loaders]
+        self.every = every
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lay out the curves with their intervals; probe what a new run starts from."""
+        for board in trainer.loggers:
+            if isinstance(board, TensorBoardLogger) and trainer.is_global_zero:
+                curves = {head: ["Margin", [f"probe/{head}{end}" for end in ("", "_low", "_high")]] for head in HEADS}
+                board.experiment.add_custom_scalars({"online probe": curves})
+        if trainer.global_step == 0:
+            self.probe(trainer, module)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Probe where it is due, but for a run that was asked to stop: it has little time left to save itself."""
+        step, stepped = trainer.global_step, (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and not trainer.should_stop and (step % self.every == 0 or step == trainer.max_steps):
+            self.probe(trainer, module)
+
+    def probe(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Encode both sets, fit the heads, log what they score."""
+        begun = time.perf_counter()
+        encoder = cast(HasEncoder, module).trained_encoder
+        with undisturbed(encoder, module.device), trainer.precision_plugin.train_step_context():
+            parts = [self._encode(trainer, encoder, number, module.device) for number in range(2)]
+        (known, labels), (asked, wanted) = (_join(trainer, *part) for part in parts)
+        self._check(labels, wanted)  # on all ranks: one that stops alone leaves the others waiting
+        if trainer.is_global_zero:
+            with undisturbed(encoder, module.device):
+                found = judge(known, labels, asked, wanted, self.classes)
+            values = {"probe/seconds": time.perf_counter() - begun}
+            for head, verdict in found.items():
+                values |= {f"probe/{head}": verdict.top1, f"probe/{head}_low": verdict.low}
+                values[f"probe/{head}_high"] = verdict.high
+                logger.info("step %d: %s probe %s", trainer.global_step, head, verdict)
+            for one in trainer.loggers:
+                one.log_metrics(values, max(0, trainer.global_step - 1))
+        trainer.strategy.barrier("online probe")
+
+    def _encode(
+        self, trainer: lightning.Trainer, encoder: Encoder, number: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """This rank's share of set `number`: mean tokens float32 [n, D] and labels int64 [n]."""
+        loader, places, rank = self.loaders[number], self.places[number], trainer.global_rank
+        share = places[len(places) * rank // trainer.world_size : len(places) * (rank + 1) // trainer.world_size]
+        asked = (Request(share[first : first + loader.batch]) for first in range(0, len(share), loader.batch))
+        pooled, labels = [torch.empty(0, encoder.config.width)], [torch.empty(0, dtype=torch.int64)]
+        for batch in loader.read(asked):
+            if batch.keys:
+                tokens = encoder(normalise(batch.clips.flatten(0, 1).to(device)))
+                pooled.append(tokens.mean(1, dtype=torch.float32).cpu())
+                labels.append(batch.labels)
+        return torch.cat(pooled), torch.cat(labels)
+
+    def _check(self, *found: Tensor) -> None:
+        for loader, labels in zip(self.loaders, found, strict=True):
+            if not len(labels) or int(labels.min()) < 0:
+                raise ValueError(
+                    f"the online probe needs readable clips with labels: of {len(labels)} chosen in "
+                    f"{loader.config.path}, {int((labels < 0).sum())} have none"
+                )
+
+
+def judge(known: Tensor, labels: Tensor, asked: Tensor, wanted: Tensor, classes: int) -> dict[str, Score]:
+    """Each head, fitted on known features [n, D] with labels [n], scored on those asked for; by name."""
+    with torch.enable_grad():
+        fitted = fit_linear(known.unsqueeze(1), labels, asked.unsqueeze(1), classes)
+    votes = knn_probabilities(known, labels, asked, classes)
+    return {"linear": score(fitted.probabilities, wanted), "knn": score(votes, wanted)}
+
+
+def choose_places(samples: int, clips: int, seed: int) -> list[int]:
+    """At most `clips` (0: all) of a set's samples, at random, in their order."""
+    if not clips or clips >= samples:
+        return list(range(samples))
+    chosen = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))[:clips]
+    return sorted(chosen.tolist())
+
+
+@contextmanager
+def undisturbed(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Use a module for evaluation in the middle of its training, without a trace.
+
+    Kept: the random states, which mode each part is in, and the compiled blocks, which would be compiled once more for
+    another number of clips and might then round otherwise.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    devices = [device] if device.type == "cuda" else []
+    module.eval()
+    try:
+        with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"), torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _join(trainer: lightning.Trainer, pooled: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The shares of all ranks, in their order."""
+    if trainer.world_size == 1:
+        return pooled, labels
+    shares: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(shares, (pooled, labels))
+    return torch.cat([one for one, _ in shares]), torch.cat([other for _, other in shares])

@@ -1,0 +1,152 @@
+"""results.json and predictions.csv: what a probe measured, for readers and for `python -m launch compare`.
+
+results.json has the scores, predictions.csv a line for each sample, head and kind of features. docs/probing.md is the
+schema's page.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from probes.evaluate import Result
+
+FORMAT = "vjepa-probe-2"
+NAME, PREDICTIONS = "results.json", "predictions.csv"
+COLUMNS = ("features", "head", "key", "label", "predicted", "probability", "rank")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one head said of each sample of the reported set, in the file's order."""
+
+    keys: list[str]
+    labels: list[str]  # class names, or values
+    predicted: list[str]
+    probabilities: list[float] = field(default_factory=list)  # of the truth; none for values
+    ranks: list[int] = field(default_factory=list)  # of the truth among the classes, 0 being right; none for values
+
+
+@dataclass(frozen=True)
+class Document:
+    """A results.json."""
+
+    path: Path
+    task: str  # classification or regression
+    classes: list[str]
+    missing: dict[str, list[str]]  # unreadable samples of the reported set, by reason
+    rows: list[dict[str, Any]]  # one a head on a kind of features, see docs/probing.md
+    config: dict[str, Any]
+
+
+def write_results(
+    folder: Path,
+    results: Sequence[Result],
+    classes: Sequence[str],
+    config: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write results.json and predictions.csv; `facts` are further entries of the document. Returns results.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_predictions(folder / PREDICTIONS, results, classes)
+    document = {
+        "format": FORMAT,
+        "task": "classification" if classes else "regression",
+        **(facts or {}),
+        "classes": list(classes),
+        "missing": dict(results[0].answers.missing) if results else {},
+        "results": [result.as_dict() for result in results],
+        "config": dict(config),
+    }
+    path = folder / NAME
+    temporary = path.with_name(f".{NAME}.tmp")
+    temporary.write_text(json.dumps(document, indent=1) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def read_results(path: str | Path) -> Document:
+    """A probe's results.json, or the one in a folder.
+
+    Raises FileNotFoundError where there is none, ValueError where the file is something else or of another version.
+    """
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; `python -m launch probe` writes results.json")
+    try:
+        found = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); probe again") from error
+    kind = found.get("format") if isinstance(found, dict) else None
+    if kind != FORMAT:
+        raise ValueError(
+            f"{path} must be the results.json of a probe, with format {FORMAT!r}, got {kind!r}; probe again"
+        )
+    return Document(path, found["task"], found["classes"], found["missing"], found["results"], found["config"])
+
+
+def read_predictions(document: Document) -> dict[tuple[str, str], Predictions]:
+    """The predictions beside a results.json, by (features, head).
+
+    Raises FileNotFoundError where the file is missing, ValueError where it is another one.
+    """
+    path = document.path.with_name(PREDICTIONS)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; `python -m launch probe` writes it beside {document.path.name}")
+    found: dict[tuple[str, str], Predictions] = {}
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, got {rows.fieldnames}; probe again")
+        for row in rows:
+            one = found.setdefault((row["features"], row["head"]), Predictions([], [], []))
+            one.keys.append(row["key"])
+            one.labels.append(row["label"])
+            one.predicted.append(row["predicted"])
+            if row["rank"]:
+                one.probabilities.append(float(row["probability"]))
+                one.ranks.append(int(row["rank"]))
+    for row in document.rows:
+        one = found.get((row["features"], row["head"]), Predictions([], [], []))
+        if len(one.keys) != row["samples"] or len(set(one.keys)) != len(one.keys):
+            raise ValueError(
+                f"{path} must have each of the {row['samples']} samples of {row['features']}, {row['head']} once, "
+                f"got {len(one.keys)} lines; probe again"
+            )
+    return found
+
+
+def _write_predictions(path: Path, results: Sequence[Result], classes: Sequence[str]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for result in results:
+            answers = result.answers
+            lines = _say_classes(answers.said, answers.labels, classes) if classes else _say_values(answers.said)
+            truths = [classes[label] for label in answers.labels.tolist()] if classes else answers.labels.tolist()
+            for key, truth, line in zip(answers.keys, truths, lines, strict=True):
+                writer.writerow([result.features, result.head, key, truth, *line])
+    temporary.replace(path)
+
+
+def _say_classes(said: Tensor, labels: Tensor, classes: Sequence[str]) -> list[list[Any]]:
+    """The predicted class, the truth's probability and its rank, for probabilities [n, C].
+
+    Of equally probable classes the truth comes last, unless it is the prediction: a constant answer knows nothing.
+    """
+    truth = said.gather(1, labels[:, None])
+    predicted = said.argmax(1)
+    ranks = ((said >= truth).sum(1) - 1).where(predicted != labels, 0)
+    shown = [f"{value:.6g}" for value in truth[:, 0].tolist()]
+    named = [classes[number] for number in predicted.tolist()]
+    return [list(line) for line in zip(named, shown, ranks.tolist(), strict=True)]
+
+
+def _say_values(said: Tensor) -> list[list[Any]]:
+    return [[value, "", ""] for value in said[:, 0].tolist()]

@@ -1,0 +1,81 @@
+"""Where an evaluation that was stopped goes on: finished heads in files, and the epoch of the one being trained.
+
+The folder's name is a hash of config, samples and features, so nothing of another evaluation is ever taken over.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probes.features import Features
+from probes.heads import AttentiveHead, LinearHead
+from probes.linear import Fitted
+
+
+class Place:
+    """A folder of finished heads of one evaluation."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, folder: Path, config: Any, train: Mapping[str, Features], test: Mapping[str, Features]) -> "Place":
+        """That of the evaluation with this config (a dataclass) and these features."""
+        state = hashlib.sha256(json.dumps(asdict(config)).encode())
+        for features in (*train.values(), *test.values()):
+            state.update("\n".join(features.keys).encode())
+            for tensor in (features.labels, features.pooled):
+                state.update(tensor.contiguous().numpy().data)
+        return cls(folder / state.hexdigest()[:16])
+
+    def run(self, words: str, work: Callable[[Path], Fitted]) -> Fitted:
+        """What `work` makes; the next time it is read. `work` is given a folder for what is half done."""
+        name = hashlib.sha256(words.encode()).hexdigest()[:16]
+        file, half = self.folder / f"{name}.pt", self.folder / name
+        if file.is_file():
+            return _read(torch.load(file, weights_only=True))
+        fitted = work(half)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp")
+        torch.save(_plain(fitted), temporary)
+        temporary.replace(file)
+        shutil.rmtree(half, ignore_errors=True)
+        return fitted
+
+    def remove(self) -> None:
+        """Delete the folder: the results are written elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # another evaluation's is there
+            self.folder.parent.rmdir()
+
+
+def _plain(fitted: Fitted) -> dict[str, Any]:
+    head = fitted.head
+    shape: dict[str, int] = {}
+    if head is not None:
+        shape = {"width": head.linear.in_features, "classes": head.linear.out_features}
+    if isinstance(head, AttentiveHead):
+        shape |= {"heads": head.heads, "depth": head.depth}
+    return {
+        "probabilities": fitted.probabilities,
+        "choice": fitted.choice,
+        "repeats": list(fitted.repeats),
+        "shape": shape,
+        "head": dict(head.state_dict()) if head is not None else {},
+    }
+
+
+def _read(state: dict[str, Any]) -> Fitted:
+    shape, head = state["shape"], None
+    if shape:
+        head = AttentiveHead(**shape) if "heads" in shape else LinearHead(**shape)
+        head.load_state_dict(state["head"])
+        head.eval().requires_grad_(False)
+    return Fitted(state["probabilities"], state["choice"], head, tuple(state["repeats"]))

@@ -1,0 +1,51 @@
+"""Values to regress, from a table beside the data: `key,value` or `path,value`, a header first."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from data.sources import Source
+from probes.features import Features
+
+
+def read_targets(path: str | Path) -> dict[str, float]:
+    """Value of each sample key. A path is the name a video had when it was packed, relative to its folder.
+
+    Raises FileNotFoundError or ValueError with the line that is at fault.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table of targets {path}")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    if sorted(header) not in (["key", "value"], ["path", "value"]):
+        raise ValueError(f"{path}: the header must be key,value or path,value, found {','.join(header) or 'nothing'}")
+    by_path = "path" in header
+    found: dict[str, float] = {}
+    for number, row in enumerate(rows[1:], 2):
+        cells = dict(zip(header, row, strict=False))
+        try:
+            value = float(cells["value"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}: a value is a number, found {row}") from error
+        name = cells["path" if by_path else "key"].strip()
+        key = Source(name, name).key if by_path else name
+        if found.setdefault(key, value) != value:
+            raise ValueError(f"{path}, line {number}: {name} has two values, {found[key]:g} and {value:g}")
+    return found
+
+
+def with_targets(features: Features, targets: Mapping[str, float], name: str) -> Features:
+    """The same features with float32 values as labels; ValueError where a sample of the set `name` has none."""
+    absent = [key for key in features.keys if key not in targets]
+    if absent:
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        raise ValueError(
+            f"{len(absent)} of {len(features)} samples of {name} have no value: {', '.join(absent[:5])}{more}; "
+            "every sample needs a line in the table of targets"
+        )
+    values = torch.tensor([targets[key] for key in features.keys], dtype=torch.float32)
+    return Features(features.source, values, features.keys, features.pooled, features.missing, features.rows)
