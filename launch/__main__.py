@@ -7,12 +7,19 @@ from importlib import import_module
 
 from omegaconf.errors import OmegaConfBaseException
 
+from launch import signals
+
 COMMANDS = {
     "demo": "generate videos, pretrain, probe, export and report: all of it in ten minutes on a laptop",
     "pack": "turn a folder, csv or list of videos into tar shards with a manifest",
     "inspect": "print what a folder of shards holds, and check it",
     "train": "pretrain an encoder on packed videos",
+    "submit": "send a training, probe or export to SLURM: script, copy of the code, requeue",
+    "status": "say where runs are: step, rate, time left, requeues",
     "probe": "measure a frozen encoder: attentive, linear and k-NN classification",
+    "compare-objectives": "train objectives at equal compute and put them side by side",
+    "windows": "make a labelled set out of videos without labels: forward or backward, or which video",
+    "compare": "say which of several probes differ by more than chance",
     "export": "write an encoder for others to load (safetensors, transformers, ONNX, torch.export, V-JEPA's own)",
     "features": "extract features of videos of any length, with a sliding window",
     "bench": "time a training step and the loader on this machine",
@@ -21,7 +28,7 @@ COMMANDS = {
 
 
 def main(words: list[str]) -> int:
-    """Run one command; the exit status is 0, or 2 where the input was at fault."""
+    """Run one command; the exit status is 0, 2 where the input was at fault, 75 where a run was interrupted."""
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -31,7 +38,7 @@ def main(words: list[str]) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    command = import_module(f"launch.{name}")
+    command = import_module(f"launch.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"python -m launch {name}",
         description=command.__doc__,
@@ -47,6 +54,9 @@ def main(words: list[str]) -> int:
             traceback.print_exc()
         print(f"error: {_message(error)}", file=sys.stderr)
         return 2
+    except signals.Interrupted as message:
+        print(message, file=sys.stderr)
+        return signals.UNFINISHED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -54,7 +64,8 @@ def main(words: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<9} {summary}" for name, summary in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
             "usage: python -m launch <command> ...",
@@ -75,4 +86,11 @@ def _message(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if "train" in sys.argv:
+        signals.install()  # here, for a signal must not find the process without it
+    try:
+        status = main(sys.argv[1:])
+    finally:
+        if "train" in sys.argv:
+            signals.ignore()
+    sys.exit(status)

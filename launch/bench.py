@@ -1,16 +1,16 @@
-"""Time this machine: a training step without data, or the loader without training. Prints one JSON line.
+"""Time this machine: a training step without data, the loader without training, or a probe. Prints one JSON line.
 
 python -m launch bench step configs/pretrain/demo.yaml
 python -m launch bench loader configs/pretrain/demo.yaml data.path=runs/demo/shards/train
+python -m launch bench probe configs/probe/synthetic.yaml encoder=runs/demo/encoder --repeats 1
 """
 
 import argparse
 import itertools
 import json
 import platform
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,12 @@ from torch import Tensor
 from data.decode import Decoder, Frames, decode_frames
 from data.loader import TrainLoader
 from data.workers import Board, TrainBatches
+from launch.bench_probe import bench_probe
 from launch.config import TrainConfig, load_config
-from launch.train import rank_batch
+from launch.flops import clip_flops, matrix_rate, median_seconds
+from launch.probe import ProbeConfig
+from launch.ranks import share_out
 from vjepa.jepa import JEPA
-from vjepa.masks import draw_masks
-from vjepa.vit import EncoderConfig
 
 
 @dataclass
@@ -37,8 +38,8 @@ class FakeBatch:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `bench`."""
-    parser.add_argument("what", choices=["step", "loader"])
-    parser.add_argument("config", help="YAML file of a pretraining run")
+    parser.add_argument("what", choices=["step", "loader", "probe"])
+    parser.add_argument("config", help="YAML file of a pretraining run, or of a probe")
     parser.add_argument("words", nargs="*", metavar="key=value", help="what differs from the file")
     parser.add_argument(
         "--repeats", type=int, default=10, help="steps or batches timed, after 3 to warm up (default: 10)"
@@ -47,9 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure and print."""
-    config = load_config(TrainConfig, arguments.config, arguments.words)
-    measure = bench_step if arguments.what == "step" else bench_loader
-    print(json.dumps({"bench": arguments.what, **environment(), **measure(config, arguments.repeats)}))
+    if arguments.what == "probe":
+        found = bench_probe(load_config(ProbeConfig, arguments.config, arguments.words), arguments.repeats)
+    else:
+        measure = bench_step if arguments.what == "step" else bench_loader
+        found = measure(load_config(TrainConfig, arguments.config, arguments.words), arguments.repeats)
+    print(json.dumps({"bench": arguments.what, **environment(), **found}))
 
 
 def bench_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def bench_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = JEPA(config.jepa).to(device)
     optimizer = model.configure_optimizers()
-    size, data = rank_batch(config, 1), config.data
+    size, data = share_out(config.run, 1).clips, config.data
     clips = torch.randint(0, 256, (size, data.frames, data.crop, data.crop, 3), dtype=torch.uint8, device=device)
     half = config.run.precision == "bf16"
 
@@ -71,7 +75,7 @@ def bench_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
         model.target_encoder.update(model.context_encoder, 0.99)
 
     seconds = median_seconds(step, repeats, device)
-    flops, rate = size * clip_flops(config), matrix_rate(torch.bfloat16 if half else torch.float32, device)
+    flops, rate = size * clip_flops(config.jepa, size), matrix_rate(torch.bfloat16 if half else torch.float32, device)
     return {
         "encoder": config.encoder.size,
         "tokens": config.encoder.grid,
@@ -89,7 +93,7 @@ def bench_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
 
 def bench_loader(config: TrainConfig, repeats: int) -> dict[str, Any]:
     """Clips a second out of the loader, with nobody training, and what a clip costs beside its bare decoding."""
-    loader = TrainLoader(config.data, rank_batch(config, 1), config.run.seed)
+    loader = TrainLoader(config.data, share_out(config.run, 1).clips, config.run.seed)
     batches = iter(loader)
     for _ in range(3):
         next(batches)
@@ -110,7 +114,7 @@ def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
 
     As in a worker, one thread does it. Batches and their decoding take turns, so that both see the same machine.
     """
-    loader = TrainLoader(config.data, rank_batch(config, 1), config.run.seed)
+    loader = TrainLoader(config.data, share_out(config.run, 1).clips, config.run.seed)
     streams, decodings, board = loader.open_streams(), Decodings(), Board(0)
     for stream in streams:
         stream.reader.decode = decodings.decode
@@ -149,56 +153,6 @@ class Decodings:
         frames = decode_frames(video, indices, decoder)
         self.done.append((video, indices, decoder))
         return frames
-
-
-def clip_flops(config: TrainConfig) -> float:
-    """Floating-point operations of the matrix products of one step for one clip, counted from the shapes.
-
-    Target encoder forward over all tokens; context encoder and predictor forward and backward for each kind of mask.
-    """
-    encoder, predictor = config.encoder, config.predictor
-    t, h, w = encoder.grid
-    total = transformer_flops(t * h * w, encoder.width, encoder.depth, encoder.mlp_ratio) + embedding_flops(
-        encoder, t * h * w
-    )
-    for mask_config in config.masks.values():
-        masks = draw_masks(mask_config, encoder.grid, torch.arange(rank_batch(config, 1)), config.run.seed)
-        context, target = masks.context.shape[1], masks.target.shape[1]
-        seen = transformer_flops(context, encoder.width, encoder.depth, encoder.mlp_ratio)
-        guessed = transformer_flops(context + target, predictor.width, predictor.depth, predictor.mlp_ratio)
-        mapped = 2 * (context + target) * encoder.width * predictor.width
-        total += 3 * (seen + guessed + mapped) + 2 * embedding_flops(encoder, context)  # pixels need no gradient
-    return total
-
-
-def transformer_flops(tokens: int, width: int, depth: int, mlp_ratio: float) -> float:
-    """Forward pass of `depth` blocks over `tokens`: projections, MLP, and both products of attention."""
-    return depth * (2 * tokens * width * width * (4 + 2 * mlp_ratio) + 4 * tokens * tokens * width)
-
-
-def embedding_flops(encoder: EncoderConfig, tokens: int) -> float:
-    """Forward pass of the patch embedding."""
-    return 2 * tokens * encoder.width * 3 * encoder.tubelet * encoder.patch**2
-
-
-def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations a second of a large matrix product on this device, measured now."""
-    side = 8192 if device.type == "cuda" else 2048
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / median_seconds(lambda: torch.mm(left, right), 10, device)
-
-
-def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median wall time of `work`, after three calls to warm up."""
-    times = []
-    for number in range(repeats + 3):
-        begun = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if number >= 3:
-            times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 def environment() -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """The model card of an export: what it is, how it is loaded, where it comes from, and only what was measured."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.encoders import Origin
 from launch.verify import count_parameters
-from probes.evaluate import FORMAT as PROBE_FORMAT
+from probes.results import read_results
 
 PICTURE = "features.png"
 
@@ -84,17 +83,6 @@ def write_card(
     return path
 
 
-def read_results(path: str) -> list[dict[str, Any]]:
-    """Rows of a results.json; ValueError where the file is something else."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; `python -m launch probe` writes results.json")
-    document = json.loads(Path(path).read_text())
-    if not isinstance(document, dict) or document.get("format") != PROBE_FORMAT:
-        raise ValueError(f"{path} must be the results.json of a probe, with format {PROBE_FORMAT!r}")
-    rows: list[dict[str, Any]] = document["results"]
-    return rows
-
-
 def _training(origin: Origin, config: CardConfig) -> str:
     facts = {"data": config.data or "not stated", "licence": config.licence or "not stated", **origin.facts}
     names = {"steps": "steps planned", "clips": "clips seen", "gauges": "gauges at the last reading"}
@@ -109,9 +97,15 @@ def _training(origin: Origin, config: CardConfig) -> str:
 def _results(path: str) -> str:
     if not path:
         return ""
-    lines = ["| features | head | top-1 % | 95 % interval | clips |", "| --- | --- | --- | --- | --- |"]
-    for row in read_results(path):
-        scores = f"{100 * row['top1']:.1f} | {100 * row['low']:.1f} to {100 * row['high']:.1f} | {row['samples']}"
+    document = read_results(path)
+    measure = "top-1 %" if document.classes else "mean absolute error"
+    lines = [f"| features | head | {measure} | 95 % interval | clips |", "| --- | --- | --- | --- | --- |"]
+    for row in document.rows:
+        if document.classes:
+            scores = f"{100 * row['top1']:.1f} | {100 * row['low']:.1f} to {100 * row['high']:.1f} | {row['samples']}"
+        else:
+            low, high = row["bootstrap"]["mae"]
+            scores = f"{row['mae']:.4g} | {low:.4g} to {high:.4g} | {row['samples']}"
         lines.append(f"| {row['features']} | {row['head']} | {scores} |")
     return "## Probes on frozen features\n\n" + "\n".join(lines)
 

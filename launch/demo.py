@@ -10,15 +10,11 @@ import argparse
 import json
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,6 +22,7 @@ from data.loader import EvalLoader
 from data.manifest import Manifest
 from data.pack import PackConfig, pack
 from data.synthetic import SyntheticConfig, write_videos
+from launch.budget import measure_step
 from launch.checkpoints import load_module
 from launch.config import TrainConfig, load_config
 from launch.export import export
@@ -114,28 +111,10 @@ def prepare(folder: Path, name: str, count: int, seed: int) -> None:
 
 def choose_steps(config: TrainConfig, minutes: float) -> int:
     """Optimiser steps that fit into `minutes` here, measured by training for a moment in a scratch folder."""
-    measured, warmup = 30, 10
-    with tempfile.TemporaryDirectory() as scratch:
-        trial = replace(config, run=replace(config.run, output=scratch, steps=measured, progress=False))
-        clock = Clock(warmup)
-        train(trial, [clock])
-    seconds = clock.seconds / (measured - warmup)
+    seconds = measure_step(train, config)
     steps = max(100, int(60 * minutes / seconds))
     say(f"A step of {config.run.batch} clips takes {1000 * seconds:.0f} ms here")
     return steps
-
-
-class Clock(Callback):
-    """Time from the end of step `start` to the end of the run."""
-
-    def __init__(self, start: int) -> None:
-        self.start, self.begun, self.seconds = start, 0.0, 0.0
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
-        """Read the clock."""
-        if trainer.global_step == self.start:
-            self.begun = time.monotonic()
-        self.seconds = time.monotonic() - self.begun
 
 
 def pretrain(config: TrainConfig) -> float:
@@ -180,11 +159,11 @@ def report(folder: Path, config: TrainConfig, results: list[Result], train_secon
     clips, names, classes = one_clip_a_class(folder / "shards" / "test", config, 6)
     linear = next(result for result in results if result.features == "encoder" and result.head == "linear")
     pictures = {
-        "What was learned": result_table(results),
+        "What was learned": result_table([result.as_dict() for result in results]),
         "What it was shown": embed(draw_contact_sheet(clips, names, config.masks, encoder), "clips and masks"),
         "How it went": embed(draw_curves(read_history(folder / "run")), "loss and gauges"),
         "What it sees": embed(draw_feature_colours(clips, encoder), "clips and feature colours"),
-        "What it confuses": embed(draw_confusion(linear.score, classes), "confusion matrix"),
+        "What it confuses": embed(draw_confusion(linear.as_dict()["confusion"], classes), "confusion matrix"),
     }
     sections = [Section(title, WORDS[title], body) for title, body in pictures.items()]
     run, minutes = config.run, train_seconds / 60

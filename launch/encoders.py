@@ -1,13 +1,11 @@
 """Whatever a path holds -> encoder and predictor: a run, its checkpoint, an exported folder, an official file."""
 
 import argparse
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from torch import nn
-
 from launch.checkpoints import load_module
+from probes.extractors import hash_weights
 from probes.heads import AttentiveHead
 from probes.saved import SavedHead, load_attentive
 from vjepa.formats.accounting import Pretrained
@@ -16,6 +14,17 @@ from vjepa.formats.loading import is_pretrained, load_pretrained
 from vjepa.formats.meta import ENCODERS, EncoderName
 from vjepa.jepa import JEPA
 from vjepa.vit import Encoder
+
+__all__ = [
+    "Origin",
+    "Weights",
+    "add_encoder_arguments",
+    "describe_run",
+    "hash_weights",
+    "read_head",
+    "read_hints",
+    "read_origin",
+]
 
 Weights = Literal["", "target", "context", "encoder", "target_encoder", "ema_encoder"]
 
@@ -68,10 +77,12 @@ def read_origin(path: str, weights: Weights = "", hints: Hints | None = None) ->
 
 
 def describe_run(model: JEPA, weights: Literal["target", "context"], source: str) -> Origin:
-    """One of the two encoders of a run, with its predictor."""
-    encoder = model.target_encoder.encoder if weights == "target" else model.context_encoder
-    facts = {"weights": weights, "steps": model.config.steps, "clips": model.position, "checkpoint": source}
-    return Origin(Pretrained(encoder.eval(), model.predictor.eval(), source), facts)
+    """One of the two encoders of a run (context where there is no moving average), with its latent predictor."""
+    encoder = model.trained_encoder if weights == "target" else model.context_encoder
+    which = "context" if encoder is model.context_encoder else "target"
+    facts = {"weights": which, "steps": model.config.steps, "clips": model.position, "checkpoint": source}
+    predictor = model.predictor.eval() if model.predictor is not None and model.predictor.latent else None
+    return Origin(Pretrained(encoder.eval(), predictor, source), facts)
 
 
 def read_head(path: str, encoder: Encoder) -> SavedHead[AttentiveHead]:
@@ -79,11 +90,3 @@ def read_head(path: str, encoder: Encoder) -> SavedHead[AttentiveHead]:
     saved = load_attentive(path)
     saved.check_encoder(encoder.config.width, hash_weights(encoder.float()))
     return saved
-
-
-def hash_weights(module: nn.Module, context: str = "") -> str:
-    """What tells one module's weights from another's, 16 hexadecimal digits; `context` is hashed before them."""
-    state = hashlib.sha256(context.encode())
-    for tensor in module.state_dict().values():
-        state.update(tensor.detach().cpu().contiguous().numpy())
-    return state.hexdigest()[:16]

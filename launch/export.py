@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from data.synthetic import SyntheticConfig, render_clip
-from launch.card import PICTURE, CardConfig, read_results, write_card
+from launch.card import PICTURE, CardConfig, write_card
 from launch.encoders import Origin, add_encoder_arguments, describe_run, read_head, read_hints, read_origin
 from launch.features import read_clip
 from launch.pictures import draw_feature_colours, read_history
 from launch.verify import measure_difference, read_again
 from probes.heads import AttentiveHead
-from probes.saved import SavedHead
+from probes.results import read_results
+from probes.saved import SavedHead, name_kind
 from vjepa.formats.accounting import resize_encoder
 from vjepa.formats.classifier import save_classifier
 from vjepa.formats.graph import save_onnx, save_program
@@ -128,15 +129,16 @@ def export_origin(
 
 
 def find_results(probe: str) -> str:
-    """The results.json of a probe's folder, which the card of its classifier shows; empty where there is none."""
+    """The results.json beside a probe's head, which the card of its classifier shows; empty where there is none."""
     path = Path(probe)
+    path = path.parent if path.suffix == ".safetensors" else path
     file = path / "results.json" if path.is_dir() else path
     return str(file) if probe and file.is_file() else ""
 
 
 def describe_head(head: SavedHead[AttentiveHead]) -> str:
     """A head in words."""
-    return f"attentive head of {len(head.classes)} classes: {', '.join(head.classes)}"
+    return f"{name_kind(head.head)} head of {len(head.classes)} classes: {', '.join(head.classes)}"
 
 
 def generate_clips(config: EncoderConfig, count: int) -> Tensor:

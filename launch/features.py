@@ -38,7 +38,7 @@ from data.decode import (
 )
 from data.sources import Source, list_sources
 from launch.encoders import add_encoder_arguments, hash_weights, read_head, read_hints, read_origin
-from probes.heads import AttentiveHead, standardise_tokens
+from probes.heads import AttentiveHead
 from vjepa.formats.arrays import ArrayFormat, read_metadata, write_arrays
 from vjepa.pixels import normalise
 from vjepa.vit import Encoder, EncoderConfig
@@ -188,7 +188,7 @@ def extract_features(
 def pool_tokens(tokens: Tensor, pool: Pool, head: AttentiveHead | None = None) -> Tensor:
     """tokens [W, N, D] as they are, or one vector a window [W, D]."""
     if head is not None:
-        return head.to(tokens.device).pool(standardise_tokens(tokens))
+        return head.to(tokens.device).pool(tokens)
     return tokens.mean(1) if pool == "mean" else tokens
 
 

@@ -6,15 +6,16 @@ B clips, T frames, H W pixels, (t, h, w) the token grid, N = t*h*w, D width.
 import base64
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from probes.metrics import Score
 from vjepa.masks import MaskConfig, draw_masks
 from vjepa.pixels import normalise
 from vjepa.vit import Encoder
@@ -22,6 +23,7 @@ from vjepa.vit import Encoder
 Images = npt.NDArray[np.float32]
 
 INK, BLUE, ORANGE, GREY = "#1d2433", "#2f6fde", "#e0752d", "#9aa3b2"
+NAMED = 40  # classes whose names fit beside a confusion matrix
 
 
 def draw_contact_sheet(clips: Tensor, names: list[str], masks: dict[str, MaskConfig], encoder: Encoder) -> Figure:
@@ -83,14 +85,9 @@ def draw_feature_colours(clips: Tensor, encoder: Encoder) -> Figure:
     The mean of each position over the clips is taken out first, so the colours show what is there, not where.
     """
     with torch.no_grad():
-        features = encoder(normalise(clips)).float()
-    centred = features - features.mean(0)
-    _, _, directions = torch.pca_lowrank(centred.flatten(0, 1), q=3)
-    colours = centred @ directions
-    low, high = colours.flatten(0, 1).quantile(0.02, dim=0), colours.flatten(0, 1).quantile(0.98, dim=0)
-    colours = ((colours - low) / (high - low)).clamp(0, 1)
+        features = encoder(normalise(clips))
     t, h, w = encoder.config.grid
-    volume = colours.unflatten(1, (t, h, w)).numpy()
+    volume = feature_colours(features).unflatten(1, (t, h, w)).numpy()
     figure = Figure(figsize=(1.5 * t * 2 + 0.4, 1.5 * len(clips)))
     axes = figure.subplots(len(clips), 2 * t, squeeze=False)
     for row in range(len(clips)):
@@ -103,22 +100,40 @@ def draw_feature_colours(clips: Tensor, encoder: Encoder) -> Figure:
     return figure
 
 
-def draw_confusion(score: Score, classes: list[str]) -> Figure:
-    """Rows: what it was; columns: what the probe said; per cent of the row."""
-    counts = np.asarray(score.confusion, dtype=np.float64)
+def feature_colours(features: Tensor) -> Tensor:
+    """Three principal components of features [B, N, D] as red, green and blue in [0, 1]: [B, N, 3] on the CPU.
+
+    One set of directions for all clips. The mean of each position over the clips is taken out first, so the colours
+    show what is there, not where.
+    """
+    features = features.float()
+    centred = features - (features.mean(0) if len(features) > 1 else features.mean(1, keepdim=True))
+    flat = centred.flatten(0, 1)
+    _, directions = torch.linalg.eigh(flat.T @ flat)  # ascending; no random numbers, unlike a low-rank approximation
+    colours = (centred @ directions[:, -3:].flip(1)).cpu()
+    low, high = colours.flatten(0, 1).quantile(0.02, dim=0), colours.flatten(0, 1).quantile(0.98, dim=0)
+    scaled: Tensor = (colours - low) / (high - low).clamp(min=1e-12)
+    return scaled.clamp(0, 1)
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Rows: what it was; columns: what the probe said; per cent of the row. Names and numbers as far as they fit."""
+    counts = np.asarray(confusion, dtype=np.float64)
     share = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
-    side = 1.6 + 0.42 * len(classes)
+    are_named = len(classes) <= NAMED
+    side = 1.6 + 0.42 * len(classes) if are_named else 9.0
     figure = Figure(figsize=(side, side))
     axis = figure.subplots()
     axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
-    axis.set_yticks(range(len(classes)), classes, fontsize=8)
     axis.set_xlabel("predicted", fontsize=9)
     axis.set_ylabel("true", fontsize=9)
-    for (row, column), value in np.ndenumerate(share):
-        if value >= 1:
-            colour = "white" if value > 55 else INK
-            axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    if are_named:
+        axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
+        axis.set_yticks(range(len(classes)), classes, fontsize=8)
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 1:
+                colour = "white" if value > 55 else INK
+                axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     figure.tight_layout()
     return figure
 
@@ -134,6 +149,15 @@ def read_history(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
                     steps.append(int(row["step"]))
                     values.append(float(value))
     return history
+
+
+def rasterise(figure: Figure, dpi: int = 100) -> npt.NDArray[np.uint8]:
+    """A figure as pixels [H, W, 3]."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels: npt.NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels
 
 
 def embed(figure: Figure, alternative: str) -> str:

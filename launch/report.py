@@ -1,11 +1,10 @@
-"""One HTML page about a run: what was learned, how it went, what it looks like. No script, no outside file."""
+"""One HTML page about a run or a probe: pictures, tables and plain words. No script, no outside file."""
 
 import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from probes.evaluate import Result
-from probes.metrics import Score
+from typing import Any
 
 STYLE = """
 body { font: 15px/1.55 system-ui, sans-serif; color: #1d2433; max-width: 1080px; margin: 2.5rem auto;
@@ -17,6 +16,11 @@ th, td { padding: .35rem .9rem; text-align: right; white-space: nowrap }
 th { font-weight: 600; border-bottom: 2px solid #1d2433 } td { border-bottom: 1px solid #e3e7ef }
 th:first-child, td:first-child { text-align: left } tr.ours td { font-weight: 600; background: #f0f5ff }
 span { color: #7a8499; font-weight: 400; font-size: .85em }
+div.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(31rem, 1fr)); gap: .8rem 1.4rem }
+figure { margin: 0 } figure img { border-radius: 4px } figcaption { font-size: .85em; overflow-wrap: anywhere }
+h3 { font-size: 1rem; margin-bottom: .3rem }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.4rem }
+dt { color: #56607a } dd { margin: 0; overflow-wrap: anywhere }
 """
 
 
@@ -29,7 +33,7 @@ class Section:
     body: str
 
 
-def write_report(path: Path, title: str, lead: str, sections: list[Section]) -> None:
+def write_report(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
     """Write the page to `path`."""
     parts = [f"<h2>{html.escape(s.title)}</h2><p>{html.escape(s.words)}</p>{s.body}" for s in sections]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,21 +44,36 @@ def write_report(path: Path, title: str, lead: str, sections: list[Section]) -> 
     )
 
 
-def result_table(results: list[Result], ours: str = "encoder") -> str:
-    """Top-1 with its interval: a row a kind of features, a column a head."""
-    heads = list(dict.fromkeys(result.head for result in results))
-    found = {(result.features, result.head): result.score for result in results}
-    rows = []
-    for name in dict.fromkeys(result.features for result in results):
-        cells = []
-        for head in heads:
-            score = found.get((name, head))
-            cells.append(f"<td>{_percent(score)}</td>" if score else "<td>-</td>")
+def result_table(rows: Sequence[Mapping[str, Any]], ours: str = "encoder") -> str:
+    """Top-1, or the mean absolute error, with its interval: a row a kind of features, a column a head.
+
+    rows: those of a results.json.
+    """
+    heads = list(dict.fromkeys(row["head"] for row in rows))
+    found = {(row["features"], row["head"]): show_score(row) for row in rows}
+    lines = []
+    for name in dict.fromkeys(row["features"] for row in rows):
+        cells = "".join(f"<td>{found.get((name, head), '-')}</td>" for head in heads)
         mark = ' class="ours"' if name == ours else ""
-        rows.append(f"<tr{mark}><td>{html.escape(name)}</td>{''.join(cells)}</tr>")
+        lines.append(f"<tr{mark}><td>{html.escape(name)}</td>{cells}</tr>")
     header = "".join(f"<th>{head}</th>" for head in heads)
-    return f"<table><tr><th>features</th>{header}</tr>{''.join(rows)}</table>"
+    return f"<table><tr><th>features</th>{header}</tr>{''.join(lines)}</table>"
 
 
-def _percent(score: Score) -> str:
-    return f"{100 * score.top1:.1f} % <span>{100 * score.low:.1f} to {100 * score.high:.1f}</span>"
+def lay_out_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table; the cells are HTML."""
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
+    return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr>{rows}</table>"
+
+
+def show_score(row: Mapping[str, Any]) -> str:
+    """The main score of a row of results.json with its interval, as HTML."""
+    if "top1" in row:
+        return show_share(row["top1"], (row["low"], row["high"]))
+    low, high = row["bootstrap"]["mae"]
+    return f"{row['mae']:.4g} <span>{low:.4g} to {high:.4g}</span>"
+
+
+def show_share(value: float, interval: Sequence[float]) -> str:
+    """A share in per cent with its interval, as HTML."""
+    return f"{100 * value:.1f} % <span>{100 * interval[0]:.1f} to {100 * interval[1]:.1f}</span>"

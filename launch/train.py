@@ -2,31 +2,45 @@
 
     python -m launch train configs/pretrain/vjepa2_vitl.yaml data.path=shards/ run.output=runs/vitl
     torchrun --nproc-per-node 8 -m launch train CONFIG ...        (the same command on every node with --nnodes)
+    srun --ntasks-per-node 8 python -m launch train CONFIG ...    (`python -m launch submit` writes the script for it)
 
-Started again with the same run.output, a run continues where its last checkpoint was.
+Started again with the same run.output, a run continues where its last checkpoint was. SIGTERM, SIGUSR1 and Ctrl-C save
+after the step at hand and stop with exit status 75: the same command continues.
 """
 
 import argparse
 import logging
 import os
-import platform
+import signal
 import warnings
-from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+import torch.distributed
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning.callbacks import Callback
 
 from data.loader import Batch, DataConfig, TrainLoader
-from launch.checkpoints import LAST, latest_checkpoint, read_position
-from launch.config import TrainConfig, add_config_arguments, read_config, to_yaml
+from launch.budget import within_budget
+from launch.checkpoints import Saver, WholeFiles, check_fits, latest_checkpoint, read_checkpoint
+from launch.config import TrainConfig, add_config_arguments, read_config
 from launch.encoders import read_origin
+from launch.health import watchers
+from launch.logs import keep_output
+from launch.metrics import Board, Table
+from launch.preempt import Preemption, leave_signals_alone
 from launch.progress import Progress
+from launch.randomness import seed_generators
+from launch.ranks import Ranks, Share, find_accelerator, find_ranks, share_out
+from launch.rundir import Heartbeat, add_event, check_same, claim_folder
+from launch.signals import Interrupted
 from vjepa.formats.accounting import start_from
-from vjepa.jepa import JEPA
+from vjepa.jepa import JEPA, JepaConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,79 +49,110 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train as the config says."""
+    """Train as the config says; what is printed is kept in the run directory."""
     config = read_config(TrainConfig, arguments)
     if config is None:
         return
-    train(config)
+    ranks = find_ranks(config.run)
+    config = within_budget(train, config, ranks.world)
+    with keep_output(Path(config.run.output), ranks.rank):
+        train(config)
 
 
 def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     """Run or continue a pretraining run; returns the trained module.
 
-    Raises ValueError where run.output holds a run with another config.
+    Raises ValueError where run.output holds a run with another config, other data, or a checkpoint that does not fit;
+    Interrupted where a signal asked to stop, once the run is saved.
     """
-    folder = Path(config.run.output)
-    trainer = make_trainer(config, callbacks or [])
+    folder, run = Path(config.run.output), config.run
+    ranks = find_ranks(run)
+    share = share_out(run, ranks.world)
+    seed_generators(run.seed + ranks.rank)
+    loader = TrainLoader(config.data, share.clips, run.seed, rank=ranks.rank, world=ranks.world)
     checkpoint = latest_checkpoint(folder)
-    position = read_position(checkpoint) if checkpoint else 0
+    stored = read_checkpoint(checkpoint) if checkpoint else None
+    model = make_model(config, stored)
+    if checkpoint and stored:
+        check_same(folder, config)
+        check_fits(stored, model, checkpoint)
+        loader.load_state_dict(stored["data"])
+    step = stored["global_step"] if stored else 0
+    preemption = Preemption()
+    saver = Saver(folder, min(run.checkpoint_every, run.steps), run.keep, run.keep_every, loader)
+    trainer = make_trainer(config, ranks, share, step, [saver, preemption, *(callbacks or [])])
     if trainer.is_global_zero:
-        claim_folder(folder, config, continues=checkpoint is not None)
-    per_rank = rank_batch(config, trainer.world_size)
-    loader = TrainLoader(
-        config.data, per_rank, config.run.seed, rank=trainer.global_rank, world=trainer.world_size, position=position
-    )
-    model = JEPA(config.jepa)
-    if config.run.start and checkpoint is None:
-        start(model, config)
-    if trainer.is_global_zero and config.run.progress:
-        print(describe(config, trainer.world_size, per_rank, position))
-    trainer.fit(model, Stream(loader), ckpt_path=checkpoint, weights_only=True)
-    trainer.save_checkpoint(folder / "checkpoints" / LAST)
-    if trainer.is_global_zero and config.run.progress:
+        claim_folder(folder, config, loader, step, ranks.world)
+        if run.progress:
+            print(describe(config, ranks.world, share, step))
+    del stored  # a checkpoint that is held would keep its old file mapped
+    stream = Stream(loader)
+    try:
+        trainer.fit(model, stream, ckpt_path=checkpoint, weights_only=True)
+    except Exception as error:
+        if trainer.is_global_zero:
+            add_event(folder, "failed", step=trainer.global_step, error=f"{type(error).__name__}: {error}"[:500])
+        raise
+    finally:
+        stream.close()
+    finish(folder, trainer, preemption.signal)
+    if trainer.is_global_zero and run.progress:
         skipped = loader.tally.skipped
         reasons = ": " + ", ".join(f"{count} x {reason}" for reason, count in skipped.items()) if skipped else ""
         print(f"{model.position} clips seen; {skipped.total()} unreadable ones replaced on this rank{reasons}")
     return model
 
 
-def make_trainer(config: TrainConfig, callbacks: list[Callback]) -> lightning.Trainer:
-    """The Lightning trainer of a run: DDP wherever there is more than one process."""
+def finish(folder: Path, trainer: lightning.Trainer, number: int) -> None:
+    """Write how the run ended and let the other processes go; Interrupted where signal `number` ended it too early."""
+    step = trainer.global_step
+    stopped = bool(number) and step < trainer.max_steps
+    name = signal.Signals(number).name if stopped else ""
+    if trainer.is_global_zero:
+        add_event(folder, "interrupted" if stopped else "finished", step=step, signal=name)
+        if stopped:
+            (folder / "unfinished").write_text(os.environ.get("SLURM_JOB_ID", "") + "\n")  # read by the job script
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # all is written before the first process exits
+        torch.distributed.destroy_process_group()
+    if stopped:
+        raise Interrupted(
+            f"stopped by {name} after step {step} of {trainer.max_steps}, saved in {folder}; the same command continues"
+        )
+
+
+def make_trainer(
+    config: TrainConfig, ranks: Ranks, share: Share, step: int, callbacks: list[Callback]
+) -> lightning.Trainer:
+    """The Lightning trainer of a run that begins at `step`: DDP wherever there is more than one process."""
     run, folder = config.run, Path(config.run.output)
-    accelerator = run.accelerator
     quieten_lightning()
     share_cores(config.data)
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    devices = run.devices or (torch.cuda.device_count() if accelerator == "gpu" else 1)
-    saver = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="step-{step:07d}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=min(run.checkpoint_every, run.steps),
-        monitor="step",
-        mode="max",
-        save_top_k=run.keep,
-        save_last=True,
-        enable_version_counter=False,
-    )
+    plugins: list[Any] = [WholeFiles()]
+    if ranks.starter == "srun":
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    elif not ranks.starter:
+        plugins.append(LightningEnvironment())  # also in an allocation of SLURM, where nobody used srun
     bar: list[Callback] = [Progress()] if run.progress else []
-    return lightning.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=run.nodes,
-        strategy="ddp" if devices * run.nodes > 1 else "auto",
+    trainer = lightning.Trainer(
+        accelerator=find_accelerator(run.accelerator),
+        devices=ranks.devices,
+        num_nodes=ranks.nodes,
+        strategy="ddp" if ranks.world > 1 else "auto",
         precision="bf16-mixed" if run.precision == "bf16" else "32-true",
         max_steps=run.steps,
         max_epochs=-1,
-        accumulate_grad_batches=run.accumulate,
+        accumulate_grad_batches=share.batches,
         log_every_n_steps=min(run.log_every, run.steps),
-        logger=[Board(folder, name="", version="tensorboard"), CSVLogger(folder, name="", version="csv")],
-        callbacks=[saver, *bar, *callbacks],
+        logger=[Board(folder, step), Table(folder, step)],
+        callbacks=[Heartbeat(folder), *callbacks, *watchers(config.health, config.data, share.clips), *bar],
+        plugins=plugins,
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    leave_signals_alone(trainer)
+    return trainer
 
 
 def share_cores(data: DataConfig) -> None:
@@ -120,6 +165,25 @@ def quieten_lightning() -> None:
     """Leave out its advertisements and the devices it did not find; its warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # its own use of a deprecated function
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # find_ranks knows who started it
+
+
+def make_model(config: TrainConfig, stored: dict[str, Any] | None) -> JEPA:
+    """The module of a run, with the weights it begins with; those `stored` in a checkpoint come from Lightning, later.
+
+    A frozen teacher is read once: afterwards it is part of the checkpoint.
+    """
+    jepa, teacher = config.jepa, None
+    if stored is not None:
+        jepa = replace(jepa, frozen=JepaConfig.from_dict(stored["config"]).frozen)
+    elif config.teacher.weights:
+        teacher = read_origin(config.teacher.weights).pretrained.encoder
+    model = JEPA(jepa, teacher)
+    if config.run.start and stored is None:
+        start(model, config)
+    if config.run.compile:
+        model.compile_blocks()
+    return model
 
 
 def start(model: JEPA, config: TrainConfig) -> None:
@@ -129,67 +193,24 @@ def start(model: JEPA, config: TrainConfig) -> None:
     """
     found = read_origin(config.run.start, config.run.start_weights).pretrained
     start_from(found, model.context_encoder, model.predictor if found.predictor else None)
-    model.target_encoder.update(model.context_encoder, momentum=0.0)
+    model.target_encoder.update(model.context_encoder, momentum=0.0)  # moves a moving average only
     print(f"starting from {found}")
     if found.predictor is None:
         print("it has no predictor: a new one is trained")
 
 
-def rank_batch(config: TrainConfig, world: int) -> int:
-    """Clips a rank takes at once; ValueError where run.batch cannot be shared out evenly."""
-    parts = world * config.run.accumulate
-    if config.run.batch % parts:
-        raise ValueError(
-            f"run.batch must be a multiple of ranks x run.accumulate = {world} x {config.run.accumulate}, "
-            f"got {config.run.batch}; the nearest are {config.run.batch // parts * parts or parts} "
-            f"and {-(-config.run.batch // parts) * parts}"
-        )
-    return config.run.batch // parts
-
-
-def claim_folder(folder: Path, config: TrainConfig, continues: bool) -> None:
-    """Write the config and the environment into the run directory.
-
-    Raises ValueError where the directory holds a run with another config: what differs is named.
-    """
-    stored, text = folder / "config.yaml", to_yaml(config)
-    if stored.is_file() and continues and stored.read_text() != text:
-        old, new = stored.read_text().splitlines(), text.splitlines()
-        changed = [f"{line.strip()} (was: {was.strip()})" for was, line in zip(old, new, strict=False) if was != line]
-        raise ValueError(
-            f"{folder} holds a run with another config; it differs in: {'; '.join(changed[:5]) or 'its keys'}. "
-            f"Choose another run.output, or give the same values to continue"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    stored.write_text(text)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": version("pytorch-lightning"),
-    }
-    (folder / "environment.yaml").write_text("".join(f"{name}: {version}\n" for name, version in versions.items()))
-
-
-def describe(config: TrainConfig, world: int, per_rank: int, position: int) -> str:
+def describe(config: TrainConfig, world: int, share: Share, step: int) -> str:
     """What the run is about to do, in words."""
     run, t_h_w = config.run, config.encoder.grid
     lines = [
         f"pretraining {config.encoder.size} encoder ({config.encoder.depth} blocks of width {config.encoder.width}), "
         f"clips of {config.data.frames} frames at {config.data.crop} pixels = {'x'.join(map(str, t_h_w))} tokens",
-        f"batch {run.batch} = {world} rank{'s' if world > 1 else ''} x {per_rank} clips x {run.accumulate} batches, "
-        f"{run.steps} steps, {run.precision}, into {run.output}",
+        f"batch {run.batch} = {_count(world, 'rank')} x {_count(share.clips, 'clip')} x "
+        f"{_count(share.batches, 'batch', 'batches')}, {run.steps} steps, {run.precision}, into {run.output}",
     ]
-    if position:
-        lines.append(f"continuing after {position} clips")
+    if step:
+        lines.append(f"continuing after step {step}")
     return "\n".join(lines)
-
-
-class Board(TensorBoardLogger):
-    """TensorBoard without Lightning's count of epochs: the stream of clips has none, so it would be a flat line."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write all but the epoch."""
-        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 class Stream:
@@ -197,6 +218,17 @@ class Stream:
 
     def __init__(self, loader: TrainLoader) -> None:
         self.loader = loader
+        self.opened: list[Generator[Batch, None, None]] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.loader)
+        self.opened.append(iter(self.loader))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        """End the loading processes now; at the end of the process it would take seconds."""
+        for batches in self.opened:
+            batches.close()
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

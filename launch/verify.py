@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probes.heads import AttentiveHead, standardise_tokens
+from probes.heads import AttentiveHead
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.graph import ONNX, PROGRAM
 from vjepa.formats.meta import load_meta
@@ -41,7 +41,7 @@ def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head:
     if head is not None:
         if reader.logits is None:
             raise ValueError("what was loaded has no classifier")
-        logits = head(standardise_tokens(features))
+        logits = head(features)
         difference = max(difference, float((logits - reader.logits(clip)).abs().max()))
     if original.predictor is None or reader.prediction is None:
         return difference

@@ -24,6 +24,12 @@ def words(shards: Path, tmp_path: Path) -> list[str]:
         "encoder.size=custom", "encoder.width=24", "encoder.depth=2", "encoder.heads=2", "encoder.patch=8",
         "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1", "data.workers=1",
         "run.precision=fp32", "run.batch=8", "run.steps=6", "run.log_every=1", "run.checkpoint_every=3",
-        "run.gauges_every=2", "masks.ahead.kind=future",
+        "health.every=2", "masks.ahead.kind=future",
         f"data.path={shards}", f"run.output={tmp_path / 'run'}",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def quick(words: list[str]) -> list[str]:
+    """The same without what costs seconds and is tested elsewhere."""
+    return [*words, "health.pictures_every=0", "health.matrix_tflops=1"]

@@ -40,7 +40,7 @@ def test_probe_command_reports_every_sample_once(words: list[str], shards: Path,
     asked = [f"encoder={tmp_path / 'run'}", f"train={shards}", f"test={shards}", f"output={output}", "data.workers=1"]
     assert main(["probe", str(config / "probe" / "synthetic.yaml"), *asked, "baselines=[pixels]"]) == 0
     found = json.loads((output / "results.json").read_text())
-    assert found["format"] == "vjepa-probe-1"
+    assert found["format"] == "vjepa-probe-2"
     assert {row["samples"] for row in found["results"]} == {48}
     assert {row["missing"] for row in found["results"]} == {0}
 

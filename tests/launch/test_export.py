@@ -13,7 +13,7 @@ from launch.__main__ import main
 from launch.card import CardConfig, write_card
 from launch.encoders import Origin, hash_weights
 from launch.export import FORMATS, TOLERANCE, export_origin, generate_clips
-from probes.heads import AttentiveHead, standardise_tokens
+from probes.heads import AttentiveHead
 from probes.saved import SavedHead, save_head
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.loading import load_pretrained
@@ -117,33 +117,38 @@ def test_official_checkpoint_is_exported_on(tmp_path: Path, capsys: pytest.Captu
     assert torch.equal(loaded.encoder.norm.bias, origin.pretrained.encoder.norm.bias)
 
 
-def save_probe(folder: Path, encoder: Encoder, heads: int = 2) -> AttentiveHead:
+def save_probe(folder: Path, encoder: Encoder, heads: int = 2, depth: int = 1) -> AttentiveHead:
     """A probe's folder with a random head of three classes, and one row of results."""
     torch.manual_seed(0)
-    head = AttentiveHead(encoder.config.width, heads, 3)
+    head = AttentiveHead(encoder.config.width, heads, 3, depth)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     save_head(SavedHead(head, ("left", "right", "up"), "a test", hash_weights(encoder)), folder)
     row = {"features": "encoder", "head": "attentive", "top1": 0.5, "low": 0.4, "high": 0.6, "samples": 200}
-    (folder / "results.json").write_text(json.dumps({"format": "vjepa-probe-1", "results": [row]}))
+    document = {
+        "format": "vjepa-probe-2", "task": "classification", "classes": ["left", "right", "up"], "missing": {},
+        "results": [row], "config": {},
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(document))
     return head
 
 
+@pytest.mark.parametrize(("depth", "kind"), [(1, "attentive"), (4, "attentive4")])
 def test_classifier_for_transformers_gives_our_logits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    depth: int, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     transformers = pytest.importorskip("transformers")
     origin = make_origin()
     encoder = origin.pretrained.encoder
     native = save_encoder(encoder, tmp_path / "native", {}, origin.pretrained.predictor)
-    head = save_probe(tmp_path / "probe", encoder)
+    head = save_probe(tmp_path / "probe", encoder, depth=depth)
     words = ["export", str(native), str(tmp_path / "out"), "--format", "transformers", "--no-picture"]
     assert main([*words, "--probe", str(tmp_path / "probe" / "results.json")]) == 0
-    assert "with an attentive head of 3 classes: left, right, up" in capsys.readouterr().out
+    assert f"with an {kind} head of 3 classes: left, right, up" in capsys.readouterr().out
     model = transformers.AutoModelForVideoClassification.from_pretrained(tmp_path / "out").eval()
     video = torch.randn(2, 3, 4, 48, 48)
     with torch.no_grad():
-        expected = head(standardise_tokens(encoder(video)))
+        expected = head(encoder(video))
         torch.testing.assert_close(model(video.transpose(1, 2)).logits, expected, atol=1e-4, rtol=1e-4)
         features = transformers.AutoModel.from_pretrained(tmp_path / "out").get_vision_features(video.transpose(1, 2))
         torch.testing.assert_close(features, encoder(video), atol=1e-4, rtol=1e-4)
@@ -164,7 +169,8 @@ def test_altered_classifier_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     head = save_probe(tmp_path / "probe", origin.pretrained.encoder)
     saved = SavedHead(head, ("left", "right", "up"), "a test", "")
     assert export_origin(origin, tmp_path / "out", "transformers", head=saved) <= TOLERANCE
-    monkeypatch.setattr("launch.verify.standardise_tokens", lambda tokens: tokens)
+    altered = {**head.state_dict(), "norm1.bias": head.norm1.bias + 1}
+    monkeypatch.setattr(head, "state_dict", lambda: altered)
     with pytest.raises(ValueError, match=r"what was loaded differs by .*; do not use it"):
         export_origin(origin, tmp_path / "out", "transformers", head=saved)
 
@@ -199,7 +205,8 @@ def test_card_holds_what_was_given_and_measured(tmp_path: Path, capsys: pytest.C
     score = {"samples": 200, "classes": 4, "top1": 0.5, "low": 0.43, "high": 0.57, "top5": 1.0, "mean_class": 0.5}
     rows = [{"features": "encoder", "head": "linear", **score}]
     results = tmp_path / "results.json"
-    results.write_text(json.dumps({"format": "vjepa-probe-1", "results": rows}))
+    document = {"task": "classification", "classes": list("abcd"), "missing": {}, "results": rows, "config": {}}
+    results.write_text(json.dumps({"format": "vjepa-probe-2", **document}))
     native = save_encoder(make_origin().pretrained.encoder, tmp_path / "native")
     words = ["export", str(native), str(tmp_path / "out"), "--licence", "apache-2.0", "--data", "moving things"]
     assert main([*words, "--results", str(tmp_path / "absent.json")]) == 2

@@ -29,7 +29,7 @@ def make_run(folder: Path, probe: Path) -> None:
     model = JEPA(config)
     (folder / "checkpoints").mkdir(parents=True)
     stored = {"config": asdict(config), "state_dict": model.state_dict(), "position": 0}
-    torch.save(stored, folder / "checkpoints" / "last.ckpt")
+    torch.save(stored, folder / "checkpoints" / "step-0000000.ckpt")
     digest = hash_weights(model.target_encoder.encoder)
     save_head(SavedHead(AttentiveHead(24, 2, 3), ("left", "right", "up"), str(folder), digest), probe)
 

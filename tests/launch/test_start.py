@@ -1,5 +1,6 @@
 """A run that starts from somebody's weights: at another crop, with a copy for the target encoder, and never half."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from launch.train import start
 from vjepa.formats.meta import save_meta
 from vjepa.formats.native import save_encoder
 from vjepa.jepa import JEPA
+from vjepa.optim import lr_schedule
 from vjepa.predictor import Predictor, PredictorConfig
 from vjepa.vit import Encoder, EncoderConfig
 
@@ -84,3 +86,46 @@ def test_weights_of_another_architecture_name_the_keys(
 def test_start_that_is_not_there_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", CONFIG, *words, "run.start=nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rotary"])
+def test_a_cooldown_goes_on_from_a_run_at_another_length_and_crop(
+    words: list[str], tmp_path: Path, positions: str
+) -> None:
+    """More frames, a larger crop, no warm-up and a rate that falls to its end; the rest is the primary run's."""
+    quick = [
+        *words,
+        f"encoder.positions={positions}",
+        "predictor.heads=2",
+        "health.pictures_every=0",
+        "health.matrix_tflops=1",
+    ]
+    assert main(["train", CONFIG, *quick, "run.steps=2"]) == 0
+    primary = load_module(tmp_path / "run")
+    longer = ["data.frames=8", "data.crop=48", "optim.warmup_steps=0", "optim.lr_shape=linear", "optim.stretch=1"]
+    cooldown = [*quick, *longer, f"run.start={tmp_path / 'run'}", f"run.output={tmp_path / 'cooldown'}", "run.steps=4"]
+    config = load_config(TrainConfig, CONFIG, cooldown)
+    model = JEPA(config.jepa)
+    start(model, config)
+    assert model.config.encoder.grid == (4, 6, 6)
+    for name, value in primary.target_encoder.state_dict().items():
+        assert torch.equal(model.context_encoder.state_dict()[name.removeprefix("encoder.")], value), name
+    rates = [model.lr_at(step) for step in range(5)]
+    assert rates[0] == config.optim.lr
+    assert rates[4] == pytest.approx(config.optim.final_lr)
+    torch.testing.assert_close(torch.tensor(rates).diff(), torch.full((4,), rates[1] - rates[0]))
+    assert main(["train", CONFIG, *cooldown]) == 0
+    assert load_module(tmp_path / "cooldown").position == 32
+
+
+@pytest.mark.parametrize("size", ["vitl", "vith", "vitg"])
+def test_a_cooldown_recipe_has_the_architecture_of_its_primary_one(size: str) -> None:
+    folder = Path(CONFIG).parent
+    primary = load_config(TrainConfig, folder / f"vjepa2_{size}.yaml", [])
+    cooldown = load_config(TrainConfig, folder / f"vjepa2_{size}_cooldown.yaml", [])
+    assert replace(cooldown.encoder, frames=16) == primary.encoder
+    assert cooldown.predictor == primary.predictor
+    assert cooldown.masks == primary.masks
+    assert (cooldown.data.frames, cooldown.run.steps, cooldown.run.batch) == (64, 12_000, 3072)
+    rate = lr_schedule(cooldown.optim, cooldown.run.steps)
+    assert (rate(0), rate(12_000)) == (5.25e-4, pytest.approx(1e-6))

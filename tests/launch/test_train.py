@@ -13,7 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from launch.__main__ import main
 from launch.checkpoints import load_module
 from launch.config import TrainConfig, load_config
-from launch.train import rank_batch, train
+from launch.ranks import share_out
+from launch.train import train
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
@@ -24,21 +25,21 @@ def losses(folder: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
 
 
-def test_a_run_directory_explains_itself(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", CONFIG, *words]) == 0
+def test_a_run_directory_explains_itself(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", CONFIG, *quick]) == 0
     assert "48 clips seen; 0 unreadable ones replaced" in capsys.readouterr().out
     run = tmp_path / "run"
-    assert load_config(TrainConfig, run / "config.yaml", []) == load_config(TrainConfig, CONFIG, words)
+    assert load_config(TrainConfig, run / "config.yaml", []) == load_config(TrainConfig, CONFIG, quick)
     assert "torch" in (run / "environment.yaml").read_text()
     assert len(losses(run)) == 6
     assert list((run / "tensorboard").glob("events.*"))
     assert load_module(run).position == 48
 
 
-def test_resumed_run_equals_an_uninterrupted_one(words: list[str], tmp_path: Path) -> None:
-    config = load_config(TrainConfig, CONFIG, words)
+def test_resumed_run_equals_an_uninterrupted_one(quick: list[str], tmp_path: Path) -> None:
+    config = load_config(TrainConfig, CONFIG, quick)
     whole = train(config)
-    again = [word.replace("/run", "/parts") for word in words]
+    again = [word.replace("/run", "/parts") for word in quick]
     with pytest.raises(Stopped):
         train(load_config(TrainConfig, CONFIG, again), [StopAfter(4)])  # the last checkpoint is that of step 3
     resumed = train(load_config(TrainConfig, CONFIG, again))
@@ -47,20 +48,20 @@ def test_resumed_run_equals_an_uninterrupted_one(words: list[str], tmp_path: Pat
     assert resumed.position == whole.position == 48
 
 
-def test_the_end_of_a_run_is_kept_wherever_it_falls(words: list[str], tmp_path: Path) -> None:
-    assert main(["train", CONFIG, *words, "run.steps=4"]) == 0  # checkpoints are asked for every 3 steps
+def test_the_end_of_a_run_is_kept_wherever_it_falls(quick: list[str], tmp_path: Path) -> None:
+    assert main(["train", CONFIG, *quick, "run.steps=4"]) == 0  # checkpoints are asked for every 3 steps
     assert load_module(tmp_path / "run").position == 32
 
 
-def test_another_config_in_a_used_folder_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", CONFIG, *words, "run.steps=3"]) == 0
-    assert main(["train", CONFIG, *words, "run.steps=3", "optim.lr=0.5"]) == 2
-    assert "lr: 0.5 (was: lr: 0.001)" in capsys.readouterr().err
+def test_another_config_in_a_used_folder_is_refused(quick: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", CONFIG, *quick, "run.steps=3"]) == 0
+    assert main(["train", CONFIG, *quick, "run.steps=3", "optim.lr=0.5"]) == 2
+    assert "optim.lr: 0.5 (was 0.001)" in capsys.readouterr().err
 
 
-def test_two_processes_under_torchrun_equal_one(words: list[str], tmp_path: Path) -> None:
-    assert main(["train", CONFIG, *words, "run.steps=3", "data.workers=0"]) == 0
-    pair = [word.replace("/run", "/pair") for word in words]
+def test_two_processes_under_torchrun_equal_one(quick: list[str], tmp_path: Path) -> None:
+    assert main(["train", CONFIG, *quick, "run.steps=3", "data.workers=0"]) == 0
+    pair = [word.replace("/run", "/pair") for word in quick]
     launcher = [
         sys.executable,
         "-m",
@@ -69,7 +70,7 @@ def test_two_processes_under_torchrun_equal_one(words: list[str], tmp_path: Path
         f"--master-port={29_000 + os.getpid() % 2000}",
     ]
     subprocess.run(
-        [*launcher, "-m", "launch", "train", CONFIG, *pair, "run.steps=3", "data.workers=0", "run.devices=2"],
+        [*launcher, "-m", "launch", "train", CONFIG, *pair, "run.steps=3", "data.workers=0"],
         cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240,
     )  # fmt: skip
     alone, together = load_module(tmp_path / "run"), load_module(tmp_path / "pair")
@@ -78,15 +79,15 @@ def test_two_processes_under_torchrun_equal_one(words: list[str], tmp_path: Path
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(words: list[str]) -> None:
-    config = load_config(TrainConfig, CONFIG, [*words, "run.batch=10"])
+def test_a_batch_that_cannot_be_shared_out_is_refused(quick: list[str]) -> None:
+    run = load_config(TrainConfig, CONFIG, [*quick, "run.batch=10"]).run
     with pytest.raises(ValueError, match="run.batch must be a multiple of ranks x run.accumulate = 4 x 1, got 10"):
-        rank_batch(config, 4)
+        share_out(run, 4)
 
 
-def test_accumulation_gives_the_update_of_the_big_batch(words: list[str], tmp_path: Path) -> None:
-    big = train(load_config(TrainConfig, CONFIG, [*words, "run.steps=2"]))
-    parts = [word.replace("/run", "/parts") for word in words]
+def test_accumulation_gives_the_update_of_the_big_batch(quick: list[str], tmp_path: Path) -> None:
+    big = train(load_config(TrainConfig, CONFIG, [*quick, "run.steps=2"]))
+    parts = [word.replace("/run", "/parts") for word in quick]
     small = train(load_config(TrainConfig, CONFIG, [*parts, "run.steps=2", "run.accumulate=2"]))
     for (name, mine), theirs in zip(big.state_dict().items(), small.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3, msg=name)

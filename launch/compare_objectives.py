@@ -1,0 +1,212 @@
+"""Train objectives for the same compute, probe each, and put them side by side with intervals over seeds.
+
+    python -m launch compare-objectives configs/objectives/cpu.yaml budget=10min seeds=3
+
+Each choice gets the same time: its step is measured first (on a CPU in processor time, so that other work does not
+count; on a GPU on the clock), all choices in one go, and sets its number of steps. What is done is not done again, so
+the command may be stopped, repeated, or run several times at once with other `only`. Writes table.md, results.json and
+figure.png; every run and probe stands in its own folder.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from data.loader import EvalLoader
+from launch.budget import measure_step, parse_duration
+from launch.checkpoints import list_checkpoints, load_module
+from launch.config import TrainConfig, add_config_arguments, load_config, read_config
+from launch.objective_table import as_plain, collect, draw_figure, render
+from launch.probe import ProbeConfig, probe
+from launch.train import train
+from probes.extractors import FrozenEncoder
+from vjepa.gauges import collapse_gauges, uniformity
+from vjepa.jepa import JEPA
+
+GAUGED = 8  # batches of 32 clips
+ROUNDS = 2  # of measuring a step, each over all choices; the faster one counts
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One objective: what differs from the base config."""
+
+    about: str = ""  # in plain words, for the table
+    settings: dict[str, Any] = field(default_factory=dict)  # a part of a pretraining config; masks replace the base's
+    teacher: dict[str, Any] = field(default_factory=dict)  # of a teacher that is trained first and then frozen
+    teacher_share: float = 0.4  # of the budget, where there is such a teacher
+
+    def __post_init__(self) -> None:
+        if not 0 < self.teacher_share < 1:
+            raise ValueError(f"choices: teacher_share must lie in (0, 1), got {self.teacher_share}")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Another labelled set on which every encoder is probed too."""
+
+    train: str = ""
+    test: str = ""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Which objectives, on what, for how long."""
+
+    base: str = "configs/pretrain/demo.yaml"  # pretraining config
+    probe: str = "configs/probe/synthetic.yaml"
+    train: str = ""  # folder of shards that is pretrained on and that the probes learn from; required
+    test: str = ""  # folder of shards that is reported; required
+    choices: dict[str, Choice] = field(default_factory=dict)
+    transfer: dict[str, Transfer] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)  # of the choices; none: all
+    budget: str = "10min"  # compute of a run
+    seeds: int = 3  # runs of each choice
+    output: str = "runs/objectives"
+
+    def __post_init__(self) -> None:
+        parse_duration(self.budget, "budget")
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        unknown = [name for name in self.only if name not in self.choices]
+        if unknown:
+            raise ValueError(f"only names {', '.join(unknown)}; the choices are {', '.join(self.choices)}")
+
+    def chosen(self) -> dict[str, Choice]:
+        """The choices to run."""
+        return {name: choice for name, choice in self.choices.items() if not self.only or name in self.only}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `compare-objectives`."""
+    add_config_arguments(parser, "configs/objectives/")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare as the config says."""
+    config = read_config(StudyConfig, arguments)
+    if config is None:
+        return
+    for name in ("train", "test"):
+        if not getattr(config, name):
+            raise ValueError(f"{name} is required: a folder of labelled shards")
+    compare(config)
+    print((Path(config.output) / "table.md").read_text())
+
+
+def compare(config: StudyConfig) -> None:
+    """Measure, train, probe, write the table."""
+    folder = Path(config.output)
+    steps = choose_steps(config, folder)
+    for seed in range(config.seeds):
+        for name, choice in config.chosen().items():
+            place = folder / name / f"seed-{seed}"
+            pretrain(config, choice, place, seed, steps[name])
+            measure(config, place, seed, baselines=name == next(iter(config.choices)))
+    rows = collect(folder, {name: choice.about for name, choice in config.choices.items()}, steps)
+    (folder / "results.json").write_text(json.dumps({"budget": config.budget, "rows": as_plain(rows)}, indent=1) + "\n")
+    (folder / "table.md").write_text(render(rows, config.budget))
+    draw_figure(rows, folder / "figure.png")
+
+
+def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps: Mapping[str, int]) -> None:
+    """Train one choice from one seed; a teacher to be frozen comes first. A run that was interrupted continues."""
+    settings = choice.settings
+    if choice.teacher:
+        run_one(config, choice.teacher, place / "teacher", seed, steps["teacher"])
+        settings = {**settings, "teacher": {**settings.get("teacher", {}), "weights": str(place / "teacher")}}
+    run_one(config, settings, place / "run", seed, steps["run"])
+
+
+def run_one(config: StudyConfig, settings: Mapping[str, Any], output: Path, seed: int, steps: int) -> None:
+    """One training run into `output`, unless it is there."""
+    if steps in list_checkpoints(output):
+        return
+    resolved = resolve(config, settings, output.parent)
+    train(replace(resolved, run=replace(resolved.run, output=str(output), seed=seed, steps=steps)))
+
+
+def resolve(config: StudyConfig, settings: Mapping[str, Any], folder: Path) -> TrainConfig:
+    """The base config with a choice's settings, also written as pretrain.yaml; ValueError where a key is unknown."""
+    base = cast("DictConfig", OmegaConf.load(config.base))
+    if "masks" in settings:
+        base.pop("masks", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "pretrain.yaml"
+    OmegaConf.save(OmegaConf.merge(base, dict(settings), {"data": {"path": config.train}}), path)
+    return load_config(TrainConfig, path, [])
+
+
+def choose_steps(config: StudyConfig, folder: Path) -> dict[str, dict[str, int]]:
+    """Steps that fit into the budget, of each choice's run and of its teacher; measured once, kept in steps.json."""
+    path, budget = folder / "steps.json", parse_duration(config.budget, "budget")
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"budget": config.budget, "seconds": {}}
+    if known["budget"] != config.budget:
+        raise ValueError(f"{folder} holds a comparison with budget={known['budget']}; choose another output")
+    missing = {name: choice for name, choice in config.chosen().items() if name not in known["seconds"]}
+    for choice in missing.values():
+        resolve(config, {**choice.settings, **measured_parts(choice)["run"]}, folder / "measured")  # a typo stops here
+    for _ in range(ROUNDS if missing else 0):
+        for name, choice in missing.items():
+            found = known["seconds"].setdefault(name, {})
+            for part, settings in measured_parts(choice).items():
+                seconds = measure_step(train, resolve(config, settings, folder / "measured"), compute=True)
+                found[part] = min(seconds, found.get(part, seconds))
+            print(f"{name}: " + ", ".join(f"a step of its {part} takes {1000 * s:.0f} ms" for part, s in found.items()))
+    path.write_text(json.dumps(known, indent=1))
+    steps = {}
+    for name, seconds in known["seconds"].items():
+        share = config.choices[name].teacher_share if "teacher" in seconds else 0.0
+        steps[name] = {"run": max(1, int((1 - share) * budget / seconds["run"]))}
+        if share:
+            steps[name]["teacher"] = max(1, int(share * budget / seconds["teacher"]))
+    return steps
+
+
+def measured_parts(choice: Choice) -> dict[str, dict[str, Any]]:
+    """What is timed of a choice: its run, and the teacher where one is trained first.
+
+    A frozen teacher costs what a moving average costs, but for the update: it is timed as one.
+    """
+    settings = dict(choice.settings)
+    if not choice.teacher:
+        return {"run": settings}
+    return {"run": {**settings, "teacher": {"source": "average"}}, "teacher": choice.teacher}
+
+
+def measure(config: StudyConfig, place: Path, seed: int, baselines: bool) -> None:
+    """Probe one run on every set, and read its gauges; what is there is not made again."""
+    if not (place / "gauges.json").is_file():
+        gauges = read_gauges(load_module(place / "run"), config)
+        (place / "gauges.json").write_text(json.dumps(gauges, indent=1) + "\n")
+    for name, subject in {"": Transfer(config.train, config.test), **config.transfer}.items():
+        output = place / (f"probe-{name}" if name else "probe")
+        if not (output / "results.json").is_file():
+            words = [
+                f"encoder={place / 'run'}",
+                f"train={subject.train}",
+                f"test={subject.test}",
+                f"output={output}",
+                f"heads.seed={seed}",
+                *([] if baselines else ["baselines=[]"]),
+            ]
+            probe(load_config(ProbeConfig, config.probe, words))
+
+
+def read_gauges(model: JEPA, config: StudyConfig) -> dict[str, float]:
+    """The collapse gauges of the trained encoder on the first clips of the reported set, the same for every choice."""
+    encoder = model.trained_encoder
+    data = load_config(ProbeConfig, config.probe, []).data
+    data = replace(data, path=config.test, frames=encoder.config.frames, crop=encoder.config.crop)
+    frozen, features = FrozenEncoder(encoder), []
+    for batch in itertools.islice(EvalLoader(data, batch=32), GAUGED):
+        features.append(frozen(batch.clips[:, 0]).float())
+    found = collapse_gauges(torch.cat(features))
+    return {**{name: found[name] for name in ("rank", "spread")}, "uniformity": uniformity(torch.cat(features).mean(1))}

@@ -1,0 +1,79 @@
+"""How much arithmetic a training step is, counted from its shapes, and how much a device can do, measured."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from vjepa.jepa import JepaConfig
+from vjepa.masks import draw_masks
+from vjepa.vit import EncoderConfig
+
+
+def clip_flops(config: JepaConfig, clips: int) -> float:
+    """Floating-point operations of the matrix products of one training step for one clip of a batch of `clips`.
+
+    Teacher forward over all tokens; context encoder and predictor forward and backward for each kind of mask.
+    Recomputed activations do not count: they are a cost, not work done. 0 for objective=views, which is not counted.
+    """
+    if config.objective == "views":
+        return 0.0
+    encoder, predictor, grid = config.encoder, config.predictor, config.encoder.grid
+    total = 0.0
+    if config.teacher.source != "pixels":
+        teacher = config.frozen or encoder
+        tokens = math.prod(teacher.grid)
+        total += encoder_flops(teacher, tokens) + embedding_flops(teacher, tokens)
+    levels = config.dense.levels if config.objective == "dense" else 1
+    pixels = 3 * encoder.tubelet * encoder.patch**2
+    wanted = pixels if config.teacher.source == "pixels" else levels * encoder.width  # width of a target
+    for kind, mask in enumerate(config.masks.values()):
+        masks = draw_masks(mask, grid, torch.arange(clips), config.seed, kind)
+        context, target = masks.context.shape[1], masks.target.shape[1]
+        asked = context + target if config.objective == "dense" else target
+        guessed = transformer_flops(context + target, predictor.width, predictor.depth, predictor.mlp_ratio)
+        mapped = 2 * (context * levels * encoder.width + asked * wanted) * predictor.width
+        total += 3 * (encoder_flops(encoder, context) + guessed + mapped)
+        total += 2 * embedding_flops(encoder, context)  # pixels need no gradient
+    return total
+
+
+def encoder_flops(encoder: EncoderConfig, tokens: int) -> float:
+    """Forward pass of an encoder's blocks."""
+    return transformer_flops(tokens, encoder.width, encoder.depth, encoder.mlp_ratio)
+
+
+def transformer_flops(tokens: int, width: int, depth: int, mlp_ratio: float) -> float:
+    """Forward pass of `depth` blocks over `tokens`: projections, MLP, and both products of attention."""
+    return depth * (2 * tokens * width * width * (4 + 2 * mlp_ratio) + 4 * tokens * tokens * width)
+
+
+def embedding_flops(encoder: EncoderConfig, tokens: int) -> float:
+    """Forward pass of the patch embedding."""
+    return 2 * tokens * encoder.width * 3 * encoder.tubelet * encoder.patch**2
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, repeats: int = 10) -> float:
+    """Floating-point operations a second of a large matrix product on this device, measured now.
+
+    The run's random numbers stay as they are.
+    """
+    side = 8192 if device.type == "cuda" else 2048
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: torch.mm(left, right), repeats, device)
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device, warm_up: int = 3) -> float:
+    """Median wall time of `work`, after some calls to warm up."""
+    times = []
+    for number in range(repeats + warm_up):
+        begun = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if number >= warm_up:
+            times.append(time.perf_counter() - begun)
+    return statistics.median(times)

@@ -1,0 +1,178 @@
+"""What SLURM is told: the script of a job, and the few questions it is asked.
+
+The script can be read, changed and submitted again by hand. srun starts one task for each GPU. A run that was asked to
+stop leaves its job's number in the file `unfinished`; the script then puts the job back in the queue unless somebody
+cancelled it. Python does not, for it may be in a container that has no SLURM.
+"""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["train", "probe", "export"]
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """What a job asks of the cluster; what is empty or 0 is left to its defaults."""
+
+    nodes: int = 1
+    gpus_per_node: int = 1  # one task for each; 0: one task a node, without a GPU
+    tasks_per_node: int = 0  # 0: as many as GPUs
+    cpus_per_task: int = 0
+    mem: str = ""  # of a node, as 64G
+    time: str = ""  # limit, as 24:00:00
+    notice: int = 120  # seconds before the limit at which a run saves and goes back to the queue
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    name: str = ""
+    after: str = ""  # number of a job that must have ended well
+    container: str = ""  # words before python, as "apptainer exec --nv image.sif"
+    srun: str = ""  # more words for srun, as "--container-image=image.sqsh"
+    python: str = ""  # the interpreter; empty: this one, in a container `python`
+    setup: tuple[str, ...] = ()  # lines to run first, as "module load cuda"
+    sbatch: tuple[str, ...] = ()  # more options of sbatch, as "--mail-type=FAIL"
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.notice < 1:
+            raise ValueError(f"--nodes and --notice must be at least 1, got {self.nodes} and {self.notice}")
+        for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of a node."""
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, or an array of them with a folder each."""
+
+    kind: Kind
+    command: tuple[str, ...]  # words after `python -m launch`; "$run" in them is the folder
+    folders: tuple[Path, ...]
+    home: Path  # where script and log of the job are
+    code: Path  # the copy of the code
+
+
+def render_script(job: Job, config: JobConfig) -> str:
+    """The sbatch script."""
+    array = len(job.folders) > 1
+    home = shlex.quote(str(job.home))
+    if array:
+        folder = f'run=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {home}/runs.txt)'
+    else:
+        folder = f"run={shlex.quote(str(job.folders[0]))}"
+    python = shlex.quote(config.python) if config.python else _interpreter(config)
+    start = " ".join(part for part in (config.container, python, "-m launch", *job.command) if part)
+    srun = " ".join(part for part in ("srun --kill-on-bad-exit=1", _cpus(config), config.srun) if part)
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            "# Written by `python -m launch submit`; `sbatch` and this file submit it again.",
+            *(f"#SBATCH {line}" for line in _directives(job, config, array)),
+            "",
+            *config.setup,
+            folder,
+            f"cd {shlex.quote(str(job.code))} || exit 1  # the copy of the code made at submission",
+            'export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}',
+            "export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))  # two jobs of a node must not share it",
+            'mkdir -p "$run/logs"',
+            'rm -f "$run/unfinished"',
+            "trap : TERM USR1  # this script outlives the signals",
+            "",
+            "# A task ignores signals until the program is there to answer them.",
+            f"""{srun} --output="$run/logs/rank-%t.log" --open-mode=append \\""",
+            f"""  bash -c 'trap "" TERM USR1; exec "$@"' task {start}""",
+            "status=$?",
+            *(_REQUEUE if job.kind == "train" else ()),
+            "exit $status",
+            "",
+        ]
+    )
+
+
+def submit_script(script: Path) -> str:
+    """Hand a script to SLURM; the number of the job. Raises OSError with SLURM's words where it is refused."""
+    if shutil.which("sbatch") is None:
+        raise FileNotFoundError("there is no sbatch here: submit from a login node of the cluster, or give --dry-run")
+    done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"SLURM refused {script}: {done.stderr.strip()}")
+    return done.stdout.strip().split(";")[0]
+
+
+def ask_state(job: str) -> tuple[str, int] | None:
+    """State of a job in SLURM's words and how often it was put back in the queue; None where SLURM does not know it."""
+    if not job or shutil.which("scontrol") is None:
+        return None
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, timeout=20
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        return None
+    facts = dict(word.split("=", 1) for word in lines[0].split() if "=" in word)
+    state = facts.get("JobState", "?")
+    if state == "PENDING" and facts.get("Reason", "None") != "None":
+        state += f" ({facts['Reason']})"
+    return state, int(facts.get("Restarts", 0))
+
+
+_REQUEUE = (
+    "",
+    "# Back to the queue: saved before its end (75); warned before the program was there (138); or being preempted.",
+    "# A job that was cancelled, or requeued by others, is not RUNNING now and is left alone.",
+    "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+    "job=${job:-$SLURM_JOB_ID}",
+    'now=$(scontrol show job --oneliner "$job")',
+    "again=",
+    '[ "$(cat "$run/unfinished" 2>/dev/null)" = "$SLURM_JOB_ID" ] && again=yes',
+    "case $status in 75 | 138) again=yes ;; esac",
+    "[[ $status != 0 && $now = *PreemptTime=[0-9]* ]] && again=yes",
+    '[[ $again && $now = *JobState=RUNNING* ]] && scontrol requeue "$job"',
+)
+
+
+def _directives(job: Job, config: JobConfig, array: bool) -> list[str]:
+    """Options of sbatch, one a line."""
+    wanted = {
+        "job-name": config.name or job.home.name,
+        "nodes": config.nodes,
+        "ntasks-per-node": config.tasks,
+        "gpus-per-node": config.gpus_per_node,
+        "cpus-per-task": config.cpus_per_task,
+        "mem": config.mem,
+        "time": config.time,
+        "partition": config.partition,
+        "account": config.account,
+        "qos": config.qos,
+        "constraint": config.constraint,
+        "dependency": f"afterok:{config.after}" if config.after else "",
+        "array": f"0-{len(job.folders) - 1}" if array else "",
+        "signal": f"USR1@{config.notice}" if job.kind == "train" else "",
+        "open-mode": "append",
+        "output": job.home / "logs" / ("slurm-%A_%a.log" if array else "slurm-%j.log"),
+    }
+    lines = [f"--{name}={value}" for name, value in wanted.items() if value not in ("", 0)]
+    return [*lines, "--requeue", *config.sbatch]
+
+
+def _interpreter(config: JobConfig) -> str:
+    return "python" if config.container or "--container" in config.srun else shlex.quote(sys.executable)
+
+
+def _cpus(config: JobConfig) -> str:
+    """srun does not take it over from sbatch by itself."""
+    return f"--cpus-per-task={config.cpus_per_task}" if config.cpus_per_task else ""

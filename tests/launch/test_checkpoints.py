@@ -1,0 +1,130 @@
+"""A checkpoint is whole or not there; a damaged one is passed over loudly; one that does not fit names the key."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.__main__ import main
+from launch.checkpoints import WholeFiles, find_fault, latest_checkpoint, list_checkpoints, read_checkpoint
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
+
+
+@pytest.fixture
+def finished(quick: list[str], tmp_path: Path) -> Path:
+    """A run of six steps with checkpoints at 3 and 6."""
+    assert main(["train", CONFIG, *quick]) == 0
+    return tmp_path / "run"
+
+
+def test_newest_and_every_k_are_kept(quick: list[str], tmp_path: Path) -> None:
+    words = ["run.steps=7", "run.checkpoint_every=1", "run.keep=2", "run.keep_every=4"]
+    assert main(["train", CONFIG, *quick, *words]) == 0
+    assert list(list_checkpoints(tmp_path / "run")) == [7, 6, 4]
+
+
+def test_a_killed_save_never_leaves_half_a_file_under_the_final_name(tmp_path: Path) -> None:
+    program = f"""
+import torch
+from pathlib import Path
+from launch.checkpoints import WholeFiles
+for number in range(10**6):
+    WholeFiles().save_checkpoint({{"x": torch.full((400_000,), number)}}, Path({str(tmp_path)!r}) / "step-1.ckpt")
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    path = tmp_path / "step-1.ckpt"
+    while not path.is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    for _ in range(50):
+        stored = torch.load(path, weights_only=True)["x"]
+        assert bool((stored == stored[0]).all())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert find_fault(path) == ""
+
+
+def test_what_is_saved_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), real[0](file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("replace"), real[1](old, new)))
+    WholeFiles().save_checkpoint({"x": 1}, tmp_path / "folder" / "step-1.ckpt")
+    assert calls == ["fsync", "replace", "fsync"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["step-1.ckpt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over_loudly(
+    finished: Path, quick: list[str], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest, before = list_checkpoints(finished).values()
+    content = bytearray(newest.read_bytes())
+    if damage == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 1  # a single bit, in some tensor
+    newest.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert latest_checkpoint(finished) == before
+    assert f"CHECKPOINT DAMAGED: {newest} is passed over" in caplog.text
+    assert main(["train", CONFIG, *quick]) == 0
+    assert latest_checkpoint(finished) == newest, "written again"
+
+
+def test_where_all_are_damaged_the_run_does_not_begin_anew(
+    finished: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in list_checkpoints(finished).values():
+        path.write_bytes(b"nothing")
+    assert main(["train", CONFIG, *quick]) == 2
+    assert "None is left to go on from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", "weights: context_encoder.norm.weight is missing"),
+        ("extra", "weights: somebody.elses is not known to the config"),
+        ("shape", "weights: context_encoder.norm.weight is [23] in the file and [24] in the config"),
+        ("moment", "the optimiser's state: "),
+        ("position", "it lacks position"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_names_the_key(
+    finished: Path, quick: list[str], change: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = list_checkpoints(finished)[6]
+    stored = torch.load(path, weights_only=True)
+    weights, moments = stored["state_dict"], stored["optimizer_states"][0]["state"]
+    if change == "missing":
+        del weights["context_encoder.norm.weight"]
+    elif change == "extra":
+        weights["somebody.elses"] = torch.zeros(1)
+    elif change == "shape":
+        weights["context_encoder.norm.weight"] = torch.zeros(23)
+    elif change == "moment":
+        del moments[0]
+    else:
+        del stored["position"]
+    torch.save(stored, path)
+    assert main(["train", CONFIG, *quick]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_data_is_refused(finished: Path, quick: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = list_checkpoints(finished)[6]
+    stored = torch.load(path, weights_only=True)
+    assert read_checkpoint(path)["data"]["position"] == 48
+    stored["data"]["fingerprint"] = "0123456789abcdef"
+    torch.save(stored, path)
+    assert main(["train", CONFIG, *quick]) == 2
+    assert "the checkpoint has 0123456789abcdef: the shards or weights are not those" in capsys.readouterr().err

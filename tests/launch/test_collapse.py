@@ -1,0 +1,47 @@
+"""Collapse provoked on purpose is announced within 200 steps, and a healthy run is left in peace."""
+
+from pathlib import Path
+
+import pytest
+
+from data.pack import PackConfig, pack
+from data.synthetic import write_videos
+from launch.__main__ import main
+from launch.demo import CONFIG, VIDEO
+
+OFF = ["regulariser.variance=0", "regulariser.covariance=0"]
+PROVOKED = {
+    "regulariser_off": OFF,
+    "no_memory": [*OFF, "teacher.momentum=0", "teacher.final_momentum=0"],
+    "huge_rate": ["optim.lr=0.1"],
+}
+
+
+@pytest.fixture(scope="module")
+def motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 clips of the demo's."""
+    folder = tmp_path_factory.mktemp("motions")
+    write_videos(folder / "videos", 600, 0, VIDEO, processes=2)
+    pack(str(folder / "videos"), str(folder / "shards"), PackConfig())
+    return folder / "shards"
+
+
+def train(motions: Path, folder: Path, steps: int, words: list[str]) -> str:
+    """What a run wrote into its log."""
+    quick = ["health.every=10", "health.pictures_every=0", "health.matrix_tflops=1", "run.progress=false"]
+    place = [f"data.path={motions}", f"run.output={folder}", f"run.steps={steps}"]
+    assert main(["train", str(CONFIG), *place, *quick, *words]) == 0
+    return (folder / "logs" / "rank-0.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", PROVOKED)
+def test_a_collapse_is_announced_within_200_steps(motions: Path, tmp_path: Path, name: str) -> None:
+    assert "THE REPRESENTATION IS COLLAPSING" in train(motions, tmp_path / "run", 120, PROVOKED[name])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_healthy_run_is_left_in_peace(motions: Path, tmp_path: Path) -> None:
+    assert "COLLAPSING" not in train(motions, tmp_path / "run", 120, [])

@@ -1,0 +1,49 @@
+"""How many processes there are, and what each takes of a batch."""
+
+import pytest
+
+from launch.config import RunConfig, TrainConfig, load_config
+from launch.ranks import Ranks, Share, find_ranks, share_out
+
+SRUN = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "8"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8", "RANK": "6"}
+
+
+def test_who_started_the_processes_says_how_many_there_are() -> None:
+    run = RunConfig(accelerator="cpu")
+    assert find_ranks(run, {}) == Ranks(1, 1)
+    assert find_ranks(run, SRUN) == Ranks(4, 2, 5, "srun")
+    assert find_ranks(run, TORCHRUN) == Ranks(4, 2, 6, "torchrun")
+    assert find_ranks(run, {**SRUN, **TORCHRUN}) == Ranks(4, 2, 6, "torchrun"), "torchrun inside srun"
+    assert find_ranks(run, {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) == Ranks(1, 1), "no srun"
+    assert find_ranks(RunConfig(accelerator="cpu", devices=3), {"LOCAL_RANK": "2"}) == Ranks(3, 1, 2)
+
+
+def test_another_number_than_was_started_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"run.devices=8, but torchrun started 4; leave run.devices out"):
+        find_ranks(RunConfig(devices=8), TORCHRUN)
+    with pytest.raises(ValueError, match="run.nodes=2: several nodes need"):
+        find_ranks(RunConfig(nodes=2), {})
+    with pytest.raises(ValueError, match="srun started 7 processes, not the same number on every node"):
+        find_ranks(RunConfig(), {**SRUN, "SLURM_STEP_NUM_TASKS": "7"})
+
+
+def test_the_batch_of_a_device_follows_or_is_set() -> None:
+    assert share_out(RunConfig(batch=3072), 16) == Share(192, 1)
+    assert share_out(RunConfig(batch=3072, accumulate=4), 16) == Share(48, 4)
+    assert share_out(RunConfig(batch=3072, batch_per_device=24), 16) == Share(24, 8)
+    with pytest.raises(ValueError, match=r"ranks x run.batch_per_device = 16 x 25, got 3072; the nearest are 2800 and"):
+        share_out(RunConfig(batch=3072, batch_per_device=25), 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run.batch_per_device=2", "run.accumulate=2"], "run.batch_per_device=2 or run.accumulate=2, not both"),
+        (["run.keep_every=1500"], "run.keep_every must be a multiple of run.checkpoint_every=1000"),
+        (["run.batch_per_device=-1"], "run.batch_per_device must not be negative"),
+    ],
+)
+def test_what_cannot_be_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(TrainConfig, None, words)

@@ -1,0 +1,148 @@
+"""A job is checked before it waits, its script can be read, and its code cannot change; no SLURM is needed here."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+from launch.config import TrainConfig, load_config
+from launch.snapshot import ROOT, describe_code
+
+CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
+
+
+@pytest.fixture
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In place of SLURM: an sbatch that answers a number, and nothing else."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "sbatch").write_text("#!/bin/bash\necho 4711\n")
+    (programs / "scontrol").write_text("#!/bin/bash\nexit 1\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return programs
+
+
+def dry(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["submit", *words, "--dry-run"]) == 0
+    script = capsys.readouterr().out
+    checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+    assert checked.returncode == 0, checked.stderr
+    return script
+
+
+def test_a_dry_run_prints_the_script_and_writes_nothing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = dry(
+        capsys, CONFIG, *words, "--nodes=4", "--gpus-per-node=2", "--partition=gpu", "--time=24:00:00", "--account=me",
+        "--qos=high", "--constraint=a100", "--mem=64G", "--cpus-per-task=6", "--after=12", "--setup=module load cuda",
+        "--sbatch=--mail-type=FAIL", "--container=apptainer exec --nv image.sif",
+    )  # fmt: skip
+    for line in (
+        "--nodes=4", "--ntasks-per-node=2", "--gpus-per-node=2", "--partition=gpu", "--time=24:00:00", "--account=me",
+        "--qos=high", "--constraint=a100", "--mem=64G", "--cpus-per-task=6", "--dependency=afterok:12",
+        "--signal=USR1@120", "--open-mode=append", "--requeue", "--mail-type=FAIL",
+    ):  # fmt: skip
+        assert f"#SBATCH {line}\n" in script, line
+    assert "\nmodule load cuda\n" in script
+    assert "srun --kill-on-bad-exit=1 --cpus-per-task=6" in script
+    assert "apptainer exec --nv image.sif python -m launch train" in script
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["run.stesp=3"], "did you mean run.steps?"),
+        (["data.path=nowhere"], "nowhere"),
+        (["--nodes=3"], "run.batch must be a multiple of ranks x run.accumulate = 3 x 1, got 8"),
+        (["run.devices=4"], "run.devices=4, but the job asks for 1"),
+        (["run.start=nowhere"], "run.start: there is no"),
+        (["--sweep=optim.lr"], "must have the form key=a,b"),
+        (["--sweep=run.seed=1,1"], "gives the same run twice"),
+        (["--nodes=0"], "--nodes and --notice must be at least 1"),
+        (
+            ["masks.ahead.kind=blocks", "masks.ahead.keep=0.01", "masks.ahead.predict=0.5"],
+            "at least 1 of each is needed",
+        ),
+    ],
+)
+def test_what_would_fail_in_the_queue_fails_before_it(
+    words: list[str], extra: list[str], message: str, sbatch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", CONFIG, *words, *extra]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_submission_copies_code_and_config_and_can_be_repeated(
+    words: list[str], sbatch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["submit", CONFIG, *words, "--partition=gpu", "--after=3"]) == 0
+    said = capsys.readouterr().out
+    assert "submitted job 4711: 1 x 1 tasks" in said
+    assert f"python -m launch status {run}" in said
+    copy = next((run / "code").iterdir())
+    assert (copy / "launch" / "submit.py").read_bytes() == (ROOT / "launch" / "submit.py").read_bytes()
+    assert json.loads((copy / "code.json").read_text()) == describe_code()
+    assert str(copy) in (run / "job.sh").read_text()
+    submitted = load_config(TrainConfig, run / "submitted.yaml", [])
+    assert submitted == load_config(TrainConfig, CONFIG, words)
+    assert Path(submitted.data.path).is_absolute()
+
+    assert main(["submit", str(run), "--time=1:00:00"]) == 0
+    again = (run / "job.sh").read_text()
+    assert "#SBATCH --partition=gpu\n" in again
+    assert "#SBATCH --time=1:00:00\n" in again
+    assert "--dependency" not in again
+    assert main(["status", str(run)]) == 0
+    assert "submitted" in capsys.readouterr().out
+
+
+def test_a_sweep_is_an_array_with_a_folder_for_each_run(
+    words: list[str], sbatch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", CONFIG, *words, "--sweep=optim.lr=0.1,0.2", "--sweep=run.seed=0,1"]) == 0
+    run = tmp_path / "run"
+    folders = [Path(line) for line in (run / "runs.txt").read_text().splitlines()]
+    assert [folder.name for folder in folders] == [
+        "optim.lr=0.1_run.seed=0", "optim.lr=0.1_run.seed=1", "optim.lr=0.2_run.seed=0", "optim.lr=0.2_run.seed=1",
+    ]  # fmt: skip
+    third = load_config(TrainConfig, folders[2] / "submitted.yaml", [])
+    assert (third.optim.lr, third.run.seed, third.run.output) == (0.2, 0, str(folders[2]))
+    assert "#SBATCH --array=0-3\n" in (run / "job.sh").read_text()
+    choose = next(line for line in (run / "job.sh").read_text().splitlines() if line.startswith("run="))
+    chosen = subprocess.run(
+        ["bash", "-c", f"{choose}; echo $run"],
+        env={**os.environ, "SLURM_ARRAY_TASK_ID": "2"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert chosen.stdout.strip() == str(folders[2])
+
+
+def test_probe_and_export_wait_for_the_training(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe = str(ROOT / "configs" / "probe" / "synthetic.yaml")
+    words = [f"train={shards}", f"test={shards}", f"encoder={tmp_path / 'run'}", f"output={tmp_path / 'probe'}"]
+    script = dry(capsys, probe, *words, "--job=probe", "--after=4711")
+    assert "#SBATCH --dependency=afterok:4711\n" in script
+    assert "-m launch probe" in script
+    assert "--signal" not in script
+    assert main(["submit", probe, *words, "--job=probe", "--dry-run"]) == 2
+    assert "encoder: there is no" in capsys.readouterr().err
+    script = dry(capsys, str(tmp_path / "run"), str(tmp_path / "out"), "--job=export", "--after=1", "--format=onnx")
+    assert f"-m launch export {tmp_path / 'run'} {tmp_path / 'out'} --format onnx" in script
+
+
+def test_without_slurm_it_says_so(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert main(["submit", CONFIG, *words]) == 2
+    assert "there is no sbatch here" in capsys.readouterr().err
