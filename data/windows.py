@@ -4,6 +4,7 @@ A probe on it says how much of a scene's motion, or of its looks, an encoder kee
 T frames, H W pixels.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from data.sources import list_sources
 from data.synthetic import encode_clip
 
 Label = Literal["direction", "source"]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,33 @@ def write_windows(videos: str, output: Path, label: Label, config: WindowConfig)
     """Write output/train/<label>/*.mp4 and output/test/<label>/*.mp4; returns the number of files of each set.
 
     `direction`: each window twice, in the folders forward and backward. `source`: the video's name is the label.
-    Raises ValueError where the videos are too short for a window in both sets.
+    With `source` a video that is too short for windows in both sets is left out, which is logged. Raises ValueError
+    where all are too short, or where output/train or output/test is not empty.
     """
-    counts = {"train": 0, "test": 0}
+    counts, short = {"train": 0, "test": 0}, []
+    for folder in (Path(output) / subset for subset in counts):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} must be empty, or older windows would be mixed in: delete it, or give another")
     for source in list_sources(videos).sources:
         content = Path(source.path).read_bytes()
-        for subset, starts in split_starts(probe_video(content).frames, config).items():
+        found = split_starts(probe_video(content).frames, config)
+        if label == "source" and not all(found.values()):
+            short.append(source.key)
+            continue
+        for subset, starts in found.items():
             for start in starts:
                 frames = read_window(content, start, config)
                 name = f"{source.key}-{start:06d}.mp4"
                 ways = {"forward": frames, "backward": frames[::-1]} if label == "direction" else {source.key: frames}
-                for folder, shown in ways.items():
-                    path = Path(output) / subset / folder / name
+                for way, shown in ways.items():
+                    path = Path(output) / subset / way / name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     encode_clip(np.ascontiguousarray(shown), path, config.fps, config.crf)
                     counts[subset] += 1
+    if short:
+        logger.warning(
+            "%d videos are too short for windows in both sets and left out: %s", len(short), ", ".join(short)
+        )
     if not min(counts.values()):
         raise ValueError(
             f"{videos}: no video has the {span(config)} frames that a window needs in both its first "

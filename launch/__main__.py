@@ -86,11 +86,12 @@ def _message(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    if "train" in sys.argv:
+    trains = next((word for word in sys.argv[1:] if word != "--debug"), "") == "train"
+    if trains:
         signals.install()  # here, for a signal must not find the process without it
     try:
         status = main(sys.argv[1:])
     finally:
-        if "train" in sys.argv:
+        if trains:
             signals.ignore()
     sys.exit(status)

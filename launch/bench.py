@@ -66,7 +66,7 @@ def bench_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
     half = config.run.precision == "bf16"
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False):
             loss = model.training_step(FakeBatch(clips, size), 0)
         optimizer.zero_grad()
         loss.backward()

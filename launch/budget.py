@@ -39,6 +39,8 @@ class Clock(Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
         """Read the clock."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         now = time.process_time() / torch.get_num_threads() if self.compute else time.monotonic()
         if trainer.global_step <= self.start:
             self.begun = now
@@ -62,22 +64,33 @@ def measure_step(train: Train, config: TrainConfig, compute: bool = False) -> fl
     return clock.step_seconds
 
 
-def within_budget(train: Train, config: TrainConfig, ranks: int) -> TrainConfig:
-    """The config with the steps that fit into run.budget; a run that continues keeps the steps it began with.
+def keep_steps(config: TrainConfig, ranks: int) -> TrainConfig:
+    """With run.budget: the config with the steps of the run that is continued; what begins is left to `within_budget`.
 
-    Raises ValueError for several ranks: they would have to measure together.
+    Raises ValueError where several ranks would begin: they would have to measure together.
     """
     if not config.run.budget:
         return config
-    seconds = parse_duration(config.run.budget, "run.budget")
-    stored = Path(config.run.output) / "config.yaml"
-    if stored.is_file():
-        before = load_config(TrainConfig, stored, []).run
-        if before.budget == config.run.budget:
-            return replace(config, run=replace(config.run, steps=before.steps))
-    if ranks > 1:
+    parse_duration(config.run.budget, "run.budget")
+    steps = stored_steps(config)
+    if not steps and ranks > 1:
         raise ValueError(f"run.budget is measured by one process, there are {ranks}; give run.steps or run.total_clips")
+    return replace(config, run=replace(config.run, steps=steps or config.run.steps))
+
+
+def stored_steps(config: TrainConfig) -> int:
+    """Steps that the run in run.output began with for the same budget; 0 where there is none."""
+    stored = Path(config.run.output) / "config.yaml"
+    before = load_config(TrainConfig, stored, []).run if stored.is_file() else None
+    return before.steps if before and before.budget == config.run.budget else 0
+
+
+def within_budget(train: Train, config: TrainConfig, ranks: int) -> TrainConfig:
+    """The config with the steps that fit into run.budget; a run that continues keeps the steps it began with."""
+    config = keep_steps(config, ranks)
+    if not config.run.budget or stored_steps(config):
+        return config
     step = measure_step(train, config)
-    steps = max(1, int(seconds / step))
+    steps = max(1, int(parse_duration(config.run.budget, "run.budget") / step))
     print(f"a step of {config.run.batch} clips takes {1000 * step:.0f} ms here: {steps} steps in {config.run.budget}")
     return replace(config, run=replace(config.run, steps=steps))

@@ -79,6 +79,16 @@ def read_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> dict[st
     return stored
 
 
+def read_config_of(stored: Mapping[str, Any], path: Path) -> JepaConfig:
+    """What decides what is learned, as a checkpoint stores it; ValueError where another version of this code did."""
+    try:
+        return JepaConfig.from_dict(stored["config"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} was written by another version of this code ({error}); read it with that one"
+        ) from error
+
+
 def check_fits(stored: Mapping[str, Any], model: JEPA, path: Path) -> None:
     """Raise ValueError unless every tensor of the module and its optimiser is there, in its shape, and no other."""
     _compare(stored["state_dict"], model.state_dict(), path, "weights")
@@ -113,7 +123,7 @@ def load_module(checkpoint: str | Path) -> JEPA:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}; give a run directory or a .ckpt file")
     stored = read_checkpoint(path, MODULE)
-    model = JEPA(JepaConfig.from_dict(stored["config"]))
+    model = JEPA(read_config_of(stored, path))
     _compare(stored["state_dict"], model.state_dict(), path, "weights")
     model.load_state_dict(stored["state_dict"])
     model.on_load_checkpoint(stored)

@@ -4,8 +4,8 @@
 
 Each choice gets the same time: its step is measured first (on a CPU in processor time, so that other work does not
 count; on a GPU on the clock), all choices in one go, and sets its number of steps. What is done is not done again, so
-the command may be stopped, repeated, or run several times at once with other `only`. Writes table.md, results.json and
-figure.png; every run and probe stands in its own folder.
+the command may be stopped and repeated; once steps.json is there, also run several times at once with other `only`.
+Writes table.md, results.json and figure.png; every run and probe stands in its own folder.
 """
 
 import argparse
@@ -150,24 +150,36 @@ def choose_steps(config: StudyConfig, folder: Path) -> dict[str, dict[str, int]]
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"budget": config.budget, "seconds": {}}
     if known["budget"] != config.budget:
         raise ValueError(f"{folder} holds a comparison with budget={known['budget']}; choose another output")
-    missing = {name: choice for name, choice in config.chosen().items() if name not in known["seconds"]}
-    for choice in missing.values():
-        resolve(config, {**choice.settings, **measured_parts(choice)["run"]}, folder / "measured")  # a typo stops here
-    for _ in range(ROUNDS if missing else 0):
-        for name, choice in missing.items():
-            found = known["seconds"].setdefault(name, {})
-            for part, settings in measured_parts(choice).items():
-                seconds = measure_step(train, resolve(config, settings, folder / "measured"), compute=True)
-                found[part] = min(seconds, found.get(part, seconds))
-            print(f"{name}: " + ", ".join(f"a step of its {part} takes {1000 * s:.0f} ms" for part, s in found.items()))
-    path.write_text(json.dumps(known, indent=1))
+    missing = {name: choice for name, choice in config.choices.items() if name not in known["seconds"]}
+    if missing:
+        known["seconds"] |= measure_steps(config, missing, folder / "measured")
+        partial = path.with_name(".steps.json.partial")
+        partial.write_text(json.dumps(known, indent=1) + "\n")
+        partial.replace(path)
     steps = {}
-    for name, seconds in known["seconds"].items():
-        share = config.choices[name].teacher_share if "teacher" in seconds else 0.0
+    for name, choice in config.choices.items():
+        seconds = known["seconds"][name]
+        share = choice.teacher_share if choice.teacher else 0.0
         steps[name] = {"run": max(1, int((1 - share) * budget / seconds["run"]))}
         if share:
             steps[name]["teacher"] = max(1, int(share * budget / seconds["teacher"]))
     return steps
+
+
+def measure_steps(config: StudyConfig, choices: Mapping[str, Choice], folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds of a step of each choice and of its teacher, the faster of two rounds over all of them."""
+    parts = {
+        (name, part): resolve(config, settings, folder / f"{name}-{part}")  # all of them first: a typo stops here
+        for name, choice in choices.items()
+        for part, settings in measured_parts(choice).items()
+    }
+    found: dict[str, dict[str, float]] = {name: {} for name in choices}
+    for _ in range(ROUNDS):
+        for (name, part), trial in parts.items():
+            seconds = measure_step(train, trial, compute=True)
+            found[name][part] = min(seconds, found[name].get(part, seconds))
+            print(f"{name}: a step of its {part} takes {1000 * seconds:.0f} ms", flush=True)
+    return found
 
 
 def measured_parts(choice: Choice) -> dict[str, dict[str, Any]]:

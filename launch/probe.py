@@ -10,6 +10,7 @@ stopped, a probe goes on with the features and heads that it lacks.
 
 import argparse
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from data.loader import DataConfig, EvalLoader, Views
+from data.parallel import count_cores
 from launch.config import add_config_arguments, read_config
 from launch.encoders import Weights, hash_weights
 from launch.probe_report import clips_of, write_probe_report, write_scalars
@@ -27,7 +29,7 @@ from launch.train import share_cores
 from probes.cache import FeatureCache
 from probes.evaluate import DEPTHS, HeadsConfig, Result, evaluate, share_table, table
 from probes.extract import Order, Progress, extract, stream
-from probes.extractors import Extractor, FirstFrame, Pixels
+from probes.extractors import Extractor, FirstFrame, Pixels, choose_layers
 from probes.features import Features
 from probes.results import NAME, write_results
 from probes.saved import save_heads
@@ -123,10 +125,12 @@ def probe(config: ProbeConfig) -> list[Result]:
     attentive = config.heads.attentive
     heads = replace(config.heads, attentive=replace(attentive, heads=attentive.heads or subject.heads))
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(os.cpu_count() or 1)  # the loading processes are gone
+        torch.set_num_threads(count_cores())  # the loading processes are gone
+    unfinished = Path(config.output) / "unfinished"
     with tqdm(bar_format="heads: {desc} [{elapsed}]", leave=False) as bar:
-        results = evaluate(train, test, classes, heads, Path(config.output) / "unfinished", bar.set_description_str)
+        results = evaluate(train, test, classes, heads, unfinished, bar.set_description_str)
     write(config, results, classes, subject, orders[1].loader)
+    shutil.rmtree(unfinished, ignore_errors=True)  # that of earlier, other settings as well
     return results
 
 
@@ -207,7 +211,8 @@ def write(
     """
     folder = Path(config.output)
     write_results(folder, results, classes, asdict(config))
-    layers = f"layers {', '.join(map(str, config.layers))}" if config.layers else ""
+    chosen = choose_layers(config.layers, subject.depth)
+    layers = "" if chosen == choose_layers((), subject.depth) else f"layers {', '.join(map(str, chosen))}"
     digest = hash_weights(subject.module, layers)
     source = f"{subject.source}, {layers}" if layers else subject.source
     trained = [result.trained for result in results if result.features == "encoder"]

@@ -49,7 +49,13 @@ def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> R
                 "them; started by hand a run has the devices of this machine"
             )
         rank = int(environment.get("LOCAL_RANK", 0))  # Lightning starts the others of this machine
-        return Ranks(run.devices or count_devices(run.accelerator), 1, rank)
+        there = count_devices(run.accelerator)
+        if find_accelerator(run.accelerator) == "gpu" and there < max(1, run.devices):
+            raise ValueError(
+                f"run.accelerator={run.accelerator} with run.devices={run.devices or 'all'}, but torch sees {there} "
+                "GPUs here; `python -m launch doctor` says more"
+            )
+        return Ranks(run.devices or there, 1, rank)
     for name, wanted, there in (("devices", run.devices, found.devices), ("nodes", run.nodes, found.nodes)):
         if wanted and wanted != there:
             raise ValueError(f"run.{name}={wanted}, but {found.starter} started {there}; leave run.{name} out")
@@ -87,7 +93,9 @@ def count_devices(accelerator: str) -> int:
 
 
 def _started_by_srun(environment: Mapping[str, str]) -> Ranks | None:
-    """SLURM_STEP_ID is there in what srun starts, and not in the batch script around it."""
+    """SLURM_STEP_ID is there in what srun starts, not in the batch script around it; a shell starts by hand."""
+    if environment.get("SLURM_JOB_NAME") in ("bash", "interactive") and environment.get("SLURM_STEP_NUM_TASKS") == "1":
+        return None
     if "SLURM_STEP_ID" not in environment or "SLURM_PROCID" not in environment or "LOCAL_WORLD_SIZE" in environment:
         return None
     nodes, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])

@@ -35,8 +35,8 @@ HARMLESS = (
 HEARTBEAT = 5.0  # seconds
 
 
-def claim_folder(folder: Path, config: TrainConfig, loader: TrainLoader, step: int, ranks: int) -> None:
-    """Write into the run directory what is about to happen there.
+def claim_folder(folder: Path, config: TrainConfig, loader: TrainLoader, step: int, ranks: int, clips: int) -> None:
+    """Write into the run directory what is about to happen there, `ranks` taking `clips` at once each.
 
     Raises ValueError where it holds a run with another config: what differs is named.
     """
@@ -47,7 +47,9 @@ def claim_folder(folder: Path, config: TrainConfig, loader: TrainLoader, step: i
     lines = [f"{name}: {json.dumps(value)}" for name, value in facts.items()]
     _replace(folder / "environment.yaml", "\n".join(lines) + "\n")
     (folder / "unfinished").unlink(missing_ok=True)
-    add_event(folder, "start", step=step, ranks=ranks, changed=changed, code=facts["code"], data=facts["data"])
+    add_event(
+        folder, "start", step=step, ranks=ranks, clips=clips, changed=changed, code=facts["code"], data=facts["data"]
+    )
 
 
 def check_same(folder: Path, config: TrainConfig) -> list[str]:
@@ -76,6 +78,24 @@ def check_same(folder: Path, config: TrainConfig) -> list[str]:
             "Choose another run.output, or give the same values to continue"
         )
     return list(words.values())
+
+
+def check_share(folder: Path, config: TrainConfig, clips: int, continues: bool) -> None:
+    """Raise ValueError where a device takes too few `clips` at once, or not as many as before, and it matters.
+
+    Regularisers, views and masks that are cut to the shortest look at the clips of one device.
+    """
+    if not config.jepa.follows_device_batch:
+        return
+    why = "what is learned depends on the clips of a device (regulariser, objective=views, or masks without keep)"
+    if clips < 2:
+        raise ValueError(f"{why}: a device must take at least 2 at once, not {clips}; raise run.batch_per_device")
+    starts = [event["clips"] for event in read_history(folder) if event["event"] == "start"]
+    if continues and starts and starts[-1] != clips:
+        raise ValueError(
+            f"{why}: the run in {folder} took {starts[-1]} at once, now a device would take {clips}; "
+            f"give run.batch_per_device={starts[-1]}"
+        )
 
 
 def describe_environment(loader: TrainLoader) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Subject(Protocol):
     frames: int  # of the clips it was trained on; 0: it sees frames one by one
     crop: int  # pixels
     heads: int  # of its attention
+    depth: int  # blocks
 
     def freeze(self, device: str, precision: str, layers: tuple[int, ...] = ()) -> Extractor:
         """What turns clips into its tokens."""
@@ -41,6 +42,7 @@ class VideoSubject:
         self.module: nn.Module = encoder
         self.encoder, self.source = encoder, source
         self.frames, self.crop, self.heads = encoder.config.frames, encoder.config.crop, encoder.config.heads
+        self.depth = encoder.config.depth
 
     def freeze(self, device: str, precision: str, layers: tuple[int, ...] = ()) -> Extractor:
         """See `Subject`."""
@@ -63,6 +65,7 @@ class ImageSubject:
         self.source = f"{TIMM}{name}:{file}" if file else f"{TIMM}{name}, weights of seed {seed}"
         patches, blocks = self.image.patch_embed, self.image.blocks
         self.frames, self.crop, self.heads = 0, int(patches.img_size[0]), int(blocks[0].attn.num_heads)
+        self.depth = len(blocks)
 
     def freeze(self, device: str, precision: str, layers: tuple[int, ...] = ()) -> Extractor:
         """See `Subject`."""
@@ -95,9 +98,14 @@ def build_image_vit(name: str, file: str, seed: int, crop: int = 0) -> Any:
     sized = {"img_size": crop} if crop and not file else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        image: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **sized)
-    if not hasattr(image, "blocks") or not hasattr(image, "forward_intermediates"):
-        raise ValueError(f"{TIMM}{name}: a vision transformer with blocks is needed, got {type(image).__name__}")
+        try:
+            image: Any = timm.create_model(name, pretrained=False, num_classes=0, **sized)
+        except TypeError as error:  # it knows no img_size
+            raise ValueError(f"{TIMM}{name} is not a vision transformer whose crop can be chosen: {error}") from error
+    try:
+        _ = image.patch_embed.img_size[0], image.blocks[0].attn.num_heads, image.forward_intermediates
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{TIMM}{name} is not a vision transformer with blocks: {error}") from error
     if file:
         weights = _read_weights(Path(file))
         try:

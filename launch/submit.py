@@ -14,6 +14,7 @@ ends it. --dry-run prints the script and writes nothing.
 import argparse
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -23,10 +24,11 @@ from typing import Any
 import torch
 
 from data.loader import TrainLoader
+from launch.budget import keep_steps
 from launch.checkpoints import list_checkpoints
 from launch.config import TrainConfig, load_config, to_yaml
 from launch.export import FORMATS
-from launch.probe import ProbeConfig, check_cache
+from launch.probe import MEMORY, OFF, ProbeConfig, check_cache
 from launch.ranks import share_out
 from launch.rundir import add_event, check_same
 from launch.slurm import Job, JobConfig, Kind, render_script, submit_script
@@ -47,10 +49,10 @@ HELP = {
     "after": "number of a job that must have ended well",
     "name": "of the job (default: that of the folder)",
     "container": 'words before python, as "apptainer exec --nv image.sif"',
-    "srun": 'more words for srun, as "--container-image=image.sqsh"',
+    "srun": "more words for srun, as --srun=--container-image=image.sqsh",
     "python": "interpreter (default: this one; in a container `python`)",
     "setup": 'a line to run first, as "module load cuda"; may be repeated',
-    "sbatch": 'another option of sbatch, as "--mail-type=FAIL"; may be repeated',
+    "sbatch": "another option of sbatch, as --sbatch=--mail-type=FAIL; may be repeated",
 }
 
 
@@ -152,9 +154,14 @@ def expand(sweep: list[str]) -> Iterator[list[str]]:
         key, _, values = word.partition("=")
         if not key or not values:
             raise ValueError(f"--sweep {word!r} must have the form key=a,b, for instance optim.lr=3e-4,6e-4")
-        choices.append([f"{key}={value}" for value in values.split(",")])
+        choices.append([f"{key}={value}" for value in re.split(r",(?![^\[{]*[\]}])", values)])
     for combination in itertools.product(*choices):
         yield list(combination)
+
+
+def name_of(words: list[str]) -> str:
+    """Folder of one run of a sweep, below that of all of them."""
+    return "_".join(words).replace("/", "-")
 
 
 def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str]:
@@ -164,18 +171,23 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
     for name, wanted, there in (("devices", run.devices, options.tasks), ("nodes", run.nodes, options.nodes)):
         if wanted and wanted != there:
             raise ValueError(f"run.{name}={wanted}, but the job asks for {there}; leave run.{name} out")
-    folder = Path(run.output).absolute() / "_".join(sweep)
+    folder = Path(run.output).absolute() / name_of(sweep)
+    health = config.health
     mix = [replace(part, path=_absolute(part.path)) for part in config.data.mix]
     config = replace(
         config,
-        data=replace(config.data, path=_absolute(config.data.path), mix=mix),
+        data=replace(config.data, path=_absolute(config.data.path), mix=mix, cache=_absolute(config.data.cache)),
+        health=replace(health, probe_train=_absolute(health.probe_train), probe_test=_absolute(health.probe_test)),
         teacher=replace(config.teacher, weights=_absolute(config.teacher.weights)),
         run=replace(run, output=str(folder), start=_absolute(run.start), devices=0, nodes=0),
     )
     if not options.after:
         _need(config.run.start, "run.start")
         _need(config.teacher.weights, "teacher.weights")
+    _need(config.health.probe_train, "health.probe_train")
+    _need(config.health.probe_test, "health.probe_test")
     world = options.nodes * options.tasks
+    config = keep_steps(config, world)
     share = share_out(config.run, world)
     TrainLoader(config.data, share.clips, run.seed, rank=0, world=world)
     for mask in config.masks.values():
@@ -194,13 +206,14 @@ def check_probe(request: dict[str, Any], sweep: list[str], options: JobConfig) -
     for name in ("encoder", "train", "test"):
         if not getattr(config, name):
             raise ValueError(f"{name} is required: give {name}=... on the command line or in the file")
-    folder = Path(config.output).absolute() / "_".join(sweep)
+    folder = Path(config.output).absolute() / name_of(sweep)
     config = replace(
         config,
         encoder=_absolute(config.encoder),
         train=_absolute(config.train),
         test=_absolute(config.test),
         targets=_absolute(config.targets),
+        cache=config.cache if config.cache in (MEMORY, OFF) else _absolute(config.cache),
         output=str(folder),
     )
     for name in ("train", "test", "targets", *(() if options.after else ("encoder",))):

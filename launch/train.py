@@ -26,8 +26,9 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback
 
 from data.loader import Batch, DataConfig, TrainLoader
+from data.parallel import count_cores
 from launch.budget import within_budget
-from launch.checkpoints import Saver, WholeFiles, check_fits, latest_checkpoint, read_checkpoint
+from launch.checkpoints import Saver, WholeFiles, check_fits, latest_checkpoint, read_checkpoint, read_config_of
 from launch.config import TrainConfig, add_config_arguments, read_config
 from launch.encoders import read_origin
 from launch.health import watchers
@@ -37,10 +38,11 @@ from launch.preempt import Preemption, leave_signals_alone
 from launch.progress import Progress
 from launch.randomness import seed_generators
 from launch.ranks import Ranks, Share, find_accelerator, find_ranks, share_out
-from launch.rundir import Heartbeat, add_event, check_same, claim_folder
+from launch.rundir import Heartbeat, add_event, check_same, check_share, claim_folder
 from launch.signals import Interrupted
 from vjepa.formats.accounting import start_from
-from vjepa.jepa import JEPA, JepaConfig
+from vjepa.jepa import JEPA
+from vjepa.vit import EncoderConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +74,12 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     loader = TrainLoader(config.data, share.clips, run.seed, rank=ranks.rank, world=ranks.world)
     checkpoint = latest_checkpoint(folder)
     stored = read_checkpoint(checkpoint) if checkpoint else None
-    model = make_model(config, stored)
-    if checkpoint and stored:
+    if checkpoint:
         check_same(folder, config)
+    check_share(folder, config, share.clips, continues=checkpoint is not None)
+    frozen = read_config_of(stored, checkpoint).frozen if checkpoint and stored else None
+    model = make_model(config, frozen, continues=checkpoint is not None)
+    if checkpoint and stored:
         check_fits(stored, model, checkpoint)
         loader.load_state_dict(stored["data"])
     step = stored["global_step"] if stored else 0
@@ -82,7 +87,7 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     saver = Saver(folder, min(run.checkpoint_every, run.steps), run.keep, run.keep_every, loader)
     trainer = make_trainer(config, ranks, share, step, [saver, preemption, *(callbacks or [])])
     if trainer.is_global_zero:
-        claim_folder(folder, config, loader, step, ranks.world)
+        claim_folder(folder, config, loader, step, ranks.world, share.clips)
         if run.progress:
             print(describe(config, ranks.world, share, step))
     del stored  # a checkpoint that is held would keep its old file mapped
@@ -158,7 +163,7 @@ def make_trainer(
 def share_cores(data: DataConfig) -> None:
     """On a CPU leave a core to each loading process: more threads than cores wait for each other instead of working."""
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - data.count_workers()))
+        torch.set_num_threads(max(1, count_cores() - data.count_workers()))
 
 
 def quieten_lightning() -> None:
@@ -168,18 +173,16 @@ def quieten_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # find_ranks knows who started it
 
 
-def make_model(config: TrainConfig, stored: dict[str, Any] | None) -> JEPA:
-    """The module of a run, with the weights it begins with; those `stored` in a checkpoint come from Lightning, later.
+def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: bool) -> JEPA:
+    """The module of a run, with the weights it begins with; those of a run that continues come from Lightning, later.
 
-    A frozen teacher is read once: afterwards it is part of the checkpoint.
+    A frozen teacher is read once: afterwards it is part of the checkpoint, and `frozen` its architecture.
     """
-    jepa, teacher = config.jepa, None
-    if stored is not None:
-        jepa = replace(jepa, frozen=JepaConfig.from_dict(stored["config"]).frozen)
-    elif config.teacher.weights:
+    teacher = None
+    if config.teacher.weights and not continues:
         teacher = read_origin(config.teacher.weights).pretrained.encoder
-    model = JEPA(jepa, teacher)
-    if config.run.start and stored is None:
+    model = JEPA(replace(config.jepa, frozen=frozen), teacher)
+    if config.run.start and not continues:
         start(model, config)
     if config.run.compile:
         model.compile_blocks()

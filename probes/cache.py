@@ -16,7 +16,7 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from probes.extract import Block, Claim, Order, Progress, assemble, make_blocks
+from probes.extract import Block, Claim, Order, Progress, assemble, describe, make_blocks
 from probes.features import Features, Stored
 from probes.locks import Lock, try_lock, wait_lock
 from vjepa.formats.native import write_safetensors
 
 FORMAT = "video-features-1"
 ABOUT, LOCK, DROPPED = "about.json", "in-use.lock", ".dropped-"
+TIMEOUT = "timeout"  # the reason of a missing sample that may be there the next time
 PAUSE = 0.5  # seconds between two looks for shards that others make
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class FeatureCache:
                 if excess <= 0:
                     break
                 with try_lock(folder / LOCK) as lock:
-                    if lock.held:
+                    if lock.held and lock.supported:
                         logger.warning("cache: %s is dropped, unused for longest", folder)
                         folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{os.getpid()}"))
                         excess -= size
@@ -89,7 +90,8 @@ class FeatureCache:
         if excess > 0:
             raise ValueError(
                 f"{self.folder} holds {excess / 1e9:.3g} GB too much for cache_gb {self.limit / 1e9:g}, all in use by "
-                "other jobs: wait for them, raise cache_gb, or give another folder"
+                "other jobs, or on a file system without locks, which tells nobody: wait for them, raise cache_gb, "
+                "give another folder, or delete sets by hand"
             )
         return locks
 
@@ -123,7 +125,7 @@ class FeatureSet:
         """The set that an order asks for, whether it is there or not."""
         views, (count, width) = order.loader.views.count, order.shape(name)
         ranges = tuple(order.ranges())
-        facts = {"name": name, **describe(order, name), "samples": order.loader.manifest.samples}
+        facts = {"format": FORMAT, "name": name, **describe(order, name), "samples": order.loader.manifest.samples}
         hashed = {key: value for key, value in facts.items() if key != "name"}
         key = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:24]
         sample = views * width * (2 * count * order.tokens + 4) + 128  # and a key, a label, a place
@@ -140,7 +142,7 @@ class FeatureSet:
         self.folder.mkdir(exist_ok=True)
         about = self.folder / ABOUT
         if not about.is_file():
-            content = {"format": FORMAT, "bytes": self.bytes, "shards": len(self.ranges), **self.facts}
+            content = {"bytes": self.bytes, "shards": len(self.ranges), **self.facts}
             _write_text(about, json.dumps(content, indent=1) + "\n")
         os.utime(about)
         return try_lock(self.folder / LOCK, shared=True)
@@ -166,7 +168,8 @@ class FeatureSet:
     def open(self, order: Order, locks: list[Lock], progress: Progress | None = None) -> Features:
         """The whole set, its tokens mapped from the files; a damaged shard is made again.
 
-        The features keep `locks`: as long as they live, nobody drops the set.
+        The features keep `locks`: as long as they live, nobody drops the set. A shard in which a sample timed out is
+        used, but its file is deleted: the storage may be faster the next time.
         """
         blocks: list[Block] = []
         for number in range(len(self.ranges)):
@@ -177,14 +180,17 @@ class FeatureSet:
                 block = self.read(number)
             if block is None:
                 raise OSError(f"{self.path(number)} is damaged again after it was made anew; check the disk")
+            if late := block.missing.get(TIMEOUT):
+                logger.warning("cache: %s timed out; the next probe tries again to read it", ", ".join(late))
+                self.path(number).unlink(missing_ok=True)  # what is mapped stays as it is
             blocks.append(block)
         tokens = [block.tokens for block in blocks if block.tokens is not None]
         source = Stored(tokens, self.shape[1:])
         source.kept = locks
-        return assemble(blocks, source, order.loader)
+        return assemble(blocks, source, order, self.facts["name"])
 
     def read(self, number: int) -> Block | None:
-        """A shard, mapped and checked; None, and a word about it, where it is damaged."""
+        """A shard, its tokens mapped, and checked; None, and a word about it, where it is damaged."""
         path = self.path(number)
         try:
             with safe_open(path, framework="pt") as file:
@@ -197,10 +203,8 @@ class FeatureSet:
             logger.warning("cache: %s is damaged (%s); it is made again", path, error)
             return None
         content = json.loads(facts)
-        tokens = tensors.get("tokens")
-        return Block(
-            tokens, tensors["pooled"], tensors["labels"], tensors["places"], content["keys"], content["missing"]
-        )
+        pooled, labels, places = (tensors[name].clone() for name in ("pooled", "labels", "places"))
+        return Block(tensors.get("tokens"), pooled, labels, places, content["keys"], content["missing"])
 
     def write(self, number: int, block: Block) -> None:
         """Put a shard in its place; it is never visible half written."""
@@ -218,24 +222,6 @@ class FeatureSet:
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-
-
-def describe(order: Order, name: str) -> dict[str, Any]:
-    """All that decides what the features of an order are, as plain data."""
-    loader = order.loader
-    data, views = loader.config, asdict(loader.views)
-    for unused in ("crops",) if loader.views.augmented else ("scale", "aspect", "flip", "seed"):
-        del views[unused]
-    rate = {"fps": data.fps} if data.fps else {"stride": data.stride}
-    return {
-        "format": FORMAT,
-        "extractor": order.extractors[name].describe(),
-        "data": loader.manifest.fingerprint(),
-        "clip": {"frames": data.frames, "crop": data.crop, **rate},
-        "views": views,
-        "tokens": order.tokens,
-        "shard": len(order.ranges()[0]),
-    }
 
 
 def fill_sets(

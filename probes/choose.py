@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def split_held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (kept, held out) of labels [n], the same share of every class, at least one of each where it has two."""
+    """Indices (kept, held out) of labels [n], the same share of each class: one or more where one can be kept."""
     held = torch.zeros(len(labels), dtype=torch.bool)
     for members in _shuffled_classes(labels, seed):
-        count = max(1, round(share * len(members))) if len(members) > 1 else 0
+        count = min(max(1, round(share * len(members))), len(members) - 1)
         held[members[:count]] = True
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 

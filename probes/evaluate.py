@@ -39,6 +39,8 @@ class HeadsConfig:
             raise ValueError(
                 f"heads.names must not be empty, heads.neighbours and heads.share_seeds at least 1, got {self}"
             )
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"heads.names must be different ones, got {', '.join(self.names)}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"heads.held_out must lie in (0, 1), got {self.held_out}")
         if self.folds < 0 or self.folds == 1:
@@ -110,8 +112,9 @@ def evaluate(
 ) -> list[Result]:
     """Score every head on every kind of features; labels that are floating point numbers are regressed.
 
-    place: a folder for what is finished, so that an evaluation that was stopped goes on; it is removed at the end.
-    progress is told what is being trained. Raises ValueError where a sample has no label.
+    place: a folder for what is finished, so that an evaluation that was stopped goes on; it may be removed once the
+    results are written. progress is told what is being trained. Raises ValueError where a sample has no label, or a
+    head diverged.
     """
     for name, features in (("training", next(iter(train.values()))), ("reported", next(iter(test.values())))):
         _check_labels(features.labels, classes, name)
@@ -119,13 +122,11 @@ def evaluate(
     results = []
     for name, known in train.items():
         for head in config.names:
-            if head in DEPTHS and known.shape[0] == 1:
-                continue  # one token: there is nothing to attend to
+            if head in DEPTHS and known.clip_tokens == 1:
+                continue  # one token a clip: there is nothing to attend to
             if progress is not None:
                 progress(f"{head} on {name}")
             results.append(_measure(name, head, known, test[name], len(classes), config, kept))
-    if kept is not None:
-        kept.remove()
     return results
 
 
@@ -147,11 +148,11 @@ def fit(
     features, labels, others = known.pooled.to(device), known.labels.to(device), asked.pooled.to(device)
     if head == "linear":
         return fit_linear(features, labels, others, classes, config.held_out, seed, config.folds)
-    flat, repeated = features.flatten(0, 1), labels.repeat_interleave(features.shape[1])
+    asking = others.flatten(0, 1)
     if labels.is_floating_point():
-        said = knn_values(flat, repeated, others.flatten(0, 1), config.neighbours)[:, None]
+        said = knn_values(features, labels, asking, config.neighbours)[:, None]
     else:
-        said = knn_probabilities(flat, repeated, others.flatten(0, 1), classes, config.neighbours)
+        said = knn_probabilities(features, labels, asking, classes, config.neighbours)
     averaged: Tensor = said.cpu().unflatten(0, (len(others), -1))
     return Fitted(averaged.mean(1), {"neighbours": config.neighbours})
 
@@ -188,8 +189,15 @@ def _measure(
     def run(subset: Features, share: float, seed: int) -> Fitted:
         words = f"{name} {head} {share:g} {seed}"
         if kept is None:
-            return fit(head, subset, asked, classes, config, seed)
-        return kept.run(words, lambda folder: fit(head, subset, asked, classes, config, seed, folder))
+            found = fit(head, subset, asked, classes, config, seed)
+        else:
+            found = kept.run(words, lambda folder: fit(head, subset, asked, classes, config, seed, folder))
+        if not all(said.isfinite().all() for said in (found.probabilities, *found.repeats)):
+            raise ValueError(
+                f"{head} on {name} gave answers that are not finite: lower heads.attentive.lrs if it diverged, or "
+                "check the encoder's features (precision=fp32)"
+            )
+        return found
 
     fitted = run(known, 1, config.seed)
     judge = score if classes else _judge_values

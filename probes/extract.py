@@ -1,12 +1,16 @@
 """One pass of frozen extractors over a set: every sample is decoded once, shard by shard.
 
 A shard of features holds as many samples in a row as make about 256 MB of pixels, fewer where the set is small, so that
-many processes can share it. B clips or samples, V views of S segments in time, L layers, N tokens of a view, D width.
+many processes can share it; 16 at least where their pixels fit into 1 GB, for every shard is a mapped file, of which a
+process may have some ten thousands. B clips or samples, V views of S segments in time, L layers, N tokens of a view,
+D width.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +20,8 @@ from probes.extractors import Extractor
 from probes.features import Features, Stored, TokenSource
 
 PIXELS = 256 * 2**20  # bytes of pixels that a shard of features is made from, about
-MOST = 256  # samples of a shard
+ENOUGH = 2**30  # bytes of pixels above which a shard is not made larger to have LEAST samples
+LEAST, MOST = 16, 256  # samples of a shard
 SHARDS = 64  # of a set that has so many samples, at least
 
 Progress = Callable[[int], None]
@@ -32,12 +37,18 @@ class Order:
     tokens: bool = True  # False: only their means are kept, which is all that linear and k-NN heads need
     measured: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)  # see `shape`
 
+    @property
+    def streamed(self) -> int:
+        """Samples that are read at once where one view of each is wanted."""
+        return max(1, self.clips // self.loader.views.segments)
+
     def ranges(self) -> list[range]:
         """The samples of each shard of features, by their place in the set."""
         data, views = self.loader.config, self.loader.views
         pixels = views.count * views.segments * data.frames * data.crop**2 * 3
         samples = self.loader.manifest.samples
-        step = max(1, min(MOST, PIXELS // pixels, -(-samples // SHARDS)))
+        many = max(PIXELS // pixels, min(LEAST, ENOUGH // pixels))
+        step = max(1, min(MOST, many, -(-samples // SHARDS)))
         return [range(start, min(start + step, samples)) for start in range(0, samples, step)]
 
     def shape(self, name: str) -> tuple[int, int]:
@@ -101,33 +112,29 @@ def extract(order: Order, progress: Progress | None = None) -> dict[str, Feature
     features = {}
     for name, blocks in _make_all(order, progress).items():
         tokens = [block.tokens for block in blocks if block.tokens is not None]
-        features[name] = assemble(blocks, Stored(tokens, order.shape(name)), order.loader)
+        features[name] = assemble(blocks, Stored(tokens, order.shape(name)), order, name)
     return features
 
 
 def stream(order: Order, progress: Progress | None = None, means: bool = True) -> dict[str, Features]:
     """Features of which only the means are kept: whoever reads tokens has the clips decoded and encoded again.
 
-    means: False where nobody reads them either; then those of random views are NaN, but for the first one.
+    means: False where nobody reads them either; then there are those of the first random view alone.
     """
     loader, views = order.loader, order.loader.views
     if views.augmented and not means:
-        loader = EvalLoader(loader.config, loader.batch, replace(views, augmented=1))
+        loader = EvalLoader(loader.config, order.streamed, replace(views, augmented=1))
     first = replace(order, loader=loader, tokens=False)
     features = {}
     for name, blocks in _make_all(first, progress).items():
         source = Streamed(order, name, torch.cat([block.places for block in blocks]))
-        found = assemble(blocks, source, loader)
-        unknown = found.pooled.new_full((1, 1, 1), torch.nan)
-        found.pooled = torch.cat(
-            [found.pooled, unknown.expand(len(found), views.count - found.views, source.shape[1])], 1
-        )
-        features[name] = found
+        features[name] = assemble(blocks, source, order, name)
     return features
 
 
-def assemble(blocks: Sequence[Block], source: TokenSource, loader: EvalLoader) -> Features:
+def assemble(blocks: Sequence[Block], source: TokenSource, order: Order, name: str) -> Features:
     """All shards of a set as one; ValueError where too much is missing or a key comes twice."""
+    loader = order.loader
     keys = [key for block in blocks for key in block.keys]
     missing: dict[str, list[str]] = {}
     for block in blocks:
@@ -142,7 +149,25 @@ def assemble(blocks: Sequence[Block], source: TokenSource, loader: EvalLoader) -
     if times > 1:
         raise ValueError(f"{loader.config.path}: sample {twice} is there twice; pack the set again")
     labels, pooled = torch.cat([block.labels for block in blocks]), torch.cat([block.pooled for block in blocks])
-    return Features(source, labels, keys, pooled, missing)
+    words, segments = json.dumps(describe(order, name), sort_keys=True), loader.views.segments
+    return Features(source, labels, keys, pooled, missing, loader.views.count, source.shape[0] // segments, words)
+
+
+def describe(order: Order, name: str) -> dict[str, Any]:
+    """All that decides what the features of an order are, as plain data."""
+    loader = order.loader
+    data, views = loader.config, asdict(loader.views)
+    for unused in ("crops",) if loader.views.augmented else ("scale", "aspect", "flip", "seed"):
+        del views[unused]
+    rate = {"fps": data.fps} if data.fps else {"stride": data.stride}
+    return {
+        "extractor": order.extractors[name].describe(),
+        "data": loader.manifest.fingerprint(),
+        "clip": {"frames": data.frames, "crop": data.crop, **rate},
+        "views": views,
+        "tokens": order.tokens,
+        "shard": len(order.ranges()[0]),
+    }
 
 
 class Streamed:
@@ -164,8 +189,8 @@ class Streamed:
             for rows, views in places:
                 wanted, which = self.places[rows].tolist(), views.tolist()
                 sizes.append(len(wanted))
-                for start in range(0, len(wanted), loader.batch):
-                    part = slice(start, start + loader.batch)
+                for start in range(0, len(wanted), self.order.streamed):
+                    part = slice(start, start + self.order.streamed)
                     yield Request(wanted[part], which[part])
 
         found: list[Tensor] = []

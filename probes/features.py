@@ -6,6 +6,7 @@ all, D width.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from itertools import accumulate
 from typing import Protocol
 
@@ -40,14 +41,19 @@ class Features:
         keys: Sequence[str],
         pooled: Tensor,
         missing: dict[str, list[str]] | None = None,
-        rows: Tensor | None = None,
+        views: int = 0,
+        clip_tokens: int = 0,
+        description: str = "",
     ) -> None:
         self.source = source
         self.labels = labels  # int64 [n] (classes; -1 where there is none) or float32 [n] (values to regress)
         self.keys = list(keys)  # of the n readable samples, each once
-        self.pooled = pooled  # float32 [n, V, D]: mean over the tokens of a view, of the last layer
+        self.pooled = pooled  # float32 [n, V, D]: mean over a view's tokens of the last layer; V=1 if only that is read
         self.missing = missing or {}  # unreadable samples, by reason
-        self.rows = torch.arange(len(self.keys)) if rows is None else rows  # where the samples lie in the source
+        self.rows = torch.arange(len(self.keys))  # where the samples lie in the source
+        self.views = views or pooled.shape[1]  # V: views of a sample
+        self.clip_tokens = clip_tokens or source.shape[0]  # of one segment of a view, those of all layers counted
+        self.description = description  # of all that decides what they are
         if not len(labels) == len(self.keys) == len(pooled) == len(self.rows):
             found = f"{len(labels)}, {len(self.keys)}, {len(pooled)}, {len(self.rows)}"
             raise ValueError(f"features need as many labels as keys, pooled vectors and rows, got {found}")
@@ -68,11 +74,6 @@ class Features:
         return cls(Stored([tokens.to(torch.bfloat16)], shape), labels, names, pooled, missing)
 
     @property
-    def views(self) -> int:
-        """V: views of a sample."""
-        return self.pooled.shape[1]
-
-    @property
     def shape(self) -> tuple[int, int]:
         """(N, D): tokens of a view, those of all layers counted, and their width."""
         return self.source.shape
@@ -90,8 +91,16 @@ class Features:
 
     def subset(self, index: Tensor) -> "Features":
         """The samples int64 [m] alone, with the same tokens behind them."""
-        keys = [self.keys[number] for number in index.tolist()]
-        return Features(self.source, self.labels[index], keys, self.pooled[index], self.missing, self.rows[index])
+        found = copy(self)
+        found.keys = [self.keys[number] for number in index.tolist()]
+        found.labels, found.pooled, found.rows = self.labels[index], self.pooled[index], self.rows[index]
+        return found
+
+    def relabel(self, labels: Tensor) -> "Features":
+        """The same features with other labels [n]."""
+        found = copy(self)
+        found.labels = labels
+        return found
 
 
 class Stored:

@@ -5,6 +5,7 @@ choice is made. K heads, n clips, V views, N tokens, D width, C classes.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from probes.stack import TOKENS_AT_ONCE, Candidate, Stack
 from probes.task import Loss, Task, choose_best
 
 __all__ = ["AttentiveConfig", "Fitted", "Recipe", "fit_attentive", "fit_linear", "predict_attentive", "train_heads"]
+
+SAVE_EVERY = 120.0  # seconds between two states of a training that are kept, at least: a sweep's has up to 24 GB
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Recipe:
     held_out: float = 0.2  # share of the training samples on which a head is chosen
     folds: int = 0  # of cross-validation instead; 0: none
     device: str = "cpu"
-    place: Path | None = None  # folder for a file that is written every epoch and removed at the end
+    place: Path | None = None  # folder for a file that is written after an epoch, but not too often (SAVE_EVERY)
 
 
 def fit_attentive(known: Features, asked: Features, recipe: Recipe) -> Fitted:
@@ -96,14 +99,15 @@ def train_heads(features: Features, candidates: list[Candidate], recipe: Recipe,
     stack = Stack(candidates, shape, config.epochs * -(-count // config.batch), recipe.device)
     generator = torch.Generator().manual_seed(recipe.seed)
     file = recipe.place / f"{name}.pt" if recipe.place else None
-    first = _resume(file, stack, generator)
+    first, saved = _resume(file, stack, generator), time.monotonic()
     for epoch in range(first, config.epochs):
         chosen = torch.randperm(count, generator=generator).split(config.batch)
         places = [(index, torch.full_like(index, epoch % features.views)) for index in chosen]
         for index, tokens in zip(chosen, features.walk(places), strict=True):
             stack.step(tokens, features.labels[index], recipe.task.measure)
-        if file is not None:
+        if file is not None and time.monotonic() - saved >= SAVE_EVERY:
             _save({"epoch": epoch + 1, "generator": generator.get_state(), **stack.state_dict()}, file)
+            saved = time.monotonic()
     return stack
 
 

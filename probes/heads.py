@@ -133,7 +133,7 @@ def knn_probabilities(
 ) -> Tensor:
     """Weighted k-NN by cosine over features standardised with the training set's statistics -> [n, C] (Wu et al. 2018).
 
-    train [m, D] with labels [m], features [n, D].
+    train [m, V, D] or [m, D] with labels [m], features [n, D]; a training sample is the mean of its views' directions.
     """
     weights, nearest = _find_neighbours(train, features, neighbours, temperature)
     return torch.zeros(len(features), classes, device=train.device).scatter_add_(1, labels[nearest], weights)
@@ -149,10 +149,14 @@ def knn_values(
 
 def _find_neighbours(train: Tensor, features: Tensor, neighbours: int, temperature: float) -> tuple[Tensor, Tensor]:
     """Weights, 1 in all, and indices of the neighbours of each of the features: both [n, neighbours]."""
-    mean, scale = train.mean(0), 1 / _deviation(train)
-    known = functional.normalize((train - mean) * scale, dim=1)
+    flat = train.flatten(0, -2)
+    mean, scale = flat.mean(0), 1 / _deviation(flat)
+    known = functional.normalize((flat - mean) * scale, dim=1)
+    if len(flat) > len(train):  # several views
+        known = functional.normalize(known.view_as(train).mean(1), dim=1)
+    known = known.view(len(train), -1)
     parts = []
-    for some in features.split(max(1, SIMILARITIES // len(train))):
+    for some in features.split(max(1, SIMILARITIES // len(known))):
         asked = functional.normalize((some - mean) * scale, dim=1)
         similarity, nearest = (asked @ known.T).topk(min(neighbours, len(known)), dim=1)
         parts.append(((similarity / temperature).softmax(1), nearest))

@@ -45,7 +45,7 @@ def wait_lock(path: Path) -> Lock:
 
 
 def _lock(path: Path, kind: int) -> Lock:
-    file = open(path, "a")  # noqa: SIM115, it stays open as long as the lock is held
+    file = open(path, "a+")  # noqa: SIM115, open as long as the lock is held; NFS wants reading for a shared one
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:

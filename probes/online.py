@@ -84,6 +84,7 @@ class OnlineProbe(Callback):
         self._check(labels, wanted)  # on all ranks: one that stops alone leaves the others waiting
         if trainer.is_global_zero:
             with undisturbed(encoder, module.device):
+                known, labels, asked = (one.to(module.device) for one in (known, labels, asked))
                 found = judge(known, labels, asked, wanted, self.classes)
             values = {"probe/seconds": time.perf_counter() - begun}
             for head, verdict in found.items():
@@ -119,11 +120,11 @@ class OnlineProbe(Callback):
 
 
 def judge(known: Tensor, labels: Tensor, asked: Tensor, wanted: Tensor, classes: int) -> dict[str, Score]:
-    """Each head, fitted on known features [n, D] with labels [n], scored on those asked for; by name."""
+    """Each head, fitted on known features [n, D] with labels [n] where they lie, scored on those asked for; by name."""
     with torch.enable_grad():
         fitted = fit_linear(known.unsqueeze(1), labels, asked.unsqueeze(1), classes)
     votes = knn_probabilities(known, labels, asked, classes)
-    return {"linear": score(fitted.probabilities, wanted), "knn": score(votes, wanted)}
+    return {"linear": score(fitted.probabilities, wanted), "knn": score(votes.cpu(), wanted)}
 
 
 def choose_places(samples: int, clips: int, seed: int) -> list[int]:

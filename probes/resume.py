@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ class Place:
         state = hashlib.sha256(json.dumps(asdict(config)).encode())
         for features in (*train.values(), *test.values()):
             state.update("\n".join(features.keys).encode())
+            state.update(f"{features.description} {features.shape} {features.views}".encode())
             for tensor in (features.labels, features.pooled):
                 state.update(tensor.contiguous().numpy().data)
         return cls(folder / state.hexdigest()[:16])
@@ -48,12 +48,6 @@ class Place:
         temporary.replace(file)
         shutil.rmtree(half, ignore_errors=True)
         return fitted
-
-    def remove(self) -> None:
-        """Delete the folder: the results are written elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # another evaluation's is there
-            self.folder.parent.rmdir()
 
 
 def _plain(fitted: Fitted) -> dict[str, Any]:

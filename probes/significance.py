@@ -36,7 +36,14 @@ def compare_hits(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], se
 
 
 def compare_errors(first: Numbers, second: Numbers, seed: int = 0) -> Difference:
-    """Difference of the mean absolute error of two answers to the same samples, errors [n]: paired permutation test."""
+    """Difference of the mean absolute error of two answers to the same samples, errors [n]: paired permutation test.
+
+    ValueError where an error is not finite.
+    """
+    for name, errors in (("first", first), ("second", second)):
+        if not np.isfinite(errors).all():
+            count = int((~np.isfinite(errors)).sum())
+            raise ValueError(f"{count} of {len(errors)} errors of the {name} head are not finite; probe again")
     difference = np.abs(second) - np.abs(first)
     random, samples = np.random.default_rng(seed), len(difference)
     means, sums = [], []

@@ -48,4 +48,4 @@ def with_targets(features: Features, targets: Mapping[str, float], name: str) ->
             "every sample needs a line in the table of targets"
         )
     values = torch.tensor([targets[key] for key in features.keys], dtype=torch.float32)
-    return Features(features.source, values, features.keys, features.pooled, features.missing, features.rows)
+    return features.relabel(values)

@@ -53,12 +53,16 @@ class Task:
         """How good answers [K, n, C] are, and, between equally good ones, how bad: [K, n] each.
 
         Hit or miss, then -log of the truth's probability; of a value minus its absolute error, then the squared one.
+        Not a number where an answer is not finite.
         """
         if self.classes:
             truth = answers.gather(2, labels.expand(len(answers), -1)[..., None])[..., 0]
-            return (answers.argmax(2) == labels).double(), -truth.double().clamp(min=1e-12).log()
-        error = (answers[..., 0] - labels).double()
-        return -error.abs(), error.square()
+            good, bad = (answers.argmax(2) == labels).double(), -truth.double().clamp(min=1e-12).log()
+        else:
+            error = (answers[..., 0] - labels).double()
+            good, bad = -error.abs(), error.square()
+        diverged = ~answers.isfinite().all(2)
+        return good.masked_fill(diverged, math.nan), bad.masked_fill(diverged, math.nan)
 
 
 def choose_best(good: Tensor, bad: Tensor) -> int:

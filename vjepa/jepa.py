@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from vjepa.guard import Guard
 from vjepa.loss import LossConfig
 from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
-from vjepa.objectives.dense import DenseConfig, choose_levels, predict_dense
+from vjepa.objectives.dense import DenseConfig, predict_dense
 from vjepa.objectives.masked import predict_masked
 from vjepa.objectives.views import ViewsConfig, match_views
 from vjepa.optim import OptimConfig, lr_schedule, make_optimizer, momentum_schedule, set_schedule, weight_decay_schedule
@@ -25,7 +25,7 @@ from vjepa.pixels import normalise
 from vjepa.predictor import Predictor, PredictorConfig
 from vjepa.regularise import Expander, Regulariser, RegulariserConfig
 from vjepa.targets import TargetEncoder, TeacherConfig, make_targets
-from vjepa.vit import Encoder, EncoderConfig, compile_blocks
+from vjepa.vit import Encoder, EncoderConfig, choose_levels, compile_blocks
 
 ObjectiveName = Literal["masked", "dense", "views"]
 OBJECTIVES: dict[ObjectiveName, Callable[["JEPA", Tensor, Moment], Outcome]] = {
@@ -64,6 +64,12 @@ class JepaConfig:
             raise ValueError(
                 "regulariser.expander must be 0 with objective=views: views.projection stands in its place"
             )
+
+    @property
+    def follows_device_batch(self) -> bool:
+        """Does what is learned depend on the number of clips that a device holds, not only on that of a step?"""
+        lengths = self.objective != "views" and any(mask.follows_batch for mask in self.masks.values())
+        return self.regulariser.active or self.objective == "views" or lengths
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "JepaConfig":
@@ -132,6 +138,8 @@ class JEPA(lightning.LightningModule):
             return
         self.target_encoder = make_targets(config.teacher, self.context_encoder, self.levels, config.frozen)
         self.predictor = Predictor(predictor, encoder, len(self.levels), self.target_encoder.width)
+        for spare in list(self.predictor.mask_tokens)[len(config.masks) :]:
+            spare.requires_grad_(False)  # no gradient reaches it: DDP would wait for one
         self.regulariser = Regulariser(config.regulariser, encoder.width)
 
     def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
@@ -207,12 +215,14 @@ class JEPA(lightning.LightningModule):
 
     def _report(self, outcome: Outcome, clips: int) -> None:
         step = self.global_step
-        values: dict[str, Tensor | float] = {
+        values: dict[str, Tensor] = {
             "loss": outcome.loss.detach(),
             **{f"loss/{name}": value for name, value in outcome.parts.items()},
-            "schedule/lr": self.lr_at(step),
-            "schedule/weight_decay": self.weight_decay_at(step),
-            "schedule/momentum": self.momentum_at(step),
+            "schedule/lr": torch.tensor(
+                self.lr_at(step)
+            ),  # tensors: a number would be copied to the device, and waited for
+            "schedule/weight_decay": torch.tensor(self.weight_decay_at(step)),
+            "schedule/momentum": torch.tensor(self.momentum_at(step)),
         }
         self.log_dict(values, batch_size=clips)
 

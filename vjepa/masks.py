@@ -64,6 +64,11 @@ class MaskConfig:
         if not 0 < self.max_temporal_keep <= 1:
             raise ValueError(f"masks.max_temporal_keep must lie in (0, 1], got {self.max_temporal_keep}")
 
+    @property
+    def follows_batch(self) -> bool:
+        """Do the lengths depend on the other clips of a device's batch?"""
+        return not self.keep and (self.kind == "blocks" or self.hidden[0] != self.hidden[1])
+
 
 # The two kinds of V-JEPA 1 and 2. Lengths: what the published cut leaves of a batch of 24 clips.
 SHORT_RANGE = MaskConfig(num_blocks=8, spatial_scale=(0.15, 0.15), keep=0.235, predict=0.477)

@@ -130,7 +130,7 @@ def gaussian_distance(sliced: Tensor, knots: int) -> Tensor:
     knot = torch.linspace(0, 3, knots, device=sliced.device)
     step = 3 / (knots - 1)
     trapezoid = torch.full_like(knot, 2 * step)
-    trapezoid[[0, -1]] = step
+    trapezoid[:1] = trapezoid[-1:] = step
     wanted = (-knot.square() / 2).exp()
     angle = sliced.unsqueeze(-1) * knot  # [n, S, J]
     error = (angle.cos().mean(0) - wanted).square() + angle.sin().mean(0).square()

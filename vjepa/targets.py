@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vjepa.vit import Encoder, EncoderConfig, cut_patches
+from vjepa.vit import Encoder, EncoderConfig, choose_levels, cut_patches
 
 Source = Literal["average", "stop_gradient", "frozen", "pixels"]
 
@@ -108,7 +108,9 @@ class OwnTargets(Targets):
     @torch.no_grad()
     def forward(self, video: Tensor, encoder: Encoder) -> Tensor:
         """video [B, C, T, H, W] -> [B, N, levels * D]."""
-        return normalised_levels(encoder, video, self.levels)
+        targets = normalised_levels(encoder, video, self.levels)
+        torch.clear_autocast_cache()  # weights cast here carry no gradient, and are the ones trained next
+        return targets
 
 
 class PixelTargets(Targets):
@@ -154,4 +156,4 @@ def make_targets(
                 f"teacher.weights: a frozen encoder must cut clips into the same tokens, its {name} is {its} and "
                 f"encoder.{name} is {mine}; set encoder.{name}={its} or take another teacher"
             )
-    return FrozenTargets(teacher, levels)
+    return FrozenTargets(teacher, choose_levels(teacher.config.depth, len(levels)))

@@ -256,6 +256,16 @@ def run_block(block: nn.Module, x: Tensor, rotation: Rotation | None, recompute:
     return output
 
 
+def choose_levels(depth: int, levels: int) -> tuple[int, ...]:
+    """Equally spaced blocks (0-based) of an encoder of `depth` blocks, the last among them.
+
+    Raises ValueError for more levels than blocks.
+    """
+    if levels > depth:
+        raise ValueError(f"dense.levels must be at most the encoder's {depth} blocks, got {levels}")
+    return tuple(round(depth * (level + 1) / levels) - 1 for level in range(levels))
+
+
 def compile_blocks(model: nn.Module) -> None:
     """Compile every block of a model in place: one graph for blocks of the same shape, for any number of tokens."""
     for module in model.modules():

@@ -42,6 +42,22 @@ def test_source_labels_are_the_videos(brighter: Path, tmp_path: Path) -> None:
     assert [path.name.split("-")[0] for path in (tmp_path / "out" / "train").iterdir()] == ["brighter"]
 
 
+def test_a_video_without_windows_in_both_sets_is_no_source(
+    brighter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode_clip(np.zeros((9, 48, 64, 3), dtype=np.uint8), brighter.parent / "short.mp4", 8, 10)
+    write_windows(str(brighter.parent), tmp_path / "out", "source", SMALL)
+    for subset in ("train", "test"):
+        assert [path.name.split("-")[0] for path in (tmp_path / "out" / subset).iterdir()] == ["brighter"]
+    assert "1 videos are too short for windows in both sets and left out: short" in caplog.text
+
+
+def test_older_windows_are_not_mixed_in(brighter: Path, tmp_path: Path) -> None:
+    write_windows(str(brighter), tmp_path / "out", "direction", SMALL)
+    with pytest.raises(ValueError, match=r"out/train must be empty, or older windows would be mixed in"):
+        write_windows(str(brighter), tmp_path / "out", "source", SMALL)
+
+
 def test_a_video_too_short_is_refused_in_words(brighter: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no video has the 31 frames that a window needs"):
         write_windows(str(brighter), tmp_path / "out", "direction", WindowConfig(frames=16, stride=2))

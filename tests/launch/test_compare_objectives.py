@@ -1,13 +1,14 @@
 """Objectives side by side: each gets the same compute, runs once, and lands in one table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from launch.__main__ import main
-from launch.compare_objectives import Choice, StudyConfig, choose_steps, measured_parts, resolve
+from launch.compare_objectives import Choice, StudyConfig, choose_steps, measure_steps, measured_parts, resolve
 from launch.config import TrainConfig, load_config, to_yaml
 from launch.objective_table import Row, render
 
@@ -70,6 +71,9 @@ def test_a_typo_in_a_choice_is_found_before_anything_is_trained(study: Path, tmp
     config = load_config(StudyConfig, study, [])
     with pytest.raises(ValueError, match=r"there is no key regulariser.varience; did you mean regulariser.variance"):
         resolve(config, {"regulariser": {"varience": 1.0}}, tmp_path / "x")
+    wrong = replace(config, choices={**config.choices, "typo": Choice(settings={"masks": {"a": {"kid": "tubes"}}})})
+    with pytest.raises(ValueError, match=r"there is no key masks.a.kid"):
+        measure_steps(wrong, wrong.choices, tmp_path / "y")
 
 
 def test_masks_of_a_choice_replace_those_of_the_base(study: Path, tmp_path: Path) -> None:

@@ -28,6 +28,17 @@ def test_another_number_than_was_started_is_refused() -> None:
         find_ranks(RunConfig(), {**SRUN, "SLURM_STEP_NUM_TASKS": "7"})
 
 
+def test_from_a_shell_in_a_job_a_run_is_started_by_hand() -> None:
+    shell = {**SRUN, "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_NAME": "bash"}
+    assert find_ranks(RunConfig(accelerator="cpu", devices=4), shell) == Ranks(4, 1)
+
+
+def test_gpus_that_are_not_there_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ValueError, match="run.accelerator=gpu with run.devices=all, but torch sees 0 GPUs here"):
+        find_ranks(RunConfig(accelerator="gpu"), {})
+
+
 def test_the_batch_of_a_device_follows_or_is_set() -> None:
     assert share_out(RunConfig(batch=3072), 16) == Share(192, 1)
     assert share_out(RunConfig(batch=3072, accumulate=4), 16) == Share(48, 4)

@@ -10,6 +10,7 @@ import pytest
 from launch.__main__ import main
 from launch.config import TrainConfig, load_config
 from launch.snapshot import ROOT, describe_code
+from launch.submit import expand, name_of
 
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
 
@@ -65,6 +66,8 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(
         (["run.start=nowhere"], "run.start: there is no"),
         (["--sweep=optim.lr"], "must have the form key=a,b"),
         (["--sweep=run.seed=1,1"], "gives the same run twice"),
+        (["health.probe_train=nowhere", "health.probe_test=nowhere"], "health.probe_train: there is no"),
+        (["run.budget=5d", "--nodes=2"], "run.budget is measured by one process, there are 2"),
         (["--nodes=0"], "--nodes and --notice must be at least 1"),
         (
             ["masks.ahead.kind=blocks", "masks.ahead.keep=0.01", "masks.ahead.predict=0.5"],
@@ -117,6 +120,10 @@ def test_a_sweep_is_an_array_with_a_folder_for_each_run(
     third = load_config(TrainConfig, folders[2] / "submitted.yaml", [])
     assert (third.optim.lr, third.run.seed, third.run.output) == (0.2, 0, str(folders[2]))
     assert "#SBATCH --array=0-3\n" in (run / "job.sh").read_text()
+    assert list(expand(["masks.a.hidden=[0.5,0.5],[0.3,0.3]"])) == [
+        ["masks.a.hidden=[0.5,0.5]"], ["masks.a.hidden=[0.3,0.3]"],
+    ]  # fmt: skip
+    assert "/" not in name_of(["teacher.weights=/runs/a"])
     choose = next(line for line in (run / "job.sh").read_text().splitlines() if line.startswith("run="))
     chosen = subprocess.run(
         ["bash", "-c", f"{choose}; echo $run"],

@@ -114,3 +114,15 @@ class StopAfter(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.steps:
             raise Stopped
+
+
+def test_another_share_of_the_batch_is_refused_where_learning_depends_on_it(
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*quick, "regulariser.variance=0.1", "run.steps=3"]
+    assert main(["train", CONFIG, *words, "run.batch_per_device=4"]) == 0
+    assert main(["train", CONFIG, *words, "run.batch_per_device=8"]) == 2
+    shown = capsys.readouterr().err
+    assert "took 4 at once, now a device would take 8; give run.batch_per_device=4" in shown
+    assert main(["train", CONFIG, *words, f"run.output={tmp_path / 'one'}", "run.batch_per_device=1"]) == 2
+    assert "must take at least 2 at once, not 1" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Features on disk: paid once, never wrong, bounded, and made by several processes together."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from data.loader import DataConfig, EvalLoader, Views
 from data.manifest import Manifest
-from probes.cache import FeatureCache, FeatureSet, describe
-from probes.extract import Order, extract
+from probes import locks
+from probes.cache import FeatureCache, FeatureSet
+from probes.extract import Order, describe, extract
 from probes.extractors import FrozenEncoder
 from probes.features import Features
 from vjepa.vit import Encoder
@@ -83,6 +85,12 @@ def test_tokens_are_mapped_from_the_files_not_read_into_memory(
     assert len(shards) == 24
     assert all(str(shard) in text for shard in shards)
     assert features.pooled.is_contiguous()
+    means = replace(make_order(data, FrozenEncoder(encoder)), tokens=False)
+    FeatureCache(tmp_path / "means", 1).fetch([means])
+    planned = FeatureSet.plan(tmp_path / "means", means, "encoder")
+    block = planned.read(0)
+    assert block is not None
+    assert str(planned.path(0)) not in maps.read_text(), "nothing but tokens stays mapped"
 
 
 def test_a_killed_pass_goes_on_with_what_is_missing(data: DataConfig, encoder: Encoder, tmp_path: Path) -> None:
@@ -140,6 +148,48 @@ def test_what_could_not_be_read_is_remembered_and_limited(data: DataConfig, enco
         assert not set(names) & set(features.keys)
     with pytest.raises(ValueError, match="1 of 24 samples could not be read"):
         cache.fetch([make_order(replace(bad, max_bad_fraction=0.0), FrozenEncoder(encoder))])
+
+
+def test_what_timed_out_is_tried_again_the_next_time(
+    data: DataConfig, encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = make_order(replace(data, max_bad_fraction=0.5), FrozenEncoder(encoder))
+    cache, planned = FeatureCache(tmp_path, 1), FeatureSet.plan(tmp_path, order, "encoder")
+    whole = cache.fetch([order])[0]["encoder"]
+    block = planned.read(7)
+    assert block is not None
+    assert block.tokens is not None
+    late = replace(
+        block, tokens=block.tokens[:0], pooled=block.pooled[:0], labels=block.labels[:0], places=block.places[:0],
+        keys=[], missing={"timeout": block.keys},
+    )  # fmt: skip
+    planned.write(7, late)
+    with caplog.at_level(logging.WARNING):
+        assert cache.fetch([order])[0]["encoder"].missing == {"timeout": block.keys}
+    assert f"{block.keys[0]} timed out; the next probe tries again" in caplog.text
+    check_same(cache.fetch([order])[0]["encoder"], whole)
+
+
+def test_without_locks_nothing_is_dropped(
+    data: DataConfig, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    orders = [make_order(replace(data, stride=stride), FrozenEncoder(encoder)) for stride in (1, 2)]
+    first, _ = (FeatureSet.plan(tmp_path, order, "encoder") for order in orders)
+    cache = FeatureCache(tmp_path, 1.5 * first.bytes / 1e9)
+    cache.fetch([orders[0]])
+    with pytest.raises(ValueError, match="or on a file system without locks"):
+        cache.fetch([orders[1]])
+    assert not first.lacks()
+
+
+def test_a_shared_lock_may_read_the_file(tmp_path: Path) -> None:
+    """NFS refuses it otherwise."""
+    with locks.try_lock(tmp_path / "lock", shared=True) as lock:
+        assert lock.file.readable()
 
 
 def test_whatever_changes_the_features_changes_their_name(data: DataConfig, encoder: Encoder, tmp_path: Path) -> None:

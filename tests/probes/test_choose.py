@@ -17,6 +17,12 @@ def test_held_out_part_is_stratified_and_disjoint() -> None:
     assert LABELS[held].bincount(minlength=3).tolist() == [10, 2, 0]
 
 
+def test_every_class_with_several_samples_stays_in_training() -> None:
+    kept, held = split_held_out(LABELS, 0.97, seed=0)
+    assert LABELS[kept].unique().tolist() == [0, 1, 2]
+    assert LABELS[held].bincount().tolist() == [48, 9]
+
+
 def test_folds_hold_every_sample_out_once() -> None:
     pairs = split_folds(LABELS, 5, seed=0)
     assert sorted(int(number) for _, held in pairs for number in held) == list(range(61))

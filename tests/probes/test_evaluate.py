@@ -107,7 +107,8 @@ def test_values_are_regressed_by_every_head() -> None:
 
 def test_attentive_heads_leave_single_tokens_alone_and_fit_any_width() -> None:
     labels = read_labels(30)
-    pixels = Features.from_tokens(torch.randn(30, 1, 1, 40), labels)
+    pixels = Features.from_tokens(torch.randn(30, 1, 2, 40), labels)
+    pixels.clip_tokens = 1  # of each of two segments
     narrow = Features.from_tokens(torch.randn(30, 1, 4, 10), labels)
     config = HeadsConfig(names=("knn", "attentive"), attentive=replace(SMALL, heads=4, epochs=1))
     sets = {"pixels": pixels, "narrow": narrow}
@@ -140,18 +141,40 @@ def test_stopped_evaluation_goes_on_with_what_it_lacks(tmp_path: Path, monkeypat
         assert mine.as_dict() == theirs.as_dict()
         states = [one.trained.state_dict() if one.trained else {} for one in (mine, theirs)]
         assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    assert not list(tmp_path.rglob("*.pt")), "nothing stays"
 
 
-def test_unfinished_work_of_other_features_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_work_of_other_features_is_not_taken_over(tmp_path: Path) -> None:
     config = HeadsConfig(names=("knn",))
     labels = read_labels(30)
-    monkeypatch.setattr(module.Place, "remove", lambda self: None)
     first, second = (
         evaluate({"x": tell(labels, worth)}, {"x": tell(labels, worth)}, CLASSES, config, tmp_path)[0].as_dict()["top1"]
         for worth in (0, 1)
     )
     assert (first, second) == (pytest.approx(1 / 3), 1.0)
+
+
+def test_unfinished_work_is_that_of_the_same_tokens_not_of_the_same_means(tmp_path: Path) -> None:
+    known = tell(read_labels(12), 1)
+    folders = set()
+    for description, views in (("layers 2", 2), ("layers 0, 2", 2), ("layers 2", 3)):
+        known.description, known.views = description, views
+        folders.add(module.Place.open(tmp_path, ALL, {"x": known}, {"x": known}).folder)
+    assert len(folders) == 3
+
+
+def test_answers_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = {"x": tell(read_labels(12), 1)}
+    fitted = module.Fitted(torch.full((12, 3), float("nan")), {})
+    monkeypatch.setattr(module, "fit", lambda *arguments: fitted)
+    with pytest.raises(ValueError, match=r"linear on x gave answers that are not finite: lower heads.attentive.lrs"):
+        evaluate(features, features, CLASSES, HeadsConfig(names=("linear",)))
+
+
+def test_a_sample_is_one_neighbour_however_many_views_it_has() -> None:
+    views = torch.eye(8)[:2, None, None].expand(2, 3, 1, 8)
+    known = Features.from_tokens(views, torch.tensor([0, 1]))
+    fitted = module.fit("knn", known, known, 2, HeadsConfig(neighbours=2), 0)
+    assert (fitted.probabilities > 0).all(), "two neighbours are two samples"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +194,15 @@ def test_labels_that_do_not_fit_are_refused(labels: Tensor, classes: Sequence[st
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("held_out", 0.0), ("folds", 1), ("shares", (0.0,)), ("shares", (0.1, 0.1)), ("share_seeds", 0), ("names", ())],
+    [
+        ("held_out", 0.0),
+        ("folds", 1),
+        ("shares", (0.0,)),
+        ("shares", (0.1, 0.1)),
+        ("share_seeds", 0),
+        ("names", ()),
+        ("names", ("knn", "knn")),
+    ],
 )
 def test_impossible_settings_are_refused(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"heads.{key}"):

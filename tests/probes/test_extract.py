@@ -81,10 +81,39 @@ def test_random_views_that_nobody_pools_are_not_encoded_for_it(data: DataConfig,
     whole, sparing = stream(order)["encoder"], stream(order, means=False)["encoder"]
     assert sum(shown) == 24 * 3 + 24
     assert (sparing.views, sparing.keys) == (3, whole.keys)
-    assert torch.equal(sparing.pooled[:, 0], whole.pooled[:, 0])
-    assert sparing.pooled[:, 1:].isnan().all()
+    assert torch.equal(sparing.pooled, whole.pooled[:, :1])
+    assert sparing.subset(torch.tensor([3, 1])).views == 3
     index, view = torch.tensor([5, 2]), torch.tensor([2, 1])
     assert torch.equal(sparing.pick(index, view), whole.pick(index, view))
+
+
+def test_a_streamed_view_is_encoded_in_whole_batches(data: DataConfig, encoder: Encoder) -> None:
+    """However few samples with all their views are read at once in the first pass."""
+    shown = []
+
+    class Counting(FrozenEncoder):
+        def __call__(self, clips: Tensor) -> Tensor:
+            shown.append(len(clips))
+            return super().__call__(clips)
+
+    order = Order({"encoder": Counting(encoder)}, EvalLoader(data, 1, Views(segments=2, augmented=4)), clips=8)
+    features = stream(order, means=False)["encoder"]
+    shown.clear()
+    features.pick(torch.arange(8), torch.zeros(8, dtype=torch.long))
+    assert shown == [8, 8]
+
+
+def test_shards_of_large_samples_have_sixteen_where_memory_allows(data: DataConfig) -> None:
+    def count(crop: int, frames: int, views: int) -> int:
+        loader = EvalLoader(replace(data, crop=crop, frames=frames), 1, Views(augmented=views))
+        manifest = loader.manifest
+        shards = [replace(manifest.shards[0], samples=10**6)]
+        loader.manifest = replace(manifest, shards=shards)
+        return len(Order({}, loader).ranges()[0])
+
+    assert count(224, 16, 1) == 256 * 2**20 // (16 * 224**2 * 3)
+    assert count(224, 16, 20) == 16
+    assert count(256, 128, 20) == 2
 
 
 def test_impossible_layers_are_refused(encoder: Encoder) -> None:
@@ -129,6 +158,9 @@ def test_an_image_vit_is_read_from_a_file_and_nothing_else(image: ImageSubject, 
         read_subject(f"timm:{name}:{file}")
     with pytest.raises(FileNotFoundError):
         read_subject(f"timm:{name}:{tmp_path / 'absent.pth'}")
+    for name, crop in (("resnet18", 0), ("resnet18", 32), ("efficientnet_b0", 0)):
+        with pytest.raises(ValueError, match=f"timm:{name} is not a vision transformer"):
+            read_subject(f"timm:{name}", crop=crop)
     with pytest.raises(ValueError, match="has no such model"):
         read_subject("timm:vit_of_nobody")
     assert isinstance(image.fresh(1).freeze("cpu", "bf16", (0, 5)), FrameByFrame)
@@ -139,3 +171,9 @@ def test_pixels_are_the_clip_made_small() -> None:
     token = Pixels(4)(clips)
     expected = clips.float().unflatten(2, (4, 8)).unflatten(4, (4, 8)).mean((3, 5)) / 255
     torch.testing.assert_close(token.view(2, 3, 3, 4, 4).permute(0, 1, 3, 4, 2), expected)
+
+
+def test_pixels_of_several_segments_are_one_token_a_clip(data: DataConfig) -> None:
+    features = extract(Order({"pixels": Pixels(4)}, EvalLoader(data, 4, Views(segments=2))))["pixels"]
+    assert features.shape[0] == 2
+    assert features.clip_tokens == features.subset(torch.tensor([0])).clip_tokens == 1

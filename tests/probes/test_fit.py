@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from probes import fit
 from probes import stack as stacks
 from probes.features import Features
 from probes.fit import AttentiveConfig, Recipe, fit_attentive, predict, predict_attentive, train_heads
@@ -124,6 +125,15 @@ def test_equally_good_candidates_are_told_apart_by_their_loss_and_diverged_ones_
     assert choose_best(torch.tensor([float("nan"), 3.0]), torch.tensor([0.0, float("nan")])) == 1
 
 
+@pytest.mark.parametrize("labels", [torch.zeros(6, dtype=torch.long), torch.zeros(6)])
+def test_answers_that_are_not_finite_are_worse_than_wrong_ones(labels: Tensor) -> None:
+    """The first of the classes is what argmax finds among numbers that are none, and the truth here."""
+    task = Task.of(labels, 3)
+    wrong, diverged = torch.tensor([0.0, 0.0, 1.0]).expand(6, 3) + 9, torch.full((6, 3), float("nan"))
+    good, bad = task.grade(torch.stack([diverged, wrong])[..., : task.outputs], labels)
+    assert choose_best(good.sum(1), bad.sum(1)) == 1
+
+
 def test_views_are_averaged_as_probabilities() -> None:
     torch.manual_seed(0)
     head = stacks.AttentiveHead(16, 2, 3)
@@ -151,6 +161,7 @@ def test_values_are_learned_in_their_own_unit_and_the_head_says_them_by_itself(l
 
 @pytest.mark.parametrize("depth", [1, 4])
 def test_stopped_training_goes_on_where_it_was(depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "SAVE_EVERY", 0.0)
     features = make_features()
     candidates = [Candidate(1e-2, 0.1, 0), Candidate(1e-3, 0.1, 1)]
     recipe = Recipe(Task(4), AttentiveConfig(epochs=4, batch=16), depth, place=tmp_path)
@@ -172,3 +183,21 @@ def test_stopped_training_goes_on_where_it_was(depth: int, tmp_path: Path, monke
     assert torch.equal(resumed.weights, whole.weights)
     answers = [predict(one.answer, features, Task(4)) for one in (whole, resumed)]
     assert torch.equal(*answers)
+
+
+def test_a_state_is_not_written_more_often_than_every_two_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, written = [0.0], []
+    monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(fit, "_save", lambda state, file: written.append(state["epoch"]))
+    step = stacks.Stack.step
+
+    def take_half_a_minute(self: stacks.Stack, *arguments: object) -> None:
+        now[0] += 30
+        step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stacks.Stack, "step", take_half_a_minute)
+    recipe = Recipe(Task(4), AttentiveConfig(epochs=6, batch=40), place=tmp_path)
+    train_heads(make_features(), [Candidate(1e-2, 0.1, 0)], recipe)
+    assert written == [4]

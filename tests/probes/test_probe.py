@@ -13,6 +13,7 @@ from PIL import Image
 
 from data.loader import DataConfig, EvalLoader, Views
 from data.pack import PackConfig, pack
+from launch import probe as module
 from launch.bench_probe import bench_probe
 from launch.config import to_yaml
 from launch.encoders import hash_weights
@@ -72,6 +73,33 @@ def test_heads_of_an_earlier_probe_do_not_stay(config: ProbeConfig, tmp_path: Pa
     (tmp_path / "out" / "attentive.safetensors").write_bytes(b"old")
     probe(replace(config, heads=HeadsConfig(names=("linear", "knn")), baselines=()))
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["linear.safetensors"]
+
+
+def test_the_last_layer_by_its_number_is_the_last_layer(config: ProbeConfig) -> None:
+    saved = []
+    for layers in ((), (-1,), (2,), (1,)):
+        probe(replace(config, layers=layers, heads=HeadsConfig(names=("linear",)), baselines=()))
+        saved.append(load_linear(config.output).encoder_hash)
+    assert saved[0] == saved[1] == saved[2] != saved[3]
+
+
+def test_finished_heads_are_kept_until_the_results_are_written(
+    config: ProbeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished = tmp_path / "out" / "unfinished"
+    (unfinished / "of-other-settings").mkdir(parents=True)
+    config = replace(config, heads=HeadsConfig(names=("linear",)), baselines=())
+
+    def break_down(*arguments: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_results", break_down)
+        with pytest.raises(OSError, match="no space left"):
+            probe(config)
+    assert len(list(unfinished.rglob("*.pt"))) == 1
+    probe(config)
+    assert not unfinished.exists()
 
 
 def test_cached_streamed_and_in_memory_give_one_result(config: ProbeConfig, tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ def test_difference_of_hits_has_its_value_and_a_bootstrap_interval() -> None:
     assert compare_hits(second, first).value == -found.value
 
 
+def test_errors_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 of 3 errors of the second head are not finite"):
+        compare_errors(np.ones(3), np.array([1.0, np.nan, 0.0]))
+
+
 def test_difference_of_errors_has_its_value_and_a_permutation_test() -> None:
     random = np.random.default_rng(0)
     first, second = random.normal(size=120), 0.8 * random.normal(size=120)

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from vjepa.jepa import JEPA, JepaConfig
-from vjepa.objectives.dense import DenseConfig, choose_levels, near_the_mask
+from vjepa.masks import MaskConfig
+from vjepa.objectives.dense import DenseConfig, near_the_mask
 from vjepa.objectives.views import ViewsConfig, attract, draw_view
 from vjepa.regularise import RegulariserConfig
 from vjepa.targets import PixelTargets, TeacherConfig
-from vjepa.vit import Encoder, EncoderConfig, cut_patches
+from vjepa.vit import Encoder, EncoderConfig, choose_levels, cut_patches
 
 GOLDEN = Path(__file__).parent / "golden_objectives.json"
 SMALL_VIEWS = ViewsConfig(narrow=1, projection=8)
@@ -127,6 +128,31 @@ def test_dense_weighs_visible_tokens_by_their_distance() -> None:
     assert choose_levels(24, 4) == (5, 11, 17, 23)
     config = DenseConfig(visible=0.5, ramp=(0.2, 0.4))
     assert [config.visible_weight(done) for done in (0.0, 0.2, 0.3, 0.4, 1.0)] == pytest.approx([0, 0, 0.25, 0.5, 0.5])
+
+
+def test_a_deeper_frozen_teacher_gives_its_own_equally_spaced_levels(tiny: JepaConfig) -> None:
+    deep = Encoder(replace(tiny.encoder, depth=6))
+    config = replace(tiny, objective="dense", dense=DenseConfig(levels=2))
+    model = JEPA(replace(config, teacher=TeacherConfig(source="frozen", weights="given")), deep)
+    assert model.target_encoder.levels == (2, 5)
+    assert model.levels == (0, 1)
+    assert torch.isfinite(model.training_step(make_batch(0), 0))
+
+
+def test_spare_mask_tokens_wait_for_no_gradient(tiny: JepaConfig) -> None:
+    model = JEPA(replace(tiny, predictor=replace(tiny.predictor, mask_tokens=5)))
+    model.training_step(make_batch(0), 0).backward()
+    assert model.predictor is not None
+    assert [token.requires_grad for token in model.predictor.mask_tokens] == [True, True, False, False, False]
+    assert all(parameter.grad is not None for parameter in model.predictor.parameters() if parameter.requires_grad)
+
+
+def test_what_depends_on_the_clips_of_a_device_says_so(tiny: JepaConfig) -> None:
+    fixed = {"ahead": tiny.masks["ahead"]}
+    assert not replace(tiny, masks=fixed).follows_device_batch
+    assert replace(tiny, masks={"cut": MaskConfig()}).follows_device_batch
+    assert replace(tiny, masks=fixed, regulariser=RegulariserConfig(variance=0.1)).follows_device_batch
+    assert replace(tiny, masks=fixed, objective="views").follows_device_batch
 
 
 def test_views_follow_from_seed_and_place_and_differ(tiny: JepaConfig) -> None:

@@ -42,16 +42,6 @@ class DenseConfig:
         return self.visible * min(1.0, max(0.0, (progress - begin) / max(end - begin, 1e-9)))
 
 
-def choose_levels(depth: int, levels: int) -> tuple[int, ...]:
-    """Equally spaced blocks (0-based) of an encoder of `depth` blocks, the last among them.
-
-    Raises ValueError for more levels than blocks.
-    """
-    if levels > depth:
-        raise ValueError(f"dense.levels must be at most the encoder's {depth} blocks, got {levels}")
-    return tuple(round(depth * (level + 1) / levels) - 1 for level in range(levels))
-
-
 def predict_dense(model: JEPA, video: Tensor, moment: Moment) -> Outcome:
     """One step for video [B, C, T, H, W] (V-JEPA 2.1): masked tokens, and visible ones by their distance to a mask."""
     assert model.predictor is not None

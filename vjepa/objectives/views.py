@@ -66,7 +66,9 @@ def match_views(model: JEPA, video: Tensor, moment: Moment) -> Outcome:
     rows = []
     for view in range(config.wide + config.narrow):
         shown = draw_view(config, video, moment.places, model.config, view)
-        keep = MaskConfig(kind="random", hidden=(1 - config.keep, 1 - config.keep))
+        keep = MaskConfig(
+            kind="random", hidden=(1 - config.keep, 1 - config.keep), keep=config.keep, predict=1 - config.keep
+        )
         visible = model.context_encoder.patch_embed.grid(shown)
         kept = draw_masks(keep, visible, moment.places, model.config.seed, FIRST_KIND + 2 * view).context
         rows.append(model.projector(model.context_encoder(shown, kept).mean(1)).float())
