@@ -220,5 +220,6 @@ def read_gauges(model: JEPA, config: StudyConfig) -> dict[str, float]:
     frozen, features = FrozenEncoder(encoder), []
     for batch in itertools.islice(EvalLoader(data, batch=32), GAUGED):
         features.append(frozen(batch.clips[:, 0]).float())
-    found = collapse_gauges(torch.cat(features))
-    return {**{name: found[name] for name in ("rank", "spread")}, "uniformity": uniformity(torch.cat(features).mean(1))}
+    tokens = torch.cat(features)
+    found = collapse_gauges(tokens)
+    return {"rank": found["rank"], "spread": found["spread"], "uniformity": uniformity(tokens.mean(1))}

@@ -3,6 +3,7 @@
 B clips, N tokens, D width, R values of a tubelet's pixels.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -54,14 +55,14 @@ class TeacherConfig:
         return first, last
 
 
-class Targets(nn.Module):
+class Targets(nn.Module, ABC):
     """What is predicted, for all tokens; no gradient reaches it."""
 
     width: int  # of a target
 
+    @abstractmethod
     def forward(self, video: Tensor, encoder: Encoder) -> Tensor:
         """Targets of video [B, C, T, H, W]; `encoder` is the context encoder -> [B, N, width]."""
-        raise NotImplementedError
 
     def update(self, encoder: Encoder, momentum: float) -> None:
         """Follow the context encoder after a step; most sources do not."""
