@@ -9,7 +9,7 @@ differ, a resumed run draws what it would have drawn, two ranks with half the ba
 it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -85,6 +85,11 @@ class Masks(NamedTuple):
     target: Tensor
 
 
+def draw_all(configs: Iterable[MaskConfig], grid: Grid, clips: Tensor, seed: int) -> list[Masks]:
+    """Masks of every kind of a run, see `draw_masks`."""
+    return [draw_masks(config, grid, clips, seed, kind) for kind, config in enumerate(configs)]
+
+
 def draw_masks(config: MaskConfig, grid: Grid, clips: Tensor, seed: int, kind: int = 0) -> Masks:
     """Masks of one kind for the clips at positions `clips` [B] of the run (int64, on the device to draw on).
 
@@ -115,7 +120,7 @@ class ClipRandom:
     """Uniform random numbers for each of the clips at positions [B]: counters hashed by splitmix64's finaliser."""
 
     def __init__(self, seed: int, clips: Tensor) -> None:
-        seeded = _mix(torch.tensor(seed, dtype=torch.int64) + _signed(0x9E3779B97F4A7C15)).item()
+        seeded = _mix(torch.tensor(seed, dtype=torch.int64) + _signed(0x9E3779B97F4A7C15))
         self.state = _mix(_mix(clips) + seeded)
         self.counter = 0
 

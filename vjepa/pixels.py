@@ -1,5 +1,7 @@
 """From stored pixels to what an encoder sees."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,13 @@ def normalise(clips: Tensor) -> Tensor:
     """Clips uint8 [B, T, H, W, C] -> float32 [B, C, T, H, W], each colour channel standardised."""
     if clips.dtype != torch.uint8 or clips.shape[-1] != 3:
         raise ValueError(f"clips must be uint8 [B, T, H, W, 3], got {clips.dtype} {list(clips.shape)}")
-    mean = torch.tensor(MEAN, device=clips.device) * 255
-    scale = 1 / (torch.tensor(STD, device=clips.device) * 255)
+    mean, scale = _statistics(clips.device)
     return ((clips.float() - mean) * scale).permute(0, 4, 1, 2, 3)
+
+
+@cache  # copied to a device once: a copy in every step would wait for it
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of each colour channel in pixel values 0 to 255."""
+    with torch.inference_mode(False):
+        mean, deviation = torch.tensor(MEAN) * 255, torch.tensor(STD) * 255
+        return mean.to(device), (1 / deviation).to(device)

@@ -3,12 +3,14 @@
 B clips, K context tokens, M target tokens, D encoder width, P predictor width, (t, h, w) the token grid.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 
+from vjepa.masks import Masks
 from vjepa.positions import Grid, interpolate_table, sincos_table
 from vjepa.vit import Block, EncoderConfig, PositionCache, check_heads, initialise, run_block
 
@@ -29,7 +31,7 @@ class PredictorConfig:
 
 
 class Predictor(nn.Module):
-    """Predicts target representations from the context's, one call a kind of mask (V-JEPA 1 and 2).
+    """Predicts target representations from the context's, a mask token for each kind of mask (V-JEPA 1 and 2).
 
     With several `levels` the encoder's features of that many blocks come in joined, through a two-layer map (V-JEPA
     2.1); `target_width` is that of what is predicted where it is not the encoder's.
@@ -64,32 +66,52 @@ class Predictor(nn.Module):
         context [B, K, D] is the encoder's output; `kind` chooses the mask token; `grid` is the clip's token grid
         where it is not the one trained on. Returns [B, M, D].
         """
-        x = self._transform(context, context_index, target_index, kind, grid)
-        prediction: Tensor = self.predictor_proj(self.predictor_norm(x[:, context.shape[1] :]))
-        return prediction
+        return self._predict(context, {kind: Masks(context_index, target_index)}, grid, hidden_only=True)[0]
 
-    def everywhere(
-        self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int = 0, grid: Grid | None = None
-    ) -> Tensor:
-        """Representations of visible and hidden tokens, in this order, like `forward`: [B, K + M, D]."""
-        x = self._transform(context, context_index, target_index, kind, grid)
+    def hidden(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
+        """Representations of the hidden tokens [B, M, D] of each kind of mask, all kinds in one pass.
+
+        context [B, sum of K, D] holds what each kind's context tokens were encoded to, one kind after the other.
+        """
+        return self._predict(context, dict(enumerate(masks)), grid, hidden_only=True)
+
+    def everywhere(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
+        """Representations of visible and hidden tokens, in this order, like `hidden`: [B, K + M, D] each."""
+        return self._predict(context, dict(enumerate(masks)), grid, hidden_only=False)
+
+    def _predict(
+        self, context: Tensor, masks: Mapping[int, Masks], grid: Grid | None, hidden_only: bool
+    ) -> list[Tensor]:
+        x = self._transform(context, masks, grid or self.encoder_config.grid)
+        lengths = [mask.target.shape[1] if hidden_only else _length(mask) for mask in masks.values()]
+        if hidden_only:
+            halves = [half.shape[1] for mask in masks.values() for half in mask]
+            x = torch.cat(x.split(halves, 1)[1::2], 1)
         prediction: Tensor = self.predictor_proj(self.predictor_norm(x))
-        return prediction
+        return list(prediction.split(lengths, 1))
 
-    def _transform(
-        self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int, grid: Grid | None
-    ) -> Tensor:
-        """The blocks' output over context and mask tokens [B, K + M, P]."""
-        grid = grid or self.encoder_config.grid
-        visible: Tensor = self.predictor_embed(context)
-        hidden = self.mask_tokens[kind].to(visible.dtype).expand(*target_index.shape, -1)
-        x = torch.cat([visible, hidden], dim=1)
-        index = torch.cat([context_index, target_index], dim=1)
+    def _transform(self, context: Tensor, masks: Mapping[int, Masks], grid: Grid) -> Tensor:
+        """The blocks' output over context and mask tokens of each kind: [B, sum of K + M, P]."""
+        embedded: Tensor = self.predictor_embed(context)
+        stretches = []
+        for visible, (kind, mask) in zip(
+            embedded.split([mask.context.shape[1] for mask in masks.values()], 1), masks.items(), strict=True
+        ):
+            stretches += [visible, self.mask_tokens[kind].to(visible.dtype).expand(*mask.target.shape, -1)]
+        x = torch.cat(stretches, 1)
+        index = torch.cat([half for mask in masks.values() for half in mask], 1)
         rotation = None
         if self.encoder_config.positions == "sincos":
             x = x + interpolate_table(self.position_table, self.encoder_config.grid, grid)[index]
         else:
             rotation = self.positions.rotation(self.encoder_config, grid, index, x, self.heads)
+        lengths = [_length(mask) for mask in masks.values()]
         for block in self.predictor_blocks:
-            x = run_block(block, x, rotation, self.encoder_config.checkpoint_activations and self.training)
+            recompute = self.encoder_config.checkpoint_activations and self.training
+            x = run_block(block, x, rotation, lengths, recompute)
         return x
+
+
+def _length(mask: Masks) -> int:
+    """Tokens that the predictor holds of a clip: K + M."""
+    return mask.context.shape[1] + mask.target.shape[1]

@@ -2,6 +2,7 @@
 
 B clips, C channels, T frames, H W pixels, (t, h, w) the token grid, N = t*h*w tokens, K tokens kept, D width.
 Only the tokens named by `index` are ever embedded, so a hidden pixel cannot reach the output, and costs nothing.
+Several selections of the same clip lie in one row and go through the blocks together, attending each to itself alone.
 """
 
 import math
@@ -143,12 +144,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
-        """x [B, K, D] -> [B, K, D]."""
+    def forward(self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int] = ()) -> Tensor:
+        """x [B, K, D] -> [B, K, D]; with `lengths`, which add up to K, each stretch attends to itself alone."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        output: Tensor = self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+        stretches = zip(*(part.split(lengths or x.shape[1], 2) for part in (query, key, value)), strict=True)
+        attended = torch.cat([attend(*stretch).transpose(1, 2) for stretch in stretches], 1)
+        output: Tensor = self.proj(attended.flatten(2))
         return output
 
 
@@ -173,9 +176,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, round(width * mlp_ratio))
 
-    def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
-        """x [B, K, D] -> [B, K, D]."""
-        x = x + self.attn(self.norm1(x), rotation)
+    def forward(self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int] = ()) -> Tensor:
+        """x [B, K, D] -> [B, K, D]; `lengths` as in Attention."""
+        x = x + self.attn(self.norm1(x), rotation, lengths)
         output: Tensor = x + self.mlp(self.norm2(x))
         return output
 
@@ -196,11 +199,16 @@ class Encoder(nn.Module):
         self.positions = PositionCache()
         initialise(self)
 
-    def forward(self, video: Tensor, index: Tensor | None = None) -> Tensor:
-        """Encode the tokens `index` [B, K] (None: all) of video [B, C, T, H, W] or images [B, C, H, W] -> [B, K, D]."""
-        return self.layers(video, (len(self.blocks) - 1,), index)[0]
+    def forward(self, video: Tensor, index: Tensor | None = None, lengths: Sequence[int] = ()) -> Tensor:
+        """Encode the tokens `index` [B, K] (None: all) of video [B, C, T, H, W] or images [B, C, H, W] -> [B, K, D].
 
-    def layers(self, video: Tensor, which: Sequence[int], index: Tensor | None = None) -> list[Tensor]:
+        With `lengths`, which add up to K, `index` holds several selections, each encoded as if it were alone.
+        """
+        return self.layers(video, (len(self.blocks) - 1,), index, lengths)[0]
+
+    def layers(
+        self, video: Tensor, which: Sequence[int], index: Tensor | None = None, lengths: Sequence[int] = ()
+    ) -> list[Tensor]:
         """Normalised features [B, K, D] after each of the blocks `which` (0-based, negative from the end)."""
         depth = len(self.blocks)
         wanted = [layer % depth for layer in which if -depth <= layer < depth]
@@ -219,7 +227,7 @@ class Encoder(nn.Module):
             rotation = self.positions.rotation(self.config, grid, index, x)
         found = {}
         for number, block in enumerate(self.blocks[: max(wanted) + 1]):
-            x = run_block(block, x, rotation, self.config.checkpoint_activations and self.training)
+            x = run_block(block, x, rotation, lengths, self.config.checkpoint_activations and self.training)
             if number in wanted:
                 found[number] = self.norm(x)
         return [found[number] for number in wanted]
@@ -250,9 +258,14 @@ class PositionCache:
         return gather_rotation(self.tables[key], index, dtype)
 
 
-def run_block(block: nn.Module, x: Tensor, rotation: Rotation | None, recompute: bool) -> Tensor:
+def run_block(
+    block: nn.Module, x: Tensor, rotation: Rotation | None, lengths: Sequence[int], recompute: bool
+) -> Tensor:
     """One block; with `recompute` its activations are dropped and made again in the backward pass."""
-    output: Tensor = checkpoint(block, x, rotation, use_reentrant=False) if recompute else block(x, rotation)
+    if recompute:
+        recomputed: Tensor = checkpoint(block, x, rotation, lengths, use_reentrant=False)
+        return recomputed
+    output: Tensor = block(x, rotation, lengths)
     return output
 
 

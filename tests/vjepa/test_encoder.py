@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vjepa.masks import Masks
 from vjepa.pixels import MEAN, STD, normalise
+from vjepa.predictor import Predictor, PredictorConfig
 from vjepa.vit import Encoder, EncoderConfig, gather_tokens
 
 CONFIG = EncoderConfig(size="custom", width=24, depth=2, heads=2, patch=8, frames=4, crop=32)
@@ -36,6 +38,21 @@ def test_all_tokens_by_index_equal_all_tokens(encoder: Encoder) -> None:
     video = torch.randn(2, 3, 4, 32, 32)
     index = torch.randperm(32).repeat(2, 1)
     torch.testing.assert_close(encoder(video, index), gather_tokens(encoder(video), index))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_selections_side_by_side_are_encoded_and_predicted_as_if_alone(encoder: Encoder, half: bool) -> None:
+    video = torch.randn(2, 3, 4, 32, 32)
+    order = torch.stack([torch.randperm(32) for _ in range(2)])
+    masks = [Masks(order[:, :5], order[:, 5:12]), Masks(order[:, 20:32], order[:, 3:5])]
+    predictor = Predictor(PredictorConfig(width=12, depth=2, heads=2, mask_tokens=2), encoder.config)
+    lengths = [mask.context.shape[1] for mask in masks]
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        together = encoder(video, torch.cat([mask.context for mask in masks], 1), lengths)
+        hidden = predictor.hidden(together, masks)
+        for kind, (mask, context) in enumerate(zip(masks, together.split(lengths, 1), strict=True)):
+            torch.testing.assert_close(context, encoder(video, mask.context))
+            torch.testing.assert_close(hidden[kind], predictor(context, *mask, kind))
 
 
 def test_patch_embedding_is_the_convolution() -> None:

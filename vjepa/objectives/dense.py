@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vjepa.loss import prediction_loss
-from vjepa.masks import draw_masks
+from vjepa.masks import draw_all
 from vjepa.outcome import Moment, Outcome, Prediction, summarise
 from vjepa.positions import Grid
 from vjepa.vit import gather_tokens
@@ -49,17 +49,22 @@ def predict_dense(model: JEPA, video: Tensor, moment: Moment) -> Outcome:
     weight = config.visible_weight(moment.progress)
     grid = model.context_encoder.patch_embed.grid(video)
     target = model.target_encoder(video, model.context_encoder)
+    masks = draw_all(model.config.masks.values(), grid, moment.places, model.config.seed)
+    lengths = [mask.context.shape[1] for mask in masks]
+    features = model.context_encoder.layers(
+        video, model.levels, torch.cat([mask.context for mask in masks], 1), lengths
+    )
+    everywhere = model.predictor.everywhere(torch.cat(features, -1), masks, grid)
     predictions, penalties, visible = [], [], []
-    for kind, (name, mask_config) in enumerate(model.config.masks.items()):
-        masks = draw_masks(mask_config, grid, moment.places, model.config.seed, kind)
-        features = model.context_encoder.layers(video, model.levels, masks.context)
-        everywhere = model.predictor.everywhere(torch.cat(features, -1), masks.context, masks.target, kind, grid)
-        seen, hidden = everywhere.split([masks.context.shape[1], masks.target.shape[1]], dim=1)
-        loss = prediction_loss(hidden, gather_tokens(target, masks.target), power)
-        nearness = near_the_mask(masks.context, masks.target, grid)
-        visible.append(weight * prediction_loss(seen, gather_tokens(target, masks.context), power, nearness))
-        penalties.append(model.regulariser(features[-1], masks.context, target.shape[1], moment.position))
-        predictions.append(Prediction(name, masks.context, masks.target, features[-1], hidden, loss))
+    for name, mask, context, predicted in zip(
+        model.config.masks, masks, features[-1].split(lengths, 1), everywhere, strict=True
+    ):
+        seen, hidden = predicted.split([half.shape[1] for half in mask], 1)
+        loss = prediction_loss(hidden, gather_tokens(target, mask.target), power)
+        nearness = near_the_mask(mask.context, mask.target, grid)
+        visible.append(weight * prediction_loss(seen, gather_tokens(target, mask.context), power, nearness))
+        penalties.append(model.regulariser(context, mask.context, target.shape[1], moment.position))
+        predictions.append(Prediction(name, mask.context, mask.target, context, hidden, loss))
     outcome = summarise(predictions, penalties, grid, target)
     extra = torch.stack(visible).mean()
     outcome.parts["visible"] = extra.detach()

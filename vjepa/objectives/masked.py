@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from vjepa.loss import prediction_loss
-from vjepa.masks import draw_masks
+from vjepa.masks import draw_all
 from vjepa.outcome import Moment, Outcome, Prediction, summarise
 from vjepa.vit import gather_tokens
 
@@ -23,12 +24,15 @@ def predict_masked(model: JEPA, video: Tensor, moment: Moment) -> Outcome:
     assert model.predictor is not None
     grid = model.context_encoder.patch_embed.grid(video)
     target = model.target_encoder(video, model.context_encoder)
+    masks = draw_all(model.config.masks.values(), grid, moment.places, model.config.seed)
+    lengths = [mask.context.shape[1] for mask in masks]
+    context = model.context_encoder(video, torch.cat([mask.context for mask in masks], 1), lengths)
+    hidden = model.predictor.hidden(context, masks, grid)
     predictions, penalties = [], []
-    for kind, (name, mask_config) in enumerate(model.config.masks.items()):
-        masks = draw_masks(mask_config, grid, moment.places, model.config.seed, kind)
-        context = model.context_encoder(video, masks.context)
-        prediction = model.predictor(context, masks.context, masks.target, kind, grid)
-        loss = prediction_loss(prediction, gather_tokens(target, masks.target), model.config.loss.power)
-        penalties.append(model.regulariser(context, masks.context, target.shape[1], moment.position))
-        predictions.append(Prediction(name, masks.context, masks.target, context, prediction, loss))
+    for name, mask, visible, prediction in zip(
+        model.config.masks, masks, context.split(lengths, 1), hidden, strict=True
+    ):
+        loss = prediction_loss(prediction, gather_tokens(target, mask.target), model.config.loss.power)
+        penalties.append(model.regulariser(visible, mask.context, target.shape[1], moment.position))
+        predictions.append(Prediction(name, mask.context, mask.target, visible, prediction, loss))
     return summarise(predictions, penalties, grid, target)
