@@ -1,0 +1,146 @@
+"""What a measurement is made with: a clock that knows the parts of a step, and the peak of the memory."""
+
+import ctypes
+import gc
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEEPS = "teacher_forward"  # whatever runs inside this part belongs to it
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+Border = tuple[Any, str, str]  # an object, the name of its method, the part that a call of it is
+Now = Callable[[], float]
+
+
+class PartClock:
+    """Seconds of each part without those of the parts inside it; waits for the device at every border.
+
+    A clock that is off lets everything pass untouched, so a step is written once for both ways of timing it.
+    """
+
+    def __init__(self, device: torch.device, on: bool = True, now: Now = time.perf_counter) -> None:
+        self.device, self.on, self.now = device, on, now
+        self.seconds: dict[str, float] = {}
+        self._open: list[str] = []
+        self._since = 0.0
+
+    def clear(self) -> None:
+        """Forget what was measured."""
+        self.seconds = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time what happens inside as `name`."""
+        if not self.on or KEEPS in self._open:
+            yield
+            return
+        self._switch()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._open.pop()
+
+    @contextmanager
+    def watch(self, borders: Sequence[Border]) -> Iterator[None]:
+        """Time every call of these methods as a part of its own."""
+        for owner, method, name in borders:
+            setattr(owner, method, self._timed(getattr(owner, method), name))
+        try:
+            yield
+        finally:
+            for owner, method, _ in borders:
+                delattr(owner, method)  # the class's own shows again
+
+    def _timed(self, work: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            with self.part(name):
+                return work(*arguments, **options)
+
+        return timed
+
+    def _switch(self) -> None:
+        """What passed since the last border belongs to the part at hand."""
+        wait_for(self.device)
+        moment = self.now()
+        if self._open:
+            name = self._open[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + moment - self._since
+        self._since = moment
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def time_in_turn(
+    works: Sequence[Callable[[], object]], repeats: int, warm_up: int, device: torch.device
+) -> list[float]:
+    """Median seconds of each of the works, which take turns: a machine's speed wanders, and so it does for all."""
+    times: list[list[float]] = [[] for _ in works]
+    for number in range(warm_up + repeats):
+        for work, found in zip(works, times, strict=True):
+            wait_for(device)
+            begun = time.perf_counter()
+            work()
+            wait_for(device)
+            if number >= warm_up:
+                found.append(time.perf_counter() - begun)
+    return [statistics.median(found) for found in times]
+
+
+def peak_gib(work: Callable[[], object], device: torch.device) -> float | None:
+    """Largest memory that `work` needs at once: allocated on a GPU, resident on a CPU under Linux, else None.
+
+    It runs twice: libraries and compiled code that the first time brings into memory are not its own.
+    """
+    on_gpu = device.type == "cuda"
+    if not on_gpu and not STATUS.is_file():
+        return None
+    work()
+    release()
+    before = torch.cuda.memory_allocated() if on_gpu else _read_kib(STATUS, "VmRSS") * 1024
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        try:
+            CLEAR.write_text("5")  # the peak begins anew
+        except OSError:  # not allowed in some containers
+            return None
+    work()
+    peak = torch.cuda.max_memory_allocated() if on_gpu else _read_kib(STATUS, "VmHWM") * 1024
+    return (peak - before) / 2**30
+
+
+def release() -> None:
+    """Give back what nobody uses: what Python holds in cycles, and what the allocators keep for later."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif STATUS.is_file():
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU C library has it
+        if trim is not None:
+            trim(0)
+
+
+def available_gib() -> float | None:
+    """Memory that programs could still take under Linux, else None."""
+    table = Path("/proc/meminfo")
+    return _read_kib(table, "MemAvailable") / 2**20 if table.is_file() else None
+
+
+def _read_kib(path: Path, name: str) -> int:
+    found = re.search(rf"^{name}:\s*(\d+) kB", path.read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"{path} has no line {name}, which Linux writes; without it memory cannot be measured")
+    return int(found[1])
