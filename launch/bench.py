@@ -1,161 +1,161 @@
-"""Time this machine: a training step without data, the loader without training, or a probe. Prints one JSON line.
+"""Measure this machine: a training step, the loader, the decoders, or a probe. The last line printed is JSON.
 
-python -m launch bench step configs/pretrain/demo.yaml
-python -m launch bench loader configs/pretrain/demo.yaml data.path=runs/demo/shards/train
-python -m launch bench probe configs/probe/synthetic.yaml encoder=runs/demo/encoder --repeats 1
+python -m launch bench step CONFIG                     time of a step, its parts, share of the device's matrix rate
+python -m launch bench step CONFIG --plain             the same beside a plain step, in turn; --figure parts.png
+python -m launch bench step CONFIG --profile traces    torch's profiler: a trace and a table of operators
+python -m launch bench step CONFIG --sweep             the fastest options and batch for this device, as a table
+python -m launch bench loader CONFIG data.path=SHARDS  clips a second out of the loader; --step-ms 350
+python -m launch bench decode CONFIG data.path=SHARDS  CPU time of a clip for each decoder that is installed
+python -m launch bench probe PROBE_CONFIG              a sweep of heads on one pass of the encoder
+
+`bench step` invents its clips. With data.path the parts are measured on those of the loader, and the wait for them with
+them. CONFIG is a file as `train` takes it; the ready ones are in configs/pretrain/.
 """
 
 import argparse
-import itertools
+import importlib.metadata
 import json
 import platform
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from data.decode import Decoder, Frames, decode_frames
-from data.loader import TrainLoader
-from data.workers import Board, TrainBatches
+from launch.bench_data import bench_decode, bench_loader
+from launch.bench_figure import draw_parts
+from launch.bench_plain import PlainStep, check_plain
 from launch.bench_probe import bench_probe
+from launch.bench_step import bench_step, describe
+from launch.bench_sweep import VARIED, fastest, render, sweep
 from launch.config import TrainConfig, load_config
-from launch.flops import clip_flops, matrix_rate, median_seconds
 from launch.probe import ProbeConfig
-from launch.ranks import share_out
-from vjepa.jepa import JEPA
+from launch.snapshot import describe_code
 
-
-@dataclass
-class FakeBatch:
-    """Clips that cost nothing to make."""
-
-    clips: Tensor
-    position: int
+KINDS = ("step", "loader", "decode", "probe")
+# option: what it belongs to, whether it goes with --sweep
+BELONGS = {
+    "plain": ("step", False),
+    "figure": ("step", False),
+    "profile": ("step", False),
+    "sweep": ("step", True),
+    "most_clips": ("step", True),
+    "vary": ("step", True),
+    "step_ms": ("loader", False),
+}
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `bench`."""
-    parser.add_argument("what", choices=["step", "loader", "probe"])
+    parser.add_argument("what", choices=KINDS, help="what to measure")
     parser.add_argument("config", help="YAML file of a pretraining run, or of a probe")
     parser.add_argument("words", nargs="*", metavar="key=value", help="what differs from the file")
     parser.add_argument(
-        "--repeats", type=int, default=10, help="steps or batches timed, after 3 to warm up (default: 10)"
+        "--repeats", type=int, default=10, metavar="N", help="steps, batches or clips timed after the warm-up (10)"
     )
+    step = parser.add_argument_group("bench step")
+    step.add_argument("--plain", action="store_true", help="measure a plain eager step of the same recipe beside it")
+    step.add_argument("--figure", type=Path, metavar="PNG", help="draw where the time goes")
+    step.add_argument("--profile", type=Path, metavar="FOLDER", help="write a profiler's trace and its operators there")
+    step.add_argument("--sweep", action="store_true", help="try options and batches, print a table")
+    step.add_argument("--most-clips", type=int, metavar="N", help="with --sweep: largest batch (64 on a CPU)")
+    step.add_argument("--vary", metavar="LIST", help=f"with --sweep: what of {','.join(VARIED)} is tried (all)")
+    loader = parser.add_argument_group("bench loader")
+    loader.add_argument("--step-ms", type=float, metavar="X", help="say how many workers steps of X ms would need")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Measure and print; ValueError for options that do not go together."""
+    check_options(arguments)
+    repeats = arguments.repeats
     if arguments.what == "probe":
-        found = bench_probe(load_config(ProbeConfig, arguments.config, arguments.words), arguments.repeats)
+        found = bench_probe(load_config(ProbeConfig, arguments.config, arguments.words), repeats)
     else:
-        measure = bench_step if arguments.what == "step" else bench_loader
-        found = measure(load_config(TrainConfig, arguments.config, arguments.words), arguments.repeats)
+        config = load_config(TrainConfig, arguments.config, arguments.words)
+        if arguments.what == "loader":
+            found = bench_loader(config, repeats, arguments.step_ms)
+        elif arguments.what == "decode":
+            found = bench_decode(config, repeats)
+        elif arguments.sweep:
+            found = run_sweep(config, arguments)
+        else:
+            found = run_step(config, arguments)
     print(json.dumps({"bench": arguments.what, **environment(), **found}))
 
 
-def bench_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
-    """Median time of a step for the batch of one device, and what share of its matrix rate it uses."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = JEPA(config.jepa).to(device)
-    optimizer = model.configure_optimizers()
-    size, data = share_out(config.run, 1).clips, config.data
-    clips = torch.randint(0, 256, (size, data.frames, data.crop, data.crop, 3), dtype=torch.uint8, device=device)
-    half = config.run.precision == "bf16"
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            loss = model.training_step(FakeBatch(clips, size), 0)
-        optimizer.zero_grad()
-        loss.backward()
-        model.on_before_optimizer_step(optimizer)
-        optimizer.step()
-        model.target_encoder.update(model.context_encoder, 0.99)
-
-    seconds = median_seconds(step, repeats, device)
-    flops, rate = size * clip_flops(config.jepa, size), matrix_rate(torch.bfloat16 if half else torch.float32, device)
-    return {
-        "encoder": config.encoder.size,
-        "tokens": config.encoder.grid,
-        "batch": size,
-        "precision": config.run.precision,
-        "step_ms": round(1000 * seconds, 1),
-        "clips_per_s": round(size / seconds, 1),
-        "gflop_per_clip": round(flops / size / 1e9, 2),
-        "gflop_per_s": round(flops / seconds / 1e9, 1),
-        "matrix_gflop_per_s": round(rate / 1e9, 1),
-        "utilisation": round(flops / seconds / rate, 3),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None,
-    }
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for an option that says nothing about what is measured."""
+    for name, (what, with_sweep) in BELONGS.items():
+        option, value = f"--{name.replace('_', '-')}", getattr(arguments, name)
+        if value is None or value is False:
+            continue
+        if arguments.what != what:
+            raise ValueError(f"{option} belongs to `bench {what}`, not to `bench {arguments.what}`; leave it out")
+        if what == "step" and arguments.sweep != with_sweep:
+            remedy = "leave one of them out" if arguments.sweep else "give both"
+            raise ValueError(f"{option} {'goes with' if with_sweep else 'does not go with'} --sweep; {remedy}")
+    for name, least in (("repeats", 1), ("most_clips", 1), ("step_ms", 1e-9)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be {'above 0' if least < 1 else 'at least 1'}, got {value}"
+            )
 
 
-def bench_loader(config: TrainConfig, repeats: int) -> dict[str, Any]:
-    """Clips a second out of the loader, with nobody training, and what a clip costs beside its bare decoding."""
-    loader = TrainLoader(config.data, share_out(config.run, 1).clips, config.run.seed)
-    batches = iter(loader)
-    for _ in range(3):
-        next(batches)
-    begun = time.perf_counter()
-    clips = sum(len(next(batches).keys) for _ in range(repeats))
-    seconds = time.perf_counter() - begun
-    return {
-        "workers": config.data.count_workers(),
-        "clips_per_s": round(clips / seconds, 1),
-        "ms_per_clip": round(1000 * seconds / clips, 2),
-        "skipped": loader.tally.skipped.total(),
-        **clip_costs(config, repeats),
-    }
+def run_step(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The step's row; figure and trace are written on the way."""
+    if arguments.plain:
+        check_plain(config.jepa)
+    found = bench_step(config, arguments.repeats, PlainStep if arguments.plain else None, arguments.profile)
+    if arguments.figure is not None:
+        bars = {"ours": found["parts_ms"]}
+        if arguments.plain:
+            bars["plain"] = found["plain"]["parts_ms"]
+        title = (
+            f"{found['encoder']} encoder, {'x'.join(map(str, found['tokens']))} tokens, batch {found['batch']}, "
+            f"{found['precision']}, {name_device()}, torch threads: {torch.get_num_threads()}"
+        )
+        draw_parts(bars, title, arguments.figure)
+        found["figure"] = str(arguments.figure)
+    for path in (found.get("figure"), *found.get("profile", {}).values()):
+        if path:
+            print(f"written: {path}", file=sys.stderr)
+    return found
 
 
-def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
-    """CPU time of a clip in one process: the whole way from shard to batch, and decoding the same frames alone.
-
-    As in a worker, one thread does it. Batches and their decoding take turns, so that both see the same machine.
-    """
-    loader = TrainLoader(config.data, share_out(config.run, 1).clips, config.run.seed)
-    streams, decodings, board = loader.open_streams(), Decodings(), Board(0)
-    for stream in streams:
-        stream.reader.decode = decodings.decode
-    batches = TrainBatches(streams, loader.mixture, loader.batch, 0, 1, config.data.clips_per_video)
-    threads, pipeline, bare = torch.get_num_threads(), 0.0, 0.0
-    torch.set_num_threads(1)
-    try:
-        for number in itertools.islice(batches.numbers(0), repeats + 1):
-            decodings.done.clear()
-            begun = time.process_time()
-            batches.make(number, board)
-            made = time.process_time()
-            for video, indices, decoder in decodings.done:
-                decode_frames(video, indices, decoder)
-            if number:  # the first batch opens shards and warms up
-                pipeline += made - begun
-                bare += time.process_time() - made
-    finally:
-        torch.set_num_threads(threads)
-    clips = loader.batch * repeats
-    return {
-        "cpu_ms_per_clip": round(1000 * pipeline / clips, 2),
-        "decode_cpu_ms_per_clip": round(1000 * bare / clips, 2),
-        "cpu_ratio": round(pipeline / bare, 3),
-    }
-
-
-class Decodings:
-    """Decodes, and remembers what was asked of it."""
-
-    def __init__(self) -> None:
-        self.done: list[tuple[bytes, Sequence[int], Decoder]] = []
-
-    def decode(self, video: bytes, indices: Sequence[int], decoder: Decoder) -> Frames:
-        """Frames [T, H, W, C], as decode_frames gives them."""
-        frames = decode_frames(video, indices, decoder)
-        self.done.append((video, indices, decoder))
-        return frames
+def run_sweep(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The sweep's points; its table is printed on the way."""
+    vary = VARIED if arguments.vary is None else tuple(filter(None, arguments.vary.split(",")))
+    points = sweep(config, arguments.repeats, arguments.most_clips or 0, vary)
+    print(render(points))
+    best = fastest(points)
+    about = {name: value for name, value in describe(config, 0).items() if name in ("encoder", "tokens")}
+    return {**about, "best": None if best is None else asdict(best), "points": [asdict(point) for point in points]}
 
 
 def environment() -> dict[str, Any]:
     """What the numbers were measured on."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    code = describe_code()
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "device": name_device(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "lightning": importlib.metadata.version("pytorch-lightning"),
+        "python": platform.python_version(),
+        "commit": code["commit"] and code["commit"][:10] + ("-dirty" if code["changed"] else ""),
+    }
+
+
+def name_device() -> str:
+    """The GPU, else the model of the processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if CPUINFO.is_file():
+        for line in CPUINFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
