@@ -29,7 +29,7 @@ from launch.bench_figure import draw_parts
 from launch.bench_plain import PlainStep, check_plain
 from launch.bench_probe import bench_probe
 from launch.bench_step import bench_step, describe
-from launch.bench_sweep import VARIED, fastest, render, sweep
+from launch.bench_sweep import HEADS, VARIED, cells, fastest, render, sweep
 from launch.config import TrainConfig, load_config
 from launch.probe import ProbeConfig
 from launch.snapshot import describe_code
@@ -129,7 +129,11 @@ def run_step(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, An
 def run_sweep(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
     """The sweep's points; its table is printed on the way."""
     vary = VARIED if arguments.vary is None else tuple(filter(None, arguments.vary.split(",")))
-    points = sweep(config, arguments.repeats, arguments.most_clips or 0, vary)
+    points = []
+    for point in sweep(config, arguments.repeats, arguments.most_clips or 0, vary):
+        points.append(point)
+        measured = (f"{head} {cell}" for head, cell in zip(HEADS, cells(point), strict=True) if cell)
+        print(f"measured: {', '.join(measured)}", file=sys.stderr)  # compiling may take minutes
     print(render(points))
     best = fastest(points)
     about = {name: value for name, value in describe(config, 0).items() if name in ("encoder", "tokens")}

@@ -32,7 +32,7 @@ class Point:
     error: str = ""
 
 
-def sweep(config: TrainConfig, repeats: int, most_clips: int, vary: Sequence[str]) -> list[Point]:
+def sweep(config: TrainConfig, repeats: int, most_clips: int, vary: Sequence[str]) -> Iterator[Point]:
     """Points of all choices of what is in `vary`, each with batches of 1, 2, 4, ... clips.
 
     A choice ends where memory does, at `most_clips` (0: 64 on a CPU, no limit on a GPU), or where two doublings in a
@@ -42,10 +42,8 @@ def sweep(config: TrainConfig, repeats: int, most_clips: int, vary: Sequence[str
     if unknown or not vary:
         raise ValueError(f"--vary takes {', '.join(VARIED)}, separated by commas, got {','.join(vary) or 'nothing'}")
     limit = most_clips or (0 if torch.cuda.is_available() else MOST_ON_CPU)
-    points: list[Point] = []
     for choice in choices(config, vary):
-        points += grow(choice, repeats, limit)
-    return points
+        yield from grow(choice, repeats, limit)
 
 
 def choices(config: TrainConfig, vary: Sequence[str]) -> Iterator[TrainConfig]:
@@ -111,7 +109,7 @@ def measure(config: TrainConfig, batch: int, repeats: int) -> Point:
 def render(points: Sequence[Point]) -> str:
     """An aligned table; the fastest point is marked."""
     best = fastest(points)
-    rows = [HEADS, *(_cells(point, point is best) for point in points)]
+    rows = [HEADS, *(cells(point, point is best) for point in points)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)) for row in rows]
     return "\n".join(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines, rows, strict=True))
@@ -122,7 +120,8 @@ def fastest(points: Sequence[Point]) -> Point | None:
     return max((point for point in points if not point.error), key=lambda point: point.clips_per_s, default=None)
 
 
-def _cells(point: Point, best: bool) -> tuple[str, ...]:
+def cells(point: Point, best: bool = False) -> tuple[str, ...]:
+    """One row of the table."""
     numbers: tuple[Any, ...] = ("-",) * 4
     if not point.error:
         peak = "-" if point.peak_gib is None else f"{point.peak_gib:.2f}"
