@@ -26,10 +26,10 @@ def draw_parts(bars: Mapping[str, Parts], title: str, path: Path) -> None:
         for row, length in enumerate(lengths):
             if length > NARROW * longest:
                 middle = begun[row] + length / 2
-                panel.text(middle, row, f"{length:.3g}", ha="center", va="center", fontsize=9, color="white")
+                panel.text(middle, row, _number(length), ha="center", va="center", fontsize=9, color="white")
         begun = [start + length for start, length in zip(begun, lengths, strict=True)]
     for row, end in enumerate(begun):
-        panel.text(end + 0.01 * longest, row, f"{end:.3g} ms", ha="left", va="center", fontsize=9)
+        panel.text(end + 0.01 * longest, row, f"{_number(end)} ms", ha="left", va="center", fontsize=9)
     panel.set_yticks(range(len(bars)), list(bars))
     panel.invert_yaxis()
     panel.set_xlim(0, 1.1 * longest)
@@ -39,3 +39,7 @@ def draw_parts(bars: Mapping[str, Parts], title: str, path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"

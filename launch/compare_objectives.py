@@ -23,9 +23,10 @@ from data.loader import EvalLoader
 from launch.budget import measure_step, parse_duration
 from launch.checkpoints import list_checkpoints, load_module
 from launch.config import TrainConfig, add_config_arguments, load_config, read_config
-from launch.objective_table import as_plain, collect, draw_figure, render
+from launch.objective_table import DIVERGED, as_plain, collect, draw_figure, render
 from launch.probe import ProbeConfig, probe
 from launch.train import train
+from launch.watchers.skips import DivergedError
 from probes.extractors import FrozenEncoder
 from vjepa.gauges import collapse_gauges, uniformity
 from vjepa.jepa import JEPA
@@ -108,21 +109,33 @@ def compare(config: StudyConfig) -> None:
     for seed in range(config.seeds):
         for name, choice in config.chosen().items():
             place = folder / name / f"seed-{seed}"
-            pretrain(config, choice, place, seed, steps[name])
-            measure(config, place, seed, baselines=name == next(iter(config.choices)))
+            if pretrain(config, choice, place, seed, steps[name]):
+                measure(config, place, seed, baselines=name == next(iter(config.choices)))
     rows = collect(folder, {name: choice.about for name, choice in config.choices.items()}, steps)
     (folder / "results.json").write_text(json.dumps({"budget": config.budget, "rows": as_plain(rows)}, indent=1) + "\n")
     (folder / "table.md").write_text(render(rows, config.budget))
     draw_figure(rows, folder / "figure.png")
 
 
-def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps: Mapping[str, int]) -> None:
-    """Train one choice from one seed; a teacher to be frozen comes first. A run that was interrupted continues."""
+def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps: Mapping[str, int]) -> bool:
+    """Train one choice from one seed; a teacher to be frozen comes first. A run that was interrupted continues.
+
+    False where it diverged: that is a result too, kept in diverged.txt, and not tried again.
+    """
+    note = place / DIVERGED
+    if note.is_file():
+        return False
     settings = choice.settings
-    if choice.teacher:
-        run_one(config, choice.teacher, place / "teacher", seed, steps["teacher"])
-        settings = {**settings, "teacher": {**settings.get("teacher", {}), "weights": str(place / "teacher")}}
-    run_one(config, settings, place / "run", seed, steps["run"])
+    try:
+        if choice.teacher:
+            run_one(config, choice.teacher, place / "teacher", seed, steps["teacher"])
+            settings = {**settings, "teacher": {**settings.get("teacher", {}), "weights": str(place / "teacher")}}
+        run_one(config, settings, place / "run", seed, steps["run"])
+    except DivergedError as error:
+        note.write_text(f"{error}\n")
+        print(f"{place} diverged: {error}")
+        return False
+    return True
 
 
 def run_one(config: StudyConfig, settings: Mapping[str, Any], output: Path, seed: int, steps: int) -> None:

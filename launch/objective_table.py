@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from probes.results import read_results
 
+DIVERGED = "diverged.txt"  # in the folder of a run that ended so
 ENCODER = "encoder"  # the name of the probed encoder among the features; the others are baselines
 
 
@@ -28,6 +29,7 @@ class Row:
     teacher_steps: int = 0
     top1: dict[str, list[float]] = field(default_factory=dict)  # "head at share" -> a value a seed
     gauges: dict[str, list[float]] = field(default_factory=dict)  # name -> a value a seed
+    diverged: int = 0  # seeds whose run did not come to its end
 
 
 def collect(folder: Path, abouts: Mapping[str, str], steps: Mapping[str, Mapping[str, int]]) -> list[Row]:
@@ -38,6 +40,7 @@ def collect(folder: Path, abouts: Mapping[str, str], steps: Mapping[str, Mapping
         found_steps = steps.get(name, {})
         row = Row(name, about, found_steps.get("run", 0), found_steps.get("teacher", 0))
         for place in sorted((folder / name).glob("seed-*")):
+            row.diverged += (place / DIVERGED).is_file()
             if not (place / "probe" / "results.json").is_file():
                 continue
             for results in sorted(place.glob("probe*/results.json")):
@@ -49,7 +52,7 @@ def collect(folder: Path, abouts: Mapping[str, str], steps: Mapping[str, Mapping
                     _add(whose.top1, found, subject)
             for gauge, value in json.loads((place / "gauges.json").read_text()).items():
                 row.gauges.setdefault(gauge, []).append(value)
-        if row.top1:
+        if row.top1 or row.diverged:
             rows.append(row)
     return rows + list(baselines.values())
 
@@ -73,6 +76,8 @@ def render(rows: Sequence[Row], budget: str) -> str:
         steps = f"{row.teacher_steps} + {row.steps}" if row.teacher_steps else str(row.steps or "-")
         cells = [_spread(row.top1.get(column, []), 100) for column in heads]
         cells += [_spread(row.gauges.get(gauge, []), 1) for gauge in gauges]
+        if row.diverged:
+            steps += f", {row.diverged} diverged"
         lines.append(f"| {row.name} | {steps} | " + " | ".join(cells) + " |")
     lines += ["", *(f"- **{row.name}**: {row.about}" for row in rows if row.about != "baseline")]
     return "\n".join(lines) + "\n"

@@ -14,8 +14,12 @@ from launch.watchers.board import find_callback, is_logging, log_numbers, warn
 from vjepa.jepa import JEPA
 
 
+class DivergedError(ValueError):
+    """A run whose updates only do harm any more."""
+
+
 class SkipAlarm(Callback):
-    """A warning for skipped updates; ValueError once more than `max_skips` were skipped in a row."""
+    """A warning for skipped updates; DivergedError once more than `max_skips` were skipped in a row."""
 
     def __init__(self, max_skips: int) -> None:
         self.max_skips = max_skips
@@ -44,7 +48,7 @@ class SkipAlarm(Callback):
             )
             self.reported = skipped
         if row > self.max_skips:
-            raise ValueError(
+            raise DivergedError(
                 f"step {trainer.global_step}: the last {row} updates were all skipped, health.max_skips allows "
                 f"{self.max_skips} in a row: the gradient was not finite or far above its average. "
                 f"{name_checkpoint(trainer, trainer.global_step - row)}. Look at grad_norm/* and loss/* before the "

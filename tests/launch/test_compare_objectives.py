@@ -60,6 +60,27 @@ def test_each_choice_is_trained_probed_and_tabled_once(study: Path, capsys: pyte
     assert times == {path: path.stat().st_mtime_ns for path in out.rglob("*.ckpt")}
 
 
+def test_a_run_that_diverges_is_a_row_and_the_others_go_on(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, content = study.parent / "out", yaml.safe_load(study.read_text())
+    content["choices"]["wild"] = {"about": "too fast", "settings": {"optim": {"lr": 1e30, "start_lr": 1e30}}}
+    content |= {"seeds": 1, "transfer": {}, "only": ["wild", "plain"]}
+    study.write_text(yaml.safe_dump(content))
+    out.mkdir()
+    (out / "steps.json").write_text(
+        json.dumps(
+            {
+                "budget": "1s",
+                "seconds": {"plain": {"run": 0.25}, "salt": {"run": 1, "teacher": 1}, "wild": {"run": 0.03}},
+            }
+        )
+    )
+    assert main(["compare-objectives", str(study)]) == 0
+    shown = capsys.readouterr().out
+    assert "updates were all skipped" in (out / "wild" / "seed-0" / "diverged.txt").read_text()
+    assert "| wild | 33, 1 diverged | - |" in shown
+    assert "| plain | 4 |" in shown
+
+
 def test_another_budget_in_the_same_folder_is_refused(study: Path, tmp_path: Path) -> None:
     config = load_config(StudyConfig, study, [])
     (tmp_path / "steps.json").write_text(json.dumps({"budget": "9h", "seconds": {}}))
