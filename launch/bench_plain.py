@@ -111,7 +111,7 @@ class PlainStep:
 
 
 class PlainBlock(nn.Module):
-    """Pre-norm transformer block; names of parameters as in `vjepa.vit.Block`."""
+    """Pre-norm transformer block; names of parameters as in `vjepa.blocks.Block`."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()

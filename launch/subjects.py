@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -92,6 +91,8 @@ def read_subject(path: str, weights: Weights = "", seed: int = 0, crop: int = 0)
 
 def build_image_vit(name: str, file: str, seed: int, crop: int = 0) -> Any:
     """A timm VisionTransformer without its classifier; crop: for frames of so many pixels, weights of a seed only."""
+    import timm  # takes seconds, and few probes need it
+
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
         raise ValueError(f"{TIMM}{name}: timm {timm.__version__} has no such model; there are {near}")

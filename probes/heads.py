@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from math import sqrt
 
 import torch
-from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vjepa.vit import Block
+from vjepa.blocks import Block, Mlp
 
 EPSILON = 1e-6  # of the norms, as in the encoder and in transformers; V-JEPA's own probe has 1e-5
 SIMILARITIES = 2**24  # held at once by the k-NN

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from vjepa.blocks import compile_blocks
 from vjepa.guard import Guard
 from vjepa.loss import LossConfig
 from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
@@ -25,7 +26,7 @@ from vjepa.pixels import normalise
 from vjepa.predictor import Predictor, PredictorConfig
 from vjepa.regularise import Expander, Regulariser, RegulariserConfig
 from vjepa.targets import TargetEncoder, TeacherConfig, make_targets
-from vjepa.vit import Encoder, EncoderConfig, choose_levels, compile_blocks
+from vjepa.vit import Encoder, EncoderConfig, choose_levels
 
 ObjectiveName = Literal["masked", "dense", "views"]
 OBJECTIVES: dict[ObjectiveName, Callable[["JEPA", Tensor, Moment], Outcome]] = {

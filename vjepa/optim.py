@@ -5,10 +5,9 @@ Every scheduled value is a function of the optimiser step alone, so there is no 
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from timm.optim import param_groups_weight_decay
 from torch import nn
 
 Shape = Literal["cosine", "linear", "constant"]
@@ -103,9 +102,10 @@ def momentum_schedule(start: float, final: float, steps: int, stretch: float) ->
 
 def make_optimizer(config: OptimConfig, *modules: nn.Module) -> torch.optim.AdamW:
     """AdamW over the modules' parameters: no weight decay on biases and 1-D parameters."""
-    groups = param_groups_weight_decay(nn.ModuleList(modules), weight_decay=1.0)
-    for group in groups:
-        group["decays"] = group["weight_decay"] > 0
+    named = [item for module in modules for item in module.named_parameters() if item[1].requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [], "decays": decays} for decays in (False, True)]
+    for name, parameter in named:
+        groups[parameter.ndim > 1 and not name.endswith("bias")]["params"].append(parameter)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from timm.layers import Mlp
 from torch import Tensor, nn
 
+from vjepa.blocks import Block, Mlp, check_heads, initialise, run_block
 from vjepa.masks import Masks
 from vjepa.positions import Grid, interpolate_table, sincos_table
-from vjepa.vit import Block, EncoderConfig, PositionCache, check_heads, initialise, run_block
+from vjepa.vit import EncoderConfig, PositionCache
 
 
 @dataclass(frozen=True)
