@@ -1,7 +1,7 @@
 """What a comparison of objectives found: one table and one figure.
 
-A row is a choice, or a baseline; a column a probe at a share of the labels. Values are top-1 over the reported set,
-their mean over seeds, and the lowest and highest seed.
+A row is a choice, or a baseline; a column a head, at all labels or a share of them, on the reported set or on another
+one (transfer). Values are top-1, their mean over seeds, and the lowest and highest seed.
 """
 
 import json
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from probes.results import read_results
 
+FEW, TRANSFER = " of labels", ": "  # in the name of a column
 DIVERGED = "diverged.txt"  # in the folder of a run that ended so
 ENCODER = "encoder"  # the name of the probed encoder among the features; the others are baselines
 
@@ -63,22 +64,19 @@ def columns(rows: Sequence[Row]) -> list[str]:
 
 
 def render(rows: Sequence[Row], budget: str) -> str:
-    """The table as Markdown: top-1 in per cent, mean over seeds (lowest to highest), and the gauges."""
+    """Markdown: top-1 at all labels with the gauges, at few labels, and on other sets; what each choice is."""
     heads = columns(rows)
-    gauges = list(dict.fromkeys(gauge for row in rows for gauge in row.gauges))
+    few = [column for column in heads if FEW in column and TRANSFER not in column]
+    other = [column for column in heads if TRANSFER in column and FEW not in column]
     lines = [
         f"Equal compute: {budget} each. Top-1 in per cent, mean over seeds (lowest to highest).",
         "",
-        "| choice | steps | " + " | ".join([*heads, *gauges]) + " |",
-        "| --- " * (2 + len(heads) + len(gauges)) + "|",
+        *_table(rows, [column for column in heads if FEW not in column and TRANSFER not in column], gauges=True),
     ]
-    for row in rows:
-        steps = f"{row.teacher_steps} + {row.steps}" if row.teacher_steps else str(row.steps or "-")
-        cells = [_spread(row.top1.get(column, []), 100) for column in heads]
-        cells += [_spread(row.gauges.get(gauge, []), 1) for gauge in gauges]
-        if row.diverged:
-            steps += f", {row.diverged} diverged"
-        lines.append(f"| {row.name} | {steps} | " + " | ".join(cells) + " |")
+    if few:
+        lines += ["", "With a share of the labels:", "", *_table(rows, few)]
+    if other:
+        lines += ["", "On other videos, all labels:", "", *_table(rows, other)]
     lines += ["", *(f"- **{row.name}**: {row.about}" for row in rows if row.about != "baseline")]
     return "\n".join(lines) + "\n"
 
@@ -89,9 +87,9 @@ def as_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def draw_figure(rows: Sequence[Row], path: Path) -> None:
-    """One panel a probe: a dot a seed, a bar their mean; baselines in grey."""
-    heads = columns(rows)
-    figure = Figure(figsize=(2.0 + 2.2 * len(heads), 0.8 + 0.32 * len(rows)), layout="constrained")
+    """One panel a head, on the reported set: a dot a seed, a bar their mean; baselines in grey."""
+    heads = [column for column in columns(rows) if TRANSFER not in column]
+    figure = Figure(figsize=(1.5 + 1.5 * len(heads), 0.8 + 0.32 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(heads), sharey=True, squeeze=False)[0]
     heights = list(range(len(rows)))[::-1]
@@ -102,7 +100,7 @@ def draw_figure(rows: Sequence[Row], path: Path) -> None:
                 colour = "0.65" if row.about == "baseline" else "tab:blue"
                 panel.barh(height, sum(values) / len(values), color=colour, alpha=0.45, height=0.7)
                 panel.plot(values, [height] * len(values), "o", color=colour, markersize=4)
-        panel.set_title(column, fontsize=9)
+        panel.set_title(column.replace(", ", "\n"), fontsize=9)
         panel.set_xlim(left=0)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
@@ -111,13 +109,29 @@ def draw_figure(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def _table(rows: Sequence[Row], heads: Sequence[str], gauges: bool = False) -> list[str]:
+    shown = list(dict.fromkeys(gauge for row in rows for gauge in row.gauges)) if gauges else []
+    lines = [
+        "| choice | steps | " + " | ".join([*heads, *shown]) + " |",
+        "| --- " * (2 + len(heads) + len(shown)) + "|",
+    ]
+    for row in rows:
+        steps = f"{row.teacher_steps} + {row.steps}" if row.teacher_steps else str(row.steps or "-")
+        if row.diverged:
+            steps += f", {row.diverged} diverged"
+        cells = [_spread(row.top1.get(column, []), 100) for column in heads]
+        cells += [_spread(row.gauges.get(gauge, []), 1) for gauge in shown]
+        lines.append(f"| {row.name} | {steps} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def _add(top1: dict[str, list[float]], found: Mapping[str, Any], subject: str) -> None:
     """Add one head's scores of one seed: of all labels, and of each share the mean over the subsets drawn."""
-    head = f"{subject}: {found['head']}" if subject else found["head"]
+    head = f"{subject}{TRANSFER}{found['head']}" if subject else found["head"]
     top1.setdefault(head, []).append(found["top1"])
     for point in found["shares"]:
         if point["share"] < 1:
-            top1.setdefault(f"{head}, {point['share']:.0%} of labels", []).append(point["mean"])
+            top1.setdefault(f"{head}, {point['share']:.0%}{FEW}", []).append(point["mean"])
 
 
 def _spread(values: Sequence[float], factor: float) -> str:

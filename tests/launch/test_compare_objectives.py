@@ -122,6 +122,14 @@ def test_the_table_shows_mean_and_range_over_seeds() -> None:
     assert "**raw pixels**" not in table
 
 
+def test_few_labels_and_other_sets_have_tables_of_their_own() -> None:
+    top1 = {"linear": [0.5], "linear, 1% of labels": [0.2], "new: linear": [0.4], "new: linear, 1% of labels": [0.3]}
+    whole, few, other = (
+        part.splitlines() for part in render([Row("a", "about a", 10, 0, top1)], "1h").split("| choice")[1:]
+    )
+    assert (whole[2], few[2], other[2]) == ("| a | 10 | 50.0 |", "| a | 10 | 20.0 |", "| a | 10 | 40.0 |")
+
+
 def test_a_share_of_the_budget_goes_to_the_teacher() -> None:
     with pytest.raises(ValueError, match=r"teacher_share must lie in \(0, 1\)"):
         Choice(teacher_share=1.0)
