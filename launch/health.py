@@ -58,4 +58,7 @@ def watchers(config: HealthConfig, data: DataConfig, batch: int) -> list[Callbac
         found.append(
             OnlineProbe(config.probe_train, config.probe_test, data, batch, config.probe_every, config.probe_clips)
         )
-    return [*found, Speed(config.matrix_tflops)]  # last: what the others take is no waiting for data
+    return [
+        *found,
+        Speed(config.matrix_tflops, data.count_workers()),
+    ]  # last: what the others take is no waiting for data

@@ -5,6 +5,7 @@ while the next clips are fetched does the data hold the run up. Under DDP the wa
 0; another rank that waits shows in the length of a step, as all wait for it.
 """
 
+import math
 import time
 from typing import Any
 
@@ -14,8 +15,11 @@ from pytorch_lightning.callbacks import Callback
 
 from launch.checkpoints import Saver
 from launch.flops import clip_flops, matrix_rate
-from launch.watchers.board import find_callback, has_stepped, is_logging, log_numbers
+from launch.watchers.board import find_callback, has_stepped, is_logging, log_numbers, warn
 from vjepa.jepa import JEPA
+
+HUNGRY = 0.1  # share of the time spent waiting for clips
+PATIENCE = 3  # such readings in a row before it is said: the first ones find the loader's processes starting
 
 
 class Clock:
@@ -47,7 +51,9 @@ class Speed(Callback):
     not of the waiting.
     """
 
-    def __init__(self, matrix_tflops: float = 0.0) -> None:
+    def __init__(self, matrix_tflops: float = 0.0, workers: int = 0) -> None:
+        self.workers = workers  # loading processes of a rank; 0: the training process loads
+        self.hungry = 0  # readings in a row that waited too long for clips; below 0: it has been said
         self.rate = 1e12 * matrix_tflops  # operations a second of one device; 0: measured at the start
         self.flops = 0.0  # operations for a clip; 0: not known
         self.latest: dict[str, float] = {}
@@ -106,3 +112,20 @@ class Speed(Callback):
         if module.device.type == "cuda":
             self.latest["speed/peak_memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
         log_numbers(trainer, self.latest)
+        self._feed(trainer, self.latest["speed/data_wait"])
+
+    def _feed(self, trainer: lightning.Trainer, waited: float) -> None:
+        """Say once how many loading processes would keep up: the rest of the time the device works at its own pace."""
+        if self.hungry < 0:
+            return
+        self.hungry = self.hungry + 1 if waited > HUNGRY else 0
+        if self.hungry == PATIENCE:
+            self.hungry = -1
+            wanted = math.ceil(max(1, self.workers) / max(1 - waited, 0.01))
+            warn(
+                trainer,
+                "data_wait",
+                f"{waited:.0%} of the time goes into waiting for clips: data.workers={self.workers} is too few for "
+                f"this device, about {wanted} would keep up where there are cores for them; cheaper clips help too "
+                "(docs/data.md)",
+            )

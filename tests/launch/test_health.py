@@ -211,6 +211,18 @@ def test_waiting_for_data_is_told_from_working(monkeypatch: pytest.MonkeyPatch) 
     assert speed.latest["speed/utilisation"] == pytest.approx(80 * 5e11 / 1e14)
 
 
+def test_a_hungry_device_says_once_how_many_workers_would_feed_it(caplog: pytest.LogCaptureFixture) -> None:
+    speed, trainer = Speed(workers=3), SimpleNamespace(is_global_zero=True, global_step=7, loggers=[])
+    for waited in (0.5, 0.5, 0.0, 0.5, 0.5):
+        speed._feed(trainer, waited)  # type: ignore[arg-type]
+    assert not caplog.messages, "twice in a row may be a start"
+    for waited in (0.625, 0.625, 0.625, 0.625):
+        speed._feed(trainer, waited)  # type: ignore[arg-type]
+    (said,) = caplog.messages
+    assert "62% of the time goes into waiting for clips: data.workers=3 is too few" in said
+    assert "about 8 would keep up" in said
+
+
 @pytest.mark.parametrize("words", [[], ["teacher.source=pixels"], ["objective=dense", "dense.levels=2"]])
 def test_counted_arithmetic_is_that_which_torch_counts(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(TrainConfig, CONFIG, words).jepa
