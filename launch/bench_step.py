@@ -24,7 +24,7 @@ from launch.config import TrainConfig
 from launch.flops import clip_flops, matrix_product
 from launch.ranks import share_out
 from vjepa.jepa import JEPA
-from vjepa.masks import draw_masks
+from vjepa.masks import draw_all
 
 WARM_UP = 3  # steps before anything is timed
 PROFILED = 3  # steps in a trace
@@ -252,8 +252,7 @@ class StepBench:
         places = torch.arange(self.size, device=self.device)
 
         def draw() -> None:
-            for kind, mask in enumerate(config.masks.values()):
-                draw_masks(mask, config.encoder.grid, places, config.seed, kind)
+            draw_all(config.masks.values(), config.encoder.grid, places, config.seed)
 
         return round(1000 * time_in_turn([draw], repeats, WARM_UP, self.device)[0], 3)
 
