@@ -1,13 +1,12 @@
 """From stored pixels to what an encoder sees."""
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
 # ImageNet's statistics of red, green, blue in [0, 1]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+_COPIES: dict[torch.device, tuple[Tensor, Tensor]] = {}  # one a device: a copy in every step would wait for it
 
 
 def normalise(clips: Tensor) -> Tensor:
@@ -18,9 +17,13 @@ def normalise(clips: Tensor) -> Tensor:
     return ((clips.float() - mean) * scale).permute(0, 4, 1, 2, 3)
 
 
-@cache  # copied to a device once: a copy in every step would wait for it
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and inverse deviation of each colour channel in pixel values 0 to 255."""
-    with torch.inference_mode(False):
-        mean, deviation = torch.tensor(MEAN) * 255, torch.tensor(STD) * 255
-        return mean.to(device), (1 / deviation).to(device)
+    found = _COPIES.get(device)
+    if found is None:
+        with torch.inference_mode(False):
+            mean, deviation = torch.tensor(MEAN) * 255, torch.tensor(STD) * 255
+            found = mean.to(device), (1 / deviation).to(device)
+        if type(found[0]) is Tensor:  # not what stands for a tensor while an export traces
+            _COPIES[device] = found
+    return found
