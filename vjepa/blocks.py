@@ -29,8 +29,11 @@ class Attention(nn.Module):
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        stretches = zip(*(part.split(lengths or x.shape[1], 2) for part in (query, key, value)), strict=True)
-        attended = torch.cat([attend(*stretch).transpose(1, 2) for stretch in stretches], 1)
+        if len(lengths) < 2:
+            attended = attend(query, key, value).transpose(1, 2)
+        else:
+            stretches = zip(*(part.split(lengths, 2) for part in (query, key, value)), strict=True)
+            attended = torch.cat([attend(*stretch).transpose(1, 2) for stretch in stretches], 1)
         output: Tensor = self.proj(attended.flatten(2))
         return output
 

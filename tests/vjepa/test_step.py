@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from batches import make_batch
-from torch import Tensor
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
 
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.masks import draw_masks
@@ -134,3 +135,12 @@ def test_biases_and_vectors_do_not_decay(tiny: JepaConfig) -> None:
         for name, parameter in module.named_parameters():
             assert decays.pop(id(parameter)) == (parameter.ndim > 1 and not name.endswith(".bias")), name
     assert not decays
+
+
+def test_groups_stand_in_the_order_of_timm_as_checkpoints_store_them(tiny: JepaConfig) -> None:
+    model = JEPA(tiny)
+    assert model.predictor is not None
+    both = nn.ModuleList([model.context_encoder, model.predictor])
+    wanted = [group["params"] for group in param_groups_weight_decay(both, 0.1)]
+    found = [group["params"] for group in make_optimizer(OptimConfig(), *both).param_groups]
+    assert [[id(one) for one in group] for group in found] == [[id(one) for one in group] for group in wanted]
