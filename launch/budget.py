@@ -60,7 +60,8 @@ def measure_step(train: Train, config: TrainConfig, compute: bool = False) -> fl
     clock = Clock(WARMUP, compute)
     with tempfile.TemporaryDirectory() as scratch:
         run = replace(config.run, output=scratch, steps=MEASURED, total_clips=0, budget="", progress=False)
-        train(replace(config, run=run), [clock])
+        health = replace(config.health, max_skips=MEASURED)  # one that diverges takes its time like any other
+        train(replace(config, run=run, health=health), [clock])
     return clock.step_seconds
 
 

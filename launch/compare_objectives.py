@@ -25,6 +25,7 @@ from launch.checkpoints import list_checkpoints, load_module
 from launch.config import TrainConfig, add_config_arguments, load_config, read_config
 from launch.objective_table import DIVERGED, as_plain, collect, draw_figure, render
 from launch.probe import ProbeConfig, probe
+from launch.rundir import check_same
 from launch.train import train
 from launch.watchers.skips import DivergedError
 from probes.extractors import FrozenEncoder
@@ -110,40 +111,51 @@ def compare(config: StudyConfig) -> None:
         for name, choice in config.chosen().items():
             place = folder / name / f"seed-{seed}"
             if pretrain(config, choice, place, seed, steps[name]):
-                measure(config, place, seed, baselines=name == next(iter(config.choices)))
+                measure(config, place, seed, baselines=name == first_whole(config, folder, seed))
     rows = collect(folder, {name: choice.about for name, choice in config.choices.items()}, steps)
     (folder / "results.json").write_text(json.dumps({"budget": config.budget, "rows": as_plain(rows)}, indent=1) + "\n")
     (folder / "table.md").write_text(render(rows, config.budget))
     draw_figure(rows, folder / "figure.png")
 
 
+def first_whole(config: StudyConfig, folder: Path, seed: int) -> str:
+    """The choice whose probe measures the baselines of a seed, too: the first that did not diverge."""
+    whole = (name for name in config.choices if not (folder / name / f"seed-{seed}" / DIVERGED).is_file())
+    return next(whole, "")
+
+
 def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps: Mapping[str, int]) -> bool:
     """Train one choice from one seed; a teacher to be frozen comes first. A run that was interrupted continues.
 
     False where it diverged: that is a result too, kept in diverged.txt, and not tried again.
+    Raises ValueError where the folder holds a run with other settings.
     """
-    note = place / DIVERGED
+    parts = {"run": dict(choice.settings)}
+    if choice.teacher:
+        weights = {"teacher": {**choice.settings.get("teacher", {}), "weights": str(place / "teacher")}}
+        parts = {"teacher": choice.teacher, "run": {**choice.settings, **weights}}
+    note, runs = place / DIVERGED, []
+    for part, settings in parts.items():
+        resolved = resolve(config, settings, place)
+        runs.append(
+            replace(resolved, run=replace(resolved.run, output=str(place / part), seed=seed, steps=steps[part]))
+        )
+        try:
+            check_same(place / part, runs[-1])
+        except ValueError as error:
+            raise ValueError(f"{error}; here that means: delete {place}, or choose another output") from error
     if note.is_file():
+        print(f"{place} diverged before and is not tried again: {note.read_text().strip()}")
         return False
-    settings = choice.settings
     try:
-        if choice.teacher:
-            run_one(config, choice.teacher, place / "teacher", seed, steps["teacher"])
-            settings = {**settings, "teacher": {**settings.get("teacher", {}), "weights": str(place / "teacher")}}
-        run_one(config, settings, place / "run", seed, steps["run"])
+        for whole in runs:
+            if whole.run.steps not in list_checkpoints(Path(whole.run.output)):
+                train(whole)
     except DivergedError as error:
         note.write_text(f"{error}\n")
         print(f"{place} diverged: {error}")
         return False
     return True
-
-
-def run_one(config: StudyConfig, settings: Mapping[str, Any], output: Path, seed: int, steps: int) -> None:
-    """One training run into `output`, unless it is there."""
-    if steps in list_checkpoints(output):
-        return
-    resolved = resolve(config, settings, output.parent)
-    train(replace(resolved, run=replace(resolved.run, output=str(output), seed=seed, steps=steps)))
 
 
 def resolve(config: StudyConfig, settings: Mapping[str, Any], folder: Path) -> TrainConfig:

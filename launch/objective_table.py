@@ -69,7 +69,7 @@ def render(rows: Sequence[Row], budget: str) -> str:
     few = [column for column in heads if FEW in column and TRANSFER not in column]
     other = [column for column in heads if TRANSFER in column and FEW not in column]
     lines = [
-        f"Equal compute: {budget} each. Top-1 in per cent, mean over seeds (lowest to highest).",
+        f"Equal compute: {budget} each. Top-1 in per cent, mean over seeds that came to an end (lowest to highest).",
         "",
         *_table(rows, [column for column in heads if FEW not in column and TRANSFER not in column], gauges=True),
     ]
@@ -89,6 +89,8 @@ def as_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def draw_figure(rows: Sequence[Row], path: Path) -> None:
     """One panel a head, on the reported set: a dot a seed, a bar their mean; baselines in grey."""
     heads = [column for column in columns(rows) if TRANSFER not in column]
+    if not heads:  # all diverged
+        return
     figure = Figure(figsize=(1.5 + 1.5 * len(heads), 0.8 + 0.32 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(heads), sharey=True, squeeze=False)[0]
@@ -112,7 +114,7 @@ def draw_figure(rows: Sequence[Row], path: Path) -> None:
 def _table(rows: Sequence[Row], heads: Sequence[str], gauges: bool = False) -> list[str]:
     shown = list(dict.fromkeys(gauge for row in rows for gauge in row.gauges)) if gauges else []
     lines = [
-        "| choice | steps | " + " | ".join([*heads, *shown]) + " |",
+        "| " + " | ".join(["choice", "steps", *heads, *shown]) + " |",
         "| --- " * (2 + len(heads) + len(shown)) + "|",
     ]
     for row in rows:
@@ -121,7 +123,7 @@ def _table(rows: Sequence[Row], heads: Sequence[str], gauges: bool = False) -> l
             steps += f", {row.diverged} diverged"
         cells = [_spread(row.top1.get(column, []), 100) for column in heads]
         cells += [_spread(row.gauges.get(gauge, []), 1) for gauge in shown]
-        lines.append(f"| {row.name} | {steps} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join([row.name, steps, *cells]) + " |")
     return lines
 
 

@@ -1,6 +1,7 @@
 """Objectives side by side: each gets the same compute, runs once, and lands in one table."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import yaml
 from launch.__main__ import main
 from launch.compare_objectives import Choice, StudyConfig, choose_steps, measure_steps, measured_parts, resolve
 from launch.config import TrainConfig, load_config, to_yaml
-from launch.objective_table import Row, render
+from launch.objective_table import Row, draw_figure, render
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = sorted((ROOT / "configs" / "objectives").glob("*.yaml"))
@@ -63,22 +64,34 @@ def test_each_choice_is_trained_probed_and_tabled_once(study: Path, capsys: pyte
 def test_a_run_that_diverges_is_a_row_and_the_others_go_on(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, content = study.parent / "out", yaml.safe_load(study.read_text())
     content["choices"]["wild"] = {"about": "too fast", "settings": {"optim": {"lr": 1e30, "start_lr": 1e30}}}
-    content |= {"seeds": 1, "transfer": {}, "only": ["wild", "plain"]}
+    content |= {"seeds": 1, "transfer": {}}
+    content["choices"] = {name: content["choices"][name] for name in ("wild", "plain")}
+    content["budget"] = "3s"
     study.write_text(yaml.safe_dump(content))
-    out.mkdir()
-    (out / "steps.json").write_text(
-        json.dumps(
-            {
-                "budget": "1s",
-                "seconds": {"plain": {"run": 0.25}, "salt": {"run": 1, "teacher": 1}, "wild": {"run": 0.03}},
-            }
-        )
-    )
     assert main(["compare-objectives", str(study)]) == 0
     shown = capsys.readouterr().out
-    assert "updates were all skipped" in (out / "wild" / "seed-0" / "diverged.txt").read_text()
-    assert "| wild | 33, 1 diverged | - |" in shown
-    assert "| plain | 4 |" in shown
+    note = out / "wild" / "seed-0" / "diverged.txt"
+    assert "updates were all skipped" in note.read_text()
+    assert re.search(r"\| wild \| \d+, 1 diverged \| - \|", shown)
+    assert re.search(r"\| plain \| \d+ \| \d", shown)
+    assert re.search(r"\| random encoder \| - \| \d", shown), "the first choice has none to give"
+    content["only"] = ["wild"]
+    study.write_text(yaml.safe_dump(content))
+    assert main(["compare-objectives", str(study)]) == 0
+    assert "diverged before and is not tried again" in capsys.readouterr().out
+    content["choices"]["wild"]["settings"]["optim"]["lr"] = 1e-4
+    study.write_text(yaml.safe_dump(content))
+    assert main(["compare-objectives", str(study)]) == 2
+    said = capsys.readouterr().err
+    assert "optim.lr: 0.0001 (was 1e+30)" in said
+    assert f"delete {note.parent}" in said
+
+
+def test_a_comparison_in_which_all_diverged_is_a_table_too(tmp_path: Path) -> None:
+    rows = [Row("a", "about a", 10, diverged=2)]
+    assert "| choice | steps |\n" in render(rows, "1h")
+    draw_figure(rows, tmp_path / "figure.png")
+    assert not (tmp_path / "figure.png").exists()
 
 
 def test_another_budget_in_the_same_folder_is_refused(study: Path, tmp_path: Path) -> None:
