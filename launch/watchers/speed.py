@@ -19,7 +19,9 @@ from launch.watchers.board import find_callback, has_stepped, is_logging, log_nu
 from vjepa.jepa import JEPA
 
 HUNGRY = 0.1  # share of the time spent waiting for clips
-PATIENCE = 3  # such readings in a row before it is said: the first ones find the loader's processes starting
+PATIENCE = 3  # such readings in a row before it is said,
+SETTLED = 30.0  # seconds that they cover: at first the loader's processes are still starting
+MOST_TIMES = 8  # no number is named beyond so many times the workers there are
 
 
 class Clock:
@@ -53,9 +55,10 @@ class Speed(Callback):
 
     def __init__(self, matrix_tflops: float = 0.0, workers: int = 0) -> None:
         self.workers = workers  # loading processes of a rank; 0: the training process loads
-        self.hungry = 0  # readings in a row that waited too long for clips; below 0: it has been said
+        self.hungry: list[tuple[float, float]] = []  # readings in a row that waited too long: seconds, waited ones
+        self.told = False  # it has been said
         self.rate = 1e12 * matrix_tflops  # operations a second of one device; 0: measured at the start
-        self.flops = 0.0  # operations for a clip; 0: not known
+        self.flops = 0.0  # operations for a clip
         self.latest: dict[str, float] = {}
         self.clock = Clock(torch.device("cpu"))
         self.opened: tuple[Any, int, int] | None = None  # of the window: mark, step, clips seen
@@ -106,26 +109,33 @@ class Speed(Callback):
             "speed/step_ms": 1000 * seconds / (trainer.global_step - step),
             "speed/data_wait": sum(self.clock.seconds(*wait) for wait in self.waits) / seconds,
             "speed/skipped_samples": saver.loader.tally.skipped.total() if saver else 0,
+            "speed/utilisation": rate / trainer.world_size * self.flops / self.rate,
         }
-        if self.flops:
-            self.latest["speed/utilisation"] = rate / trainer.world_size * self.flops / self.rate
         if module.device.type == "cuda":
             self.latest["speed/peak_memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
         log_numbers(trainer, self.latest)
-        self._feed(trainer, self.latest["speed/data_wait"])
+        self._feed(trainer, seconds, self.latest["speed/data_wait"])
 
-    def _feed(self, trainer: lightning.Trainer, waited: float) -> None:
+    def _feed(self, trainer: lightning.Trainer, seconds: float, waited: float) -> None:
         """Say once how many loading processes would keep up: the rest of the time the device works at its own pace."""
-        if self.hungry < 0:
+        self.hungry = [*self.hungry, (seconds, waited * seconds)] if waited > HUNGRY else []
+        total = sum(whole for whole, _ in self.hungry)
+        if self.told or len(self.hungry) < PATIENCE or total < SETTLED:
             return
-        self.hungry = self.hungry + 1 if waited > HUNGRY else 0
-        if self.hungry == PATIENCE:
-            self.hungry = -1
-            wanted = math.ceil(max(1, self.workers) / max(1 - waited, 0.01))
-            warn(
-                trainer,
-                "data_wait",
-                f"{waited:.0%} of the time goes into waiting for clips: data.workers={self.workers} is too few for "
-                f"this device, about {wanted} would keep up where there are cores for them; cheaper clips help too "
-                "(docs/data.md)",
-            )
+        self.told = True
+        warn(trainer, "data_wait", describe_hunger(sum(part for _, part in self.hungry) / total, self.workers))
+
+
+def describe_hunger(waited: float, workers: int) -> str:
+    """What to do about a share of the time that goes into waiting for what so many loading processes deliver.
+
+    They deliver a batch in the time of a step. Without them the training process loads in what is called waiting here.
+    """
+    needed = math.ceil(workers / (1 - waited) if workers else waited / (1 - waited)) if waited < 1 else math.inf
+    remedy = f"about {needed} would keep up where there are cores for them"
+    if needed > MOST_TIMES * max(1, workers):
+        remedy = "no number of them mends that alone: look at the storage first, and at what decoding costs"
+    return (
+        f"{waited:.0%} of the time goes into waiting for clips from {workers} loading processes (data.workers): "
+        f"{remedy}; cheaper clips help too (docs/data.md)"
+    )

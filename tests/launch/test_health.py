@@ -19,7 +19,7 @@ from launch.flops import clip_flops
 from launch.health import HealthConfig, watchers
 from launch.train import train
 from launch.watchers.collapse import CollapseReader
-from launch.watchers.speed import Speed
+from launch.watchers.speed import Speed, describe_hunger
 from launch.watchers.watch import Watch
 from vjepa.gauges import NAMES
 from vjepa.jepa import JEPA, JepaConfig
@@ -214,13 +214,29 @@ def test_waiting_for_data_is_told_from_working(monkeypatch: pytest.MonkeyPatch) 
 def test_a_hungry_device_says_once_how_many_workers_would_feed_it(caplog: pytest.LogCaptureFixture) -> None:
     speed, trainer = Speed(workers=3), SimpleNamespace(is_global_zero=True, global_step=7, loggers=[])
     for waited in (0.5, 0.5, 0.0, 0.5, 0.5):
-        speed._feed(trainer, waited)  # type: ignore[arg-type]
+        speed._feed(trainer, 60, waited)  # type: ignore[arg-type]
     assert not caplog.messages, "twice in a row may be a start"
-    for waited in (0.625, 0.625, 0.625, 0.625):
-        speed._feed(trainer, waited)  # type: ignore[arg-type]
+    speed._feed(trainer, 60, 0.0)  # type: ignore[arg-type]
+    for waited in (0.55, 0.625, 0.70, 0.625):
+        speed._feed(trainer, 10, waited)  # type: ignore[arg-type]
     (said,) = caplog.messages
-    assert "62% of the time goes into waiting for clips: data.workers=3 is too few" in said
+    assert "62% of the time goes into waiting for clips from 3 loading processes" in said
     assert "about 8 would keep up" in said
+
+
+def test_the_first_seconds_say_nothing_of_hunger(caplog: pytest.LogCaptureFixture) -> None:
+    speed, trainer = Speed(workers=3), SimpleNamespace(is_global_zero=True, global_step=7, loggers=[])
+    for _ in range(20):
+        speed._feed(trainer, 1, 0.5)  # type: ignore[arg-type]
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("waited", "workers", "said"),
+    [(0.61, 0, "about 2 would"), (0.73, 0, "about 3 would"), (0.5, 4, "about 8 would"), (0.99, 4, "no number of them")],
+)
+def test_workers_that_would_feed_a_device(waited: float, workers: int, said: str) -> None:
+    assert said in describe_hunger(waited, workers)
 
 
 @pytest.mark.parametrize("words", [[], ["teacher.source=pixels"], ["objective=dense", "dense.levels=2"]])
