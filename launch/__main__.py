@@ -22,7 +22,7 @@ COMMANDS = {
     "compare": "say which of several probes differ by more than chance",
     "export": "write an encoder for others to load (safetensors, transformers, ONNX, torch.export, V-JEPA's own)",
     "features": "extract features of videos of any length, with a sliding window",
-    "bench": "time a training step and the loader on this machine",
+    "bench": "measure a training step, the loader, decoders or a probe on this machine",
     "doctor": "say what is installed, which devices and decoders work, and what is missing",
 }
 

@@ -9,7 +9,8 @@ python -m launch bench decode CONFIG data.path=SHARDS  CPU time of a clip for ea
 python -m launch bench probe PROBE_CONFIG              a sweep of heads on one pass of the encoder
 
 `bench step` invents its clips. With data.path the parts are measured on those of the loader, and the wait for them with
-them. CONFIG is a file as `train` takes it; the ready ones are in configs/pretrain/.
+them. CONFIG is a file as `train` takes it; the ready ones are in configs/pretrain/. Measured is what one device does:
+its part of run.batch among run.devices and run.nodes, or run.batch_per_device clips.
 """
 
 import argparse
@@ -29,9 +30,10 @@ from launch.bench_figure import draw_parts
 from launch.bench_plain import PlainStep, check_plain
 from launch.bench_probe import bench_probe
 from launch.bench_step import bench_step, describe
-from launch.bench_sweep import HEADS, VARIED, cells, fastest, render, sweep
+from launch.bench_sweep import HEADS, VARIED, cells, fastest, is_memory, render, sweep
 from launch.config import TrainConfig, load_config
 from launch.probe import ProbeConfig
+from launch.ranks import share_of_device
 from launch.snapshot import describe_code
 
 KINDS = ("step", "loader", "decode", "probe")
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--most-clips", type=int, metavar="N", help="with --sweep: largest batch (64 on a CPU)")
     step.add_argument("--vary", metavar="LIST", help=f"with --sweep: what of {','.join(VARIED)} is tried (all)")
     loader = parser.add_argument_group("bench loader")
-    loader.add_argument("--step-ms", type=float, metavar="X", help="say how many workers steps of X ms would need")
+    loader.add_argument("--step-ms", type=float, metavar="X", help="say how many workers would feed speed/step_ms=X")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -109,7 +111,17 @@ def run_step(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, An
     """The step's row; figure and trace are written on the way."""
     if arguments.plain:
         check_plain(config.jepa)
-    found = bench_step(config, arguments.repeats, PlainStep if arguments.plain else None, arguments.profile)
+    clips = share_of_device(config.run).clips
+    print(f"measuring steps of {clips} clips at once, run.batch_per_device=N takes others", file=sys.stderr)
+    try:
+        found = bench_step(config, arguments.repeats, PlainStep if arguments.plain else None, arguments.profile)
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory(error):
+            raise
+        raise ValueError(
+            f"{clips} clips at once need more memory than this device has; give a smaller run.batch_per_device, or "
+            "let --sweep find the largest"
+        ) from error
     if arguments.figure is not None:
         bars = {"ours": found["parts_ms"]}
         if arguments.plain:

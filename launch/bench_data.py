@@ -12,36 +12,39 @@ from data.decode import HAS_DECORD, DecodeError, Decoder, Frames, decode_frames
 from data.loader import TrainLoader
 from data.workers import Board, TrainBatches
 from launch.config import TrainConfig
-from launch.ranks import share_out
+from launch.ranks import share_of_device
 
+STORED = 2  # batches of each worker that lie ready, see torch's prefetch_factor
 Order = tuple[bytes, Sequence[int], Decoder]  # a video, the frames wanted of it, and who shall decode it
 
 
 def bench_loader(config: TrainConfig, repeats: int, step_ms: float | None = None) -> dict[str, Any]:
     """Clips a second out of the loader, with nobody training, and what a clip costs beside its bare decoding.
 
-    With `step_ms` also the number of workers, each on a core of its own, that would feed steps of that time.
+    With `step_ms` also the number of workers, each on a core of its own, that would feed optimiser steps of that time.
     """
-    batch = share_out(config.run, 1).clips
-    loader = TrainLoader(config.data, batch, config.run.seed)
+    share, workers = share_of_device(config.run), config.data.count_workers()
+    loader = TrainLoader(config.data, share.clips, config.run.seed)
     batches = iter(loader)
-    for _ in range(3):
+    for _ in range(max(3, STORED * workers)):  # what waits in the store cost its time before
         next(batches)
+    rounds = -(-repeats // max(1, workers)) * max(1, workers)  # workers deliver in turn
     begun = time.perf_counter()
-    clips = sum(len(next(batches).keys) for _ in range(repeats))
+    clips = sum(len(next(batches).keys) for _ in range(max(rounds, 2 * STORED * workers)))
     seconds = time.perf_counter() - begun
     batches.close()  # its workers would disturb what comes
     costs = clip_costs(config, repeats)
     found = {
-        "workers": config.data.count_workers(),
-        "batch": batch,
+        "workers": workers,
+        "batch": share.clips,
         "clips_per_s": round(clips / seconds, 1),
         "ms_per_clip": round(1000 * seconds / clips, 2),
         "skipped": loader.tally.skipped.total(),
         **costs,
     }
     if step_ms is not None:
-        found |= {"step_ms": step_ms, "workers_needed": math.ceil(costs["cpu_ms_per_clip"] * batch / step_ms)}
+        needed = costs["cpu_ms_per_clip"] * share.clips * share.batches / step_ms
+        found |= {"step_ms": step_ms, "workers_needed": math.ceil(needed)}
     return found
 
 
@@ -50,7 +53,7 @@ def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
 
     As in a worker, one thread does it. Batches and their decoding take turns, so that both see the same machine.
     """
-    reader = Reader(config, share_out(config.run, 1).clips)
+    reader = Reader(config, share_of_device(config.run).clips)
     threads, pipeline, bare = torch.get_num_threads(), 0.0, 0.0
     torch.set_num_threads(1)
     try:
@@ -74,14 +77,18 @@ def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
 
 
 def bench_decode(config: TrainConfig, clips: int) -> dict[str, Any]:
-    """CPU milliseconds of a clip for each decoder that is installed, on the same clips, with one thread."""
-    reader = Reader(config, 1)
+    """CPU milliseconds of a clip for each decoder that is installed, on the same clips, with one thread.
+
+    The clips of a video are decoded at once, as in training; `clips` is rounded up to whole videos.
+    """
+    together = config.data.clips_per_video
+    reader, videos = Reader(config, together), -(-clips // together)
     names: list[Decoder] = ["decord", "av"] if HAS_DECORD else ["av"]
     seconds, decoded, failed = (dict.fromkeys(names, start) for start in (0.0, 0, 0))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for number in range(clips + 1):
+        for number in range(videos + 1):
             for (video, indices, _), name in itertools.product(reader.read(), names):
                 begun = time.process_time()
                 try:
@@ -94,10 +101,13 @@ def bench_decode(config: TrainConfig, clips: int) -> dict[str, Any]:
                     decoded[name] += 1
     finally:
         torch.set_num_threads(threads)
-    costs = {name: round(1000 * seconds[name] / decoded[name], 2) if decoded[name] else None for name in names}
+    costs = {
+        name: round(1000 * seconds[name] / decoded[name] / together, 2) if decoded[name] else None for name in names
+    }
     return {
-        "clips": clips,
-        "frames": config.data.frames * config.data.clips_per_video,
+        "videos": videos,
+        "clips": videos * together,
+        "frames": config.data.frames,
         "stride": config.data.stride,
         "fps": config.data.fps,
         "cpu_ms_per_clip": costs,

@@ -33,7 +33,7 @@ def draw_parts(bars: Mapping[str, Parts], title: str, path: Path) -> None:
     panel.set_yticks(range(len(bars)), list(bars))
     panel.invert_yaxis()
     panel.set_xlim(0, 1.1 * longest)
-    panel.set_xlabel("milliseconds of a step")
+    panel.set_xlabel("milliseconds of a step that waits for the device between its parts")
     panel.set_title(title, fontsize=10)
     panel.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)

@@ -14,6 +14,7 @@ import torch
 
 KEEPS = "teacher_forward"  # whatever runs inside this part belongs to it
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 Border = tuple[Any, str, str]  # an object, the name of its method, the part that a call of it is
 Now = Callable[[], float]
@@ -30,10 +31,6 @@ class PartClock:
         self.seconds: dict[str, float] = {}
         self._open: list[str] = []
         self._since = 0.0
-
-    def clear(self) -> None:
-        """Forget what was measured."""
-        self.seconds = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -134,9 +131,30 @@ def release() -> None:
 
 
 def available_gib() -> float | None:
-    """Memory that programs could still take under Linux, else None."""
+    """Memory that programs could still take under Linux, also where a container or a job has a limit; else None."""
     table = Path("/proc/meminfo")
-    return _read_kib(table, "MemAvailable") / 2**20 if table.is_file() else None
+    if not table.is_file():
+        return None
+    free = _read_kib(table, "MemAvailable") / 2**20
+    for limit, used in _read_limits():
+        free = min(free, (limit - used) / 2**30)
+    return free
+
+
+def _read_limits(root: Path = GROUPS, own: Path = OWN_GROUPS) -> Iterator[tuple[int, int]]:
+    """Limit and use in bytes of each control group that this process is in, version 2 and 1."""
+    for line in own.read_text().splitlines() if own.is_file() else ():
+        _, kinds, name = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base = root / "memory" if kinds else root
+        limit, used = ("memory.limit_in_bytes", "memory.usage_in_bytes") if kinds else ("memory.max", "memory.current")
+        group = base / name.lstrip("/")
+        for folder in (group, *group.parents):
+            if (folder / limit).is_file() and (folder / limit).read_text().strip().isdigit():
+                yield int((folder / limit).read_text()), int((folder / used).read_text())
+            if folder == base:
+                break
 
 
 def _read_kib(path: Path, name: str) -> int:

@@ -22,7 +22,7 @@ from vjepa.masks import draw_masks
 from vjepa.pixels import normalise
 from vjepa.positions import Rotation, gather_rotation, rotary_rotation, rotate, sincos_table
 from vjepa.predictor import PredictorConfig
-from vjepa.vit import EncoderConfig
+from vjepa.vit import EncoderConfig, gather_tokens
 
 
 def check_plain(config: JepaConfig) -> None:
@@ -42,6 +42,8 @@ def check_plain(config: JepaConfig) -> None:
 
 class PlainStep:
     """The whole step, at the schedules' first values."""
+
+    keeps_casts = True  # autocast's default
 
     def __init__(self, config: TrainConfig, device: torch.device, source: JEPA | None = None) -> None:
         """Weights as in `source`, else as the config's seed draws them; ValueError for another recipe."""
@@ -80,7 +82,7 @@ class PlainStep:
             masks = draw_masks(mask, self.config.encoder.grid, places, self.config.seed, kind)
             context = self.encoder(video, masks.context)
             prediction = self.predictor(context, masks.context, masks.target, kind)
-            losses.append(prediction_loss(prediction, gather(target, masks.target), self.config.loss.power))
+            losses.append(prediction_loss(prediction, gather_tokens(target, masks.target), self.config.loss.power))
         return torch.stack(losses).mean()
 
     def clear(self) -> None:
@@ -177,7 +179,7 @@ class PlainEncoder(nn.Module):
         """video [B, C, T, H, W], tokens index [B, K] (None: all) -> [B, K, D]."""
         x = self.patch_embed["proj"](video).flatten(2).transpose(1, 2)
         if index is not None:
-            x = gather(x, index)
+            x = gather_tokens(x, index)
         x, rotation = self.places(x, index)
         output: Tensor = self.norm(run_blocks(self.blocks, x, rotation, self.recompute))
         return output
@@ -216,8 +218,3 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, rotation: Rotation | None, reco
     for block in blocks:
         x = checkpoint(block, x, rotation, use_reentrant=False) if recompute else block(x, rotation)
     return x
-
-
-def gather(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens index [B, K] of x [B, N, D] -> [B, K, D]."""
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from data.loader import TrainLoader
+from launch.bench_data import STORED
 from launch.bench_meter import Border, PartClock, peak_gib, release, time_in_turn
 from launch.config import TrainConfig
 from launch.flops import clip_flops, matrix_product
-from launch.ranks import share_out
+from launch.ranks import share_of_device
 from vjepa.jepa import JEPA
 from vjepa.masks import draw_all
 
@@ -46,6 +47,8 @@ class Clips:
 class Step(Protocol):
     """A training step in the pieces that Lightning calls one after the other."""
 
+    keeps_casts: bool  # autocast keeps the cast of a weight until the step is over
+
     def forward(self, batch: Clips) -> Tensor: ...
 
     def clear(self) -> None: ...
@@ -59,6 +62,8 @@ class Step(Protocol):
 
 class OurStep:
     """The step of a run, without a trainer around it; it stays at the schedules' first values."""
+
+    keeps_casts = False  # as Lightning trains
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.model = JEPA(config.jepa).to(device)
@@ -104,15 +109,15 @@ def bench_step(
     traces: Path | None = None,
 ) -> dict[str, Any]:
     """All there is to say about a step for the batch of one device; `plain` builds a step to be measured beside it."""
-    bench = StepBench(config, share_out(config.run, 1).clips)
+    bench = StepBench(config, share_of_device(config.run).clips)
     builders = {"ours": OurStep} if plain is None else {"plain": plain, "ours": OurStep}
     peaks = {name: bench.peak(build) for name, build in reversed(builders.items())}
     steps = {name: build(config, bench.device) for name, build in builders.items()}
     found: dict[str, dict[str, Any]] = {
         name: {**timed, "peak_gib": peaks[name]} for name, timed in bench.time(steps, repeats).items()
     }
-    for name, step in steps.items():
-        found[name]["parts_ms"] = bench.parts(step, repeats)
+    for name, parts in bench.parts(steps, repeats).items():
+        found[name]["parts_ms"] = parts
     row = {**describe(config, bench.size), **found["ours"], "masks_ms": bench.masks(repeats), **bench.graphs()}
     if plain is not None:
         names = ("step_ms", "clips_per_s", "utilisation", "parts_ms", "peak_gib")
@@ -146,7 +151,8 @@ class StepBench:
 
     def take(self, step: Step, batch: Clips, clock: PartClock) -> None:
         """One step, in Lightning's order."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half), _without_trainer():
+        kind, keeps = self.device.type, step.keeps_casts
+        with torch.autocast(kind, torch.bfloat16, self.half, cache_enabled=keeps), _without_trainer():
             loss = step.forward(batch)
         with clock.part("optimiser"):
             step.clear()
@@ -208,19 +214,28 @@ class StepBench:
             for name, took in zip(steps, seconds, strict=True)
         }
 
-    def parts(self, step: Step, repeats: int) -> dict[str, float | None]:
-        """Milliseconds of each part: medians, but for the wait, which comes now and then, the mean.
+    def parts(self, steps: dict[str, Step], repeats: int) -> dict[str, dict[str, float | None]]:
+        """Milliseconds of each part: medians, but for the wait, which comes now and then, the mean. Steps take turns.
 
         With data.path the batches come from the loader, whose store is emptied first; without it nothing is waited for.
+        On a GPU the wait is an upper bound: training fetches clips while the device still works.
         """
         with ExitStack() as stack:
             batches = self.made_clips()
             if self.config.data.path:
                 loader = TrainLoader(self.config.data, self.size, self.config.run.seed)
                 batches = self.read_clips(stack.enter_context(closing(iter(loader))))
-                for _ in range(2 * self.config.data.count_workers()):
+                for _ in range(STORED * self.config.data.count_workers()):
                     next(batches)
-            rows = self.time_parts(step, batches, repeats)
+            rows: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+            for number, (name, step) in itertools.product(range(repeats + 1), steps.items()):
+                row = self.time_parts(step, batches, PartClock(self.device))
+                if number:  # the first one warms up
+                    rows[name].append(row)
+        return {name: self.summarise(found) for name, found in rows.items()}
+
+    def summarise(self, rows: list[dict[str, float]]) -> dict[str, float | None]:
+        """Milliseconds of each part out of the seconds of several steps."""
         found: dict[str, float | None] = {
             name: round(1000 * median(row.get(name, 0.0) for row in rows), 2) for name in PARTS
         }
@@ -228,21 +243,13 @@ class StepBench:
         found["data_wait"] = round(1000 * waits, 2) if self.config.data.path else None
         return found
 
-    def time_parts(
-        self, step: Step, batches: Iterator[Clips], repeats: int, clock: PartClock | None = None
-    ) -> list[dict[str, float]]:
-        """Seconds of the parts of some steps; those of a step add up to all of its time."""
-        clock, rows = clock or PartClock(self.device), []
-        with clock.watch(step.borders()):
-            for number in range(repeats + 1):
-                clock.clear()
-                with clock.part(REST):
-                    with clock.part("data_wait"):
-                        batch = next(batches)
-                    self.take(step, batch, clock)
-                if number:  # the first one warms up
-                    rows.append(clock.seconds)
-        return rows
+    def time_parts(self, step: Step, batches: Iterator[Clips], clock: PartClock) -> dict[str, float]:
+        """Seconds of the parts of a step; they add up to all of its time."""
+        with clock.watch(step.borders()), clock.part(REST):
+            with clock.part("data_wait"):
+                batch = next(batches)
+            self.take(step, batch, clock)
+        return clock.seconds
 
     def masks(self, repeats: int) -> float | None:
         """Milliseconds to draw the masks of all kinds for a batch; None where the objective has none."""

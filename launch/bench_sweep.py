@@ -93,7 +93,7 @@ def measure(config: TrainConfig, batch: int, repeats: int) -> Point:
         peak = bench.peak(OurStep)
         timed = bench.time({"ours": OurStep(config, bench.device)}, repeats)["ours"]
     except (RuntimeError, MemoryError) as error:  # out of memory, no compiler
-        reason = "out of memory" if _is_memory(error) else f"{type(error).__name__}: {error}".splitlines()[0][:80]
+        reason = "out of memory" if is_memory(error) else f"{type(error).__name__}: {error}".splitlines()[0][:80]
         return replace(point, error=reason)
     finally:
         release()
@@ -130,6 +130,6 @@ def cells(point: Point, best: bool = False) -> tuple[str, ...]:
     return (point.precision, *switches, str(point.batch), *numbers, "<- fastest" if best else point.error)
 
 
-def _is_memory(error: BaseException) -> bool:
-    """A CPU says it in words only."""
+def is_memory(error: BaseException) -> bool:
+    """Whether memory ran out; a CPU says it in words only."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

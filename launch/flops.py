@@ -1,12 +1,11 @@
 """How much arithmetic a training step is, counted from its shapes, and how much a device can do, measured."""
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
+from launch.bench_meter import time_in_turn
 from vjepa.jepa import JepaConfig
 from vjepa.masks import draw_masks
 from vjepa.objectives.views import ViewsConfig
@@ -79,7 +78,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, repeats: int = 10) -> 
     The run's random numbers stay as they are.
     """
     product, operations = matrix_product(dtype, device)
-    return operations / median_seconds(product, repeats, device)
+    return operations / time_in_turn([product], repeats, 3, device)[0]
 
 
 def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
@@ -88,16 +87,3 @@ def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
     return lambda: torch.mm(left, right), 2 * side**3
-
-
-def median_seconds(work: Callable[[], object], repeats: int, device: torch.device, warm_up: int = 3) -> float:
-    """Median wall time of `work`, after some calls to warm up."""
-    times = []
-    for number in range(repeats + warm_up):
-        begun = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if number >= warm_up:
-            times.append(time.perf_counter() - begun)
-    return statistics.median(times)

@@ -82,6 +82,11 @@ def share_out(run: RunConfig, world: int) -> Share:
     return Share(run.batch // parts, run.accumulate)
 
 
+def share_of_device(run: RunConfig) -> Share:
+    """What one device takes of run.batch; run.devices and run.nodes count as one where they are not given."""
+    return share_out(run, max(1, run.devices) * max(1, run.nodes))
+
+
 def find_accelerator(wanted: str) -> str:
     """`auto` is a GPU where there is one."""
     return ("gpu" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted

@@ -7,18 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as lightning
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from launch import bench_data
 from launch.__main__ import main
-from launch.bench_meter import PartClock
+from launch.bench_meter import PartClock, _read_limits
 from launch.bench_plain import PlainStep
 from launch.bench_step import PARTS, REST, OurStep, Step, StepBench
 from launch.bench_sweep import Point, grow, measure, render
 from launch.config import TrainConfig, load_config
 from launch.flops import clip_flops
+from vjepa.jepa import JEPA
 
 CPU = torch.device("cpu")
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "pretrain" / "tiny_cpu.yaml"
@@ -111,22 +113,62 @@ def test_parts_exclude_what_is_inside_them_and_add_up() -> None:
 
 @pytest.mark.parametrize("words", [[], ["objective=views"], ["objective=dense", "teacher.source=stop_gradient"]])
 def test_parts_of_a_step_are_found_and_add_up_to_it(words: list[str]) -> None:
-    config, steps, readings = tiny("dense.levels=2", *words), [], []
-
-    def now() -> float:
-        readings.append(float(len(readings)))
-        return readings[-1]
-
+    config = tiny("dense.levels=2", *words)
+    ticks: Iterator[int] = itertools.count()
     bench = StepBench(config, 4)
     step = OurStep(config, CPU)
-    for row in bench.time_parts(step, bench.made_clips(), 2, PartClock(CPU, now=now)):
-        steps.append(sum(row.values()))
-        wanted = set(PARTS) - ({"predictor", "teacher_forward"} if "objective=views" in words else set())
-        assert row.keys() == wanted
-        assert min(row.values()) > 0
-    assert sum(steps) == pytest.approx((len(readings) - 3) * 2 / 3)  # every reading but those between steps
+    row = bench.time_parts(step, bench.made_clips(), PartClock(CPU, now=lambda: next(ticks)))
+    assert row.keys() == set(PARTS) - ({"predictor", "teacher_forward"} if "objective=views" in words else set())
+    assert min(row.values()) > 0
+    assert sum(row.values()) == next(ticks) - 1
     assert "forward" not in vars(step.model.target_encoder)  # nothing stays watched
     assert REST in PARTS
+
+
+def test_weights_are_cast_as_often_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def forward(self: JEPA, batch: object, number: int) -> torch.Tensor:
+        kept.append(torch.is_autocast_cache_enabled())
+        return self.context_encoder.norm.weight.sum()
+
+    monkeypatch.setattr(JEPA, "training_step", forward)
+    config = tiny("run.precision=bf16")
+    bench = StepBench(config, 2)
+    bench.take(OurStep(config, CPU), next(bench.made_clips()), PartClock(CPU, on=False))
+    with lightning.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False).precision_plugin.forward_context():
+        forward(JEPA(config.jepa), None, 0)
+    assert kept == [False, False]
+
+
+def test_one_device_takes_its_share_and_says_where_memory_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(config: TrainConfig, *_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("launch.bench.bench_step", run_out)
+    large = str(CONFIG.with_name("vjepa2_vitl.yaml"))
+    assert main(["bench", "step", large, "run.nodes=4", "run.devices=8"]) == 2
+    assert "error: 96 clips at once need more memory than this device has" in capsys.readouterr().err
+    assert main(["bench", "step", large, "run.batch_per_device=24"]) == 2
+    assert "error: 24 clips at once" in capsys.readouterr().err
+
+
+def test_the_limit_of_a_job_counts_as_memory(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    for name, limit in (("a", "1000"), ("a/b", "max")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "memory.max").write_text(limit + "\n")
+        (tmp_path / name / "memory.current").write_text("400\n")
+    own.write_text("0::/a/b\n")
+    assert list(_read_limits(tmp_path, own)) == [(1000, 400)]
+    (tmp_path / "memory" / "job").mkdir(parents=True)
+    (tmp_path / "memory" / "job" / "memory.limit_in_bytes").write_text("900\n")
+    (tmp_path / "memory" / "job" / "memory.usage_in_bytes").write_text("300\n")
+    own.write_text("4:cpu,cpuacct:/other\n3:memory:/job\n")
+    assert list(_read_limits(tmp_path, own)) == [(900, 300)]
+    assert list(_read_limits(tmp_path, tmp_path / "none")) == []
 
 
 @pytest.mark.parametrize(
@@ -228,7 +270,17 @@ def test_decode_names_the_decoders(words: list[str], capsys: pytest.CaptureFixtu
     assert set(row["cpu_ms_per_clip"]) == ({"decord", "av"} if bench_data.HAS_DECORD else {"av"})
     assert row["cpu_ms_per_clip"]["av"] > 0
     assert row["failed"]["av"] == 0
-    assert (row["clips"], row["frames"], row["stride"]) == (2, 4, 1)
+    assert (row["videos"], row["clips"], row["frames"], row["stride"]) == (2, 2, 4, 1)
+
+
+def test_clips_of_a_video_are_decoded_at_once(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(bench_data, "decode_frames", lambda video, indices, name: decoded.append(len(indices)))
+    config = load_config(TrainConfig, CONFIG, [*words, "run.batch=4", "data.clips_per_video=2"])
+    monkeypatch.setattr(bench_data.Reader, "read", lambda self: [(b"", range(4 * self.clips), "av")])
+    row = bench_data.bench_decode(config, 3)
+    assert (row["videos"], row["clips"], row["frames"]) == (2, 4, 4)
+    assert set(decoded) == {8}
 
 
 def test_loader_says_how_many_workers_a_step_needs(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
