@@ -22,19 +22,25 @@ class Guard(nn.Module):
     def __init__(self, spike: float) -> None:
         super().__init__()
         self.spike = spike  # times the running average of the norm; 0: only what is not finite is skipped
-        self.register_buffer("average", torch.zeros(()))  # of the accepted norms
+        self.register_buffer("average", torch.zeros(()))  # of the norms, each up to the limit of its time
         for name in ("accepted", "skipped", "skipped_in_a_row"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def judge(self, norms: list[Tensor]) -> Tensor:
-        """Gradient norms of the modules (scalars) -> 1 where the update is to be skipped, else 0 (float32 scalar)."""
+        """Gradient norms of the modules (scalars) -> 1 where the update is to be skipped, else 0 (float32 scalar).
+
+        A norm above the limit enters the average as the limit. So a spike passes, and what lasts is soon no spike: else
+        one step onto steeper ground would end a run, for as the weights stay, so does the gradient.
+        """
         norm = torch.stack(norms).norm()
-        harmful = ~norm.isfinite()
+        harmful, counted = ~norm.isfinite(), norm
         if self.spike:
-            harmful |= (self.accepted >= SETTLING) & (norm > self.spike * self.average)
+            high = (self.accepted >= SETTLING) & (norm > self.spike * self.average)
+            harmful, counted = harmful | high, torch.where(high, self.spike * self.average, norm)
         memory = torch.where(self.accepted == 0, 0.0, MEMORY)
-        self.average.copy_(torch.where(harmful, self.average, memory * self.average + (1 - memory) * norm))
+        average = memory * self.average + (1 - memory) * counted
+        self.average.copy_(torch.where(norm.isfinite(), average, self.average))
         self.accepted += ~harmful
         self.skipped += harmful
         self.skipped_in_a_row.copy_(torch.where(harmful, self.skipped_in_a_row + 1, 0))
