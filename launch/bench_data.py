@@ -3,11 +3,12 @@
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from data.batch import Batch
 from data.decode import HAS_DECORD, DecodeError, Decoder, Frames, decode_frames
 from data.loader import TrainLoader
 from data.workers import Board, TrainBatches
@@ -26,11 +27,10 @@ def bench_loader(config: TrainConfig, repeats: int, step_ms: float | None = None
     share, workers = share_of_device(config.run), config.data.count_workers()
     loader = TrainLoader(config.data, share.clips, config.run.seed)
     batches = iter(loader)
-    for _ in range(max(3, STORED * workers)):  # what waits in the store cost its time before
-        next(batches)
-    rounds = -(-repeats // max(1, workers)) * max(1, workers)  # workers deliver in turn
+    empty_store(batches, workers, least=3)
+    rounds = max(math.ceil(repeats / max(1, workers)), 2 * STORED)  # workers deliver in turn
     begun = time.perf_counter()
-    clips = sum(len(next(batches).keys) for _ in range(max(rounds, 2 * STORED * workers)))
+    clips = sum(len(next(batches).keys) for _ in range(rounds * workers or repeats))
     seconds = time.perf_counter() - begun
     batches.close()  # its workers would disturb what comes
     costs = clip_costs(config, repeats)
@@ -46,6 +46,12 @@ def bench_loader(config: TrainConfig, repeats: int, step_ms: float | None = None
         needed = costs["cpu_ms_per_clip"] * share.clips * share.batches / step_ms
         found |= {"step_ms": step_ms, "workers_needed": math.ceil(needed)}
     return found
+
+
+def empty_store(batches: Iterator[Batch], workers: int, least: int = 0) -> None:
+    """Take what the workers have ready: it cost its time before anything was measured."""
+    for _ in range(max(least, STORED * workers)):
+        next(batches)
 
 
 def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:

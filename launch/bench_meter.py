@@ -151,8 +151,9 @@ def _read_limits(root: Path = GROUPS, own: Path = OWN_GROUPS) -> Iterator[tuple[
         limit, used = ("memory.limit_in_bytes", "memory.usage_in_bytes") if kinds else ("memory.max", "memory.current")
         group = base / name.lstrip("/")
         for folder in (group, *group.parents):
-            if (folder / limit).is_file() and (folder / limit).read_text().strip().isdigit():
-                yield int((folder / limit).read_text()), int((folder / used).read_text())
+            most = (folder / limit).read_text().strip() if (folder / limit).is_file() else ""
+            if most.isdigit():  # "max" is no limit
+                yield int(most), int((folder / used).read_text())
             if folder == base:
                 break
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from data.loader import TrainLoader
-from launch.bench_data import STORED
+from launch.bench_data import empty_store
 from launch.bench_meter import Border, PartClock, peak_gib, release, time_in_turn
 from launch.config import TrainConfig
 from launch.flops import clip_flops, matrix_product
@@ -151,8 +151,7 @@ class StepBench:
 
     def take(self, step: Step, batch: Clips, clock: PartClock) -> None:
         """One step, in Lightning's order."""
-        kind, keeps = self.device.type, step.keeps_casts
-        with torch.autocast(kind, torch.bfloat16, self.half, cache_enabled=keeps), _without_trainer():
+        with torch.autocast(self.device.type, torch.bfloat16, self.half, step.keeps_casts), _without_trainer():
             loss = step.forward(batch)
         with clock.part("optimiser"):
             step.clear()
@@ -224,9 +223,9 @@ class StepBench:
             batches = self.made_clips()
             if self.config.data.path:
                 loader = TrainLoader(self.config.data, self.size, self.config.run.seed)
-                batches = self.read_clips(stack.enter_context(closing(iter(loader))))
-                for _ in range(STORED * self.config.data.count_workers()):
-                    next(batches)
+                read = stack.enter_context(closing(iter(loader)))
+                empty_store(read, self.config.data.count_workers())
+                batches = self.read_clips(read)
             rows: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
             for number, (name, step) in itertools.product(range(repeats + 1), steps.items()):
                 row = self.time_parts(step, batches, PartClock(self.device))

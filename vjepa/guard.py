@@ -34,13 +34,14 @@ class Guard(nn.Module):
         one step onto steeper ground would end a run, for as the weights stay, so does the gradient.
         """
         norm = torch.stack(norms).norm()
-        harmful, counted = ~norm.isfinite(), norm
+        finite = norm.isfinite()
+        harmful, counted = ~finite, norm
         if self.spike:
             high = (self.accepted >= SETTLING) & (norm > self.spike * self.average)
             harmful, counted = harmful | high, torch.where(high, self.spike * self.average, norm)
         memory = torch.where(self.accepted == 0, 0.0, MEMORY)
         average = memory * self.average + (1 - memory) * counted
-        self.average.copy_(torch.where(norm.isfinite(), average, self.average))
+        self.average.copy_(torch.where(finite, average, self.average))
         self.accepted += ~harmful
         self.skipped += harmful
         self.skipped_in_a_row.copy_(torch.where(harmful, self.skipped_in_a_row + 1, 0))

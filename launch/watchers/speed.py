@@ -131,7 +131,7 @@ def describe_hunger(waited: float, workers: int) -> str:
 
     They deliver a batch in the time of a step. Without them the training process loads in what is called waiting here.
     """
-    needed = math.ceil(workers / (1 - waited) if workers else waited / (1 - waited)) if waited < 1 else math.inf
+    needed = math.ceil((workers or waited) / max(1 - waited, 1e-9))
     remedy = f"about {needed} would keep up where there are cores for them"
     if needed > MOST_TIMES * max(1, workers):
         remedy = "no number of them mends that alone: look at the storage first, and at what decoding costs"

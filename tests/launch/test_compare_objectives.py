@@ -64,6 +64,29 @@ def test_each_choice_is_trained_probed_and_tabled_once(study: Path, capsys: pyte
 def test_a_run_that_diverges_is_a_row_and_the_others_go_on(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, content = study.parent / "out", yaml.safe_load(study.read_text())
     content["choices"]["wild"] = {"about": "too fast", "settings": {"optim": {"lr": 1e30, "start_lr": 1e30}}}
+    content |= {"seeds": 1, "transfer": {}, "only": ["wild", "plain"]}
+    study.write_text(yaml.safe_dump(content))
+    out.mkdir()
+    (out / "steps.json").write_text(
+        json.dumps(
+            {
+                "budget": "1s",
+                "seconds": {"plain": {"run": 0.25}, "salt": {"run": 1, "teacher": 1}, "wild": {"run": 0.03}},
+            }
+        )
+    )
+    assert main(["compare-objectives", str(study)]) == 0
+    shown = capsys.readouterr().out
+    assert "updates were all skipped" in (out / "wild" / "seed-0" / "diverged.txt").read_text()
+    assert "| wild | 33, 1 diverged | - |" in shown
+    assert "| plain | 4 |" in shown
+
+
+def test_a_run_may_diverge_while_it_is_measured_and_stays_so_until_its_settings_change(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, content = study.parent / "out", yaml.safe_load(study.read_text())
+    content["choices"]["wild"] = {"about": "too fast", "settings": {"optim": {"lr": 1e30, "start_lr": 1e30}}}
     content |= {"seeds": 1, "transfer": {}}
     content["choices"] = {name: content["choices"][name] for name in ("wild", "plain")}
     content["budget"] = "3s"
