@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.remote import is_url, join_url, read_url
+from data.loading.remote import is_url, join_url, read_url
 
 NAME = "manifest.json"
 FORMAT = "video-shards/1"

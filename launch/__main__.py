@@ -7,7 +7,7 @@ from importlib import import_module
 
 from omegaconf.errors import OmegaConfBaseException
 
-from launch import signals
+from launch.training import signals
 
 COMMANDS = {
     "demo": "generate videos, pretrain, probe, export and report: all of it in ten minutes on a laptop",
@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    command = import_module(f"launch.{name.replace('-', '_')}")
+    command = import_module(f"launch.commands.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"python -m launch {name}",
         description=command.__doc__,

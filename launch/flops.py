@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import torch
 
-from launch.bench_meter import time_in_turn
+from launch.meter import time_in_turn
+from vjepa.encoder import EncoderConfig
 from vjepa.jepa import JepaConfig
 from vjepa.masks import draw_masks
 from vjepa.objectives.views import ViewsConfig
 from vjepa.positions import Grid
-from vjepa.vit import EncoderConfig
 
 
 def clip_flops(config: JepaConfig, clips: int) -> float:

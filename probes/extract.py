@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.loader import Batch, EvalLoader, Request, Tally
+from data.loading.loader import Batch, EvalLoader, Request, Tally
 from probes.extractors import Extractor
 from probes.features import Features, Stored, TokenSource
 

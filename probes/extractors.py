@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vjepa.encoder import Encoder
 from vjepa.pixels import normalise
-from vjepa.vit import Encoder
 
 
 class Extractor(Protocol):

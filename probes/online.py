@@ -17,12 +17,12 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from data.loader import DataConfig, EvalLoader, Request
+from data.loading.loader import DataConfig, EvalLoader, Request
 from probes.fit import fit_linear
 from probes.heads import knn_probabilities
 from probes.metrics import Score, score
+from vjepa.encoder import Encoder
 from vjepa.pixels import normalise
-from vjepa.vit import Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data.sources import Source
+from data.packing.sources import Source
 from probes.features import Features
 
 

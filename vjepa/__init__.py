@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vjepa.encoder import Encoder, EncoderConfig
     from vjepa.formats.accounting import Pretrained, resize_encoder, start_from
     from vjepa.formats.architecture import Hints
     from vjepa.formats.loading import load_encoder, load_pretrained
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
     from vjepa.masks import MaskConfig, draw_masks
     from vjepa.pixels import normalise
     from vjepa.predictor import Predictor, PredictorConfig
-    from vjepa.vit import Encoder, EncoderConfig
 
 # Looked up on first use: loading an encoder needs neither the training loop nor Lightning.
 _HOME = {
-    "Encoder": "vjepa.vit",
-    "EncoderConfig": "vjepa.vit",
+    "Encoder": "vjepa.encoder",
+    "EncoderConfig": "vjepa.encoder",
     "Hints": "vjepa.formats.architecture",
     "JEPA": "vjepa.jepa",
     "JepaConfig": "vjepa.jepa",

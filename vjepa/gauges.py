@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vjepa.outcome import Outcome, Prediction
+from vjepa.objectives.objective import Outcome, Prediction
 from vjepa.regularise import centre_per_position
 
 NAMES = ("spread", "rank", "rankme", "cosine", "pooled_rank")

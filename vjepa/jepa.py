@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vjepa.blocks import compile_blocks
+from vjepa.encoder import Encoder, EncoderConfig, choose_levels
 from vjepa.guard import Guard
 from vjepa.loss import LossConfig
 from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
 from vjepa.objectives.dense import DenseConfig, predict_dense
 from vjepa.objectives.masked import predict_masked
+from vjepa.objectives.objective import Moment, Outcome
 from vjepa.objectives.views import ViewsConfig, match_views
 from vjepa.optim import OptimConfig, lr_schedule, make_optimizer, momentum_schedule, set_schedule, weight_decay_schedule
-from vjepa.outcome import Moment, Outcome
 from vjepa.pixels import normalise
 from vjepa.predictor import Predictor, PredictorConfig
 from vjepa.regularise import Expander, Regulariser, RegulariserConfig
 from vjepa.targets import TargetEncoder, TeacherConfig, make_targets
-from vjepa.vit import Encoder, EncoderConfig, choose_levels
 
 ObjectiveName = Literal["masked", "dense", "views"]
 OBJECTIVES: dict[ObjectiveName, Callable[["JEPA", Tensor, Moment], Outcome]] = {

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vjepa.blocks import Block, Mlp, check_heads, initialise, run_block
+from vjepa.encoder import EncoderConfig, PositionCache
 from vjepa.masks import Masks
 from vjepa.positions import Grid, interpolate_table, sincos_table
-from vjepa.vit import EncoderConfig, PositionCache
 
 
 @dataclass(frozen=True)

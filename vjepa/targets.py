@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vjepa.vit import Encoder, EncoderConfig, choose_levels, cut_patches
+from vjepa.encoder import Encoder, EncoderConfig, choose_levels, cut_patches
 
 Source = Literal["average", "stop_gradient", "frozen", "pixels"]
 

@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from data.loader import DataConfig
-from data.pack import PackConfig, pack
+from data.loading.loader import DataConfig
+from data.packing.pack import PackConfig, pack
 
 MakeVideo = Callable[..., bytes]
 

@@ -4,7 +4,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from data.loader import Batch, TrainLoader
+from data.loading.loader import Batch, TrainLoader
 from data.manifest import Manifest, Shard
 
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from data.augment import Box, crop_resize, random_box, square_boxes
+from data.loading.augment import Box, crop_resize, random_box, square_boxes
 
 
 def _frames(height: int = 40, width: int = 60) -> np.ndarray:

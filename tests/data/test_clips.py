@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.clips import Timing, choose_frames, segment_places
+from data.loading.clips import Timing, choose_frames, segment_places
 
 
 def test_a_stride_takes_every_nth_frame() -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-import data.workers
+import data.loading.workers
 from data.decode import HAS_DECORD, Decoder, Frames, decode_frames
-from data.loader import DataConfig, TrainLoader
+from data.loading.loader import DataConfig, TrainLoader
 
 KILLS = 20
 
 _TRAIN = """
 import json, os, sys
-from data.loader import DataConfig, TrainLoader
+from data.loading.loader import DataConfig, TrainLoader
 
 config = DataConfig(path=sys.argv[1], frames=4, stride=2, crop=32, workers=int(sys.argv[3]), shuffle_shards=3)
 loader = TrainLoader(config, batch=5, seed=9)
@@ -70,7 +70,7 @@ def test_ten_thousand_opens_do_not_grow(config: DataConfig, decoder: Decoder, mo
     def decode(video: bytes, indices: list[int], _: Decoder) -> Frames:
         return decode_frames(video, indices, decoder)
 
-    monkeypatch.setattr(data.workers, "decode_frames", decode)
+    monkeypatch.setattr(data.loading.workers, "decode_frames", decode)
     batches = iter(TrainLoader(config, batch=10, seed=0))
 
     def use() -> tuple[int, int, int]:

@@ -12,9 +12,9 @@ import torch
 from conftest import MakeVideo
 from loading import keys_of, make_set, take
 
-import data.workers
-from data.loader import DataConfig, EvalLoader, TrainLoader, Views
-from data.pack import PackConfig, pack
+import data.loading.workers
+from data.loading.loader import DataConfig, EvalLoader, TrainLoader, Views
+from data.packing.pack import PackConfig, pack
 
 
 def test_batches_have_the_promised_shapes(config: DataConfig) -> None:
@@ -170,7 +170,7 @@ def test_a_sample_that_hangs_is_skipped_and_named(
 ) -> None:
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
     make_set(tmp_path, [{"mp4": make_video(frames=12) if n != 2 else b"hang", "json": meta} for n in range(6)])
-    monkeypatch.setattr(data.workers, "decode_frames", _hang_on(b"hang", data.workers.decode_frames))
+    monkeypatch.setattr(data.loading.workers, "decode_frames", _hang_on(b"hang", data.loading.workers.decode_frames))
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=workers, timeout=0.5)
     (batch,) = take(TrainLoader(config, batch=6, seed=0), 1)
     assert batch.skipped == {"timeout": ["sample002"]}
@@ -187,8 +187,8 @@ def test_a_hang_that_nothing_can_interrupt_ends_with_the_name_of_the_sample(
 
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
     make_set(tmp_path, [{"mp4": make_video(frames=12), "json": meta}])
-    monkeypatch.setattr(data.workers, "decode_frames", hold)
-    monkeypatch.setattr(data.workers, "HUNG", 2)
+    monkeypatch.setattr(data.loading.workers, "decode_frames", hold)
+    monkeypatch.setattr(data.loading.workers, "HUNG", 2)
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=1, timeout=0.5)
     with pytest.raises(RuntimeError, match="workers were at sample000"):
         take(TrainLoader(config, batch=1, seed=0), 1)

@@ -10,9 +10,9 @@ import torch
 from conftest import MakeVideo
 from loading import keys_of, make_set, take
 
-import data.workers
+import data.loading.workers
 from data.decode import Decoder, Frames
-from data.loader import DataConfig, EvalLoader, MixPart, TrainLoader
+from data.loading.loader import DataConfig, EvalLoader, MixPart, TrainLoader
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def test_clips_of_a_video_are_neighbours_and_differ(config: DataConfig, several:
 
 
 def test_a_video_is_decoded_once_for_all_its_clips(several: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, asked = data.workers.decode_frames, []
+    plain, asked = data.loading.workers.decode_frames, []
 
     def decode(video: bytes, indices: list[int], decoder: Decoder) -> Frames:
         asked.append(len(indices))
         return plain(video, indices, decoder)
 
-    monkeypatch.setattr(data.workers, "decode_frames", decode)
+    monkeypatch.setattr(data.loading.workers, "decode_frames", decode)
     take(TrainLoader(several, batch=6, seed=7), 4)
     assert asked == [12] * 8
 

@@ -10,9 +10,9 @@ from conftest import MakeVideo
 from loading import take
 from omegaconf import OmegaConf
 
-from data.loader import DataConfig, EvalLoader, MixPart, TrainLoader
-from data.pack import PackConfig, pack
-from data.plan import BLOCK, Mixture
+from data.loading.loader import DataConfig, EvalLoader, MixPart, TrainLoader
+from data.loading.plan import BLOCK, Mixture
+from data.packing.pack import PackConfig, pack
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from conftest import MakeVideo
 
-import data.shardwriter
+import data.packing.shardwriter
 from data.decode import HAS_DECORD, decode_frames, probe_video
-from data.examine import find_decoder
+from data.loading.shards import ShardReader
 from data.manifest import Manifest
-from data.pack import PackConfig, merge_parts, pack
-from data.shards import ShardReader
-from data.sources import list_sources
-from data.transcode import TranscodeConfig, transcode_video
+from data.packing.examine import find_decoder
+from data.packing.pack import PackConfig, merge_parts, pack
+from data.packing.sources import list_sources
+from data.packing.transcode import TranscodeConfig, transcode_video
 
 QUICK = PackConfig(shard_mb=0.012, jobs=0)
 
@@ -237,7 +237,7 @@ def test_reencoding_changes_size_and_rate(make_video: MakeVideo, tmp_path: Path)
 
 _PACK = """
 import sys
-from data.pack import PackConfig, pack
+from data.packing.pack import PackConfig, pack
 print("ready", flush=True)
 pack(sys.argv[1], sys.argv[2], PackConfig(shard_mb=0.012, jobs=int(sys.argv[3])))
 """
@@ -273,7 +273,7 @@ def test_a_full_disk_is_explained_and_packing_goes_on_later(
     videos: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = 0
-    plain = data.shardwriter._HashingFile.write
+    plain = data.packing.shardwriter._HashingFile.write
 
     def write(self: object, content: bytes) -> int:
         nonlocal written
@@ -283,7 +283,7 @@ def test_a_full_disk_is_explained_and_packing_goes_on_later(
         return plain(self, content)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.shardwriter._HashingFile, "write", write)
+        patch.setattr(data.packing.shardwriter._HashingFile, "write", write)
         with pytest.raises(OSError, match=r"shard-00000\d.tar: .*No space left on device.*make room"):
             pack(str(videos), str(tmp_path), QUICK)
     assert not list(tmp_path.glob(".shard*"))

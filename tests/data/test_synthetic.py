@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from data.sprites import Look, Poses, paint_sprite, unpack_pixels
-from data.synthetic import CLASSES, SyntheticConfig, encode_clip, render_clip, write_videos
+from data.generated.painting import Look, Poses, paint_sprite, unpack_pixels
+from data.generated.sprites import CLASSES, SyntheticConfig, encode_clip, render_clip, write_videos
 
 SMALL = SyntheticConfig(size=32, frames=8)
 Array = npt.NDArray[Any]
@@ -51,7 +51,7 @@ def test_a_single_frame_says_nothing_and_the_motion_much(clips: tuple[Array, Arr
 def test_places_angles_and_sizes_are_spread_alike_at_all_times(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SyntheticConfig(size=32, camera_shake=0, distractors=(0, 0), sprites=(20, 20))
     poses: list[Poses] = []
-    monkeypatch.setattr("data.synthetic.paint_sprite", lambda frames, look, pose: poses.append(pose))
+    monkeypatch.setattr("data.generated.sprites.paint_sprite", lambda frames, look, pose: poses.append(pose))
     for label, name in enumerate(CLASSES):
         poses.clear()
         for seed in range(80):
@@ -75,7 +75,7 @@ def test_pixels_move_the_way_the_label_says(clips: tuple[Array, Array]) -> None:
 def test_sprites_turn_grow_and_circle_the_way_the_label_says(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SyntheticConfig(camera_shake=0, distractors=(0, 0))
     poses: list[Poses] = []
-    monkeypatch.setattr("data.synthetic.paint_sprite", lambda frames, look, pose: poses.append(pose))
+    monkeypatch.setattr("data.generated.sprites.paint_sprite", lambda frames, look, pose: poses.append(pose))
 
     def record(name: str) -> list[Poses]:
         poses.clear()

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import launch.inspect
-import launch.pack
+import launch.commands.inspect
+import launch.commands.pack
 from data.manifest import Manifest
-from data.pack import PackConfig, pack
-from data.verify import draw_contact_sheet, spread, verify_shards
+from data.packing.pack import PackConfig, pack
+from data.packing.verify import draw_contact_sheet, spread, verify_shards
 
 
 def _parse(module: object, words: list[str]) -> argparse.Namespace:
@@ -52,29 +52,31 @@ def test_a_contact_sheet_shows_pixels(packed: Path) -> None:
 
 def test_the_commands_do_what_they_say(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = str(tmp_path / "out")
-    launch.pack.run(_parse(launch.pack, [str(videos), output, "--dry-run", "--jobs", "0"]))
+    launch.commands.pack.run(_parse(launch.commands.pack, [str(videos), output, "--dry-run", "--jobs", "0"]))
     text = capsys.readouterr().out
     assert "24 videos, 3 classes" in text
     assert not Path(output).exists()
-    launch.pack.run(_parse(launch.pack, [str(videos), output, "--jobs", "0"]))
+    launch.commands.pack.run(_parse(launch.commands.pack, [str(videos), output, "--jobs", "0"]))
     assert "24 samples" in capsys.readouterr().out
     picture = tmp_path / "sheet.png"
-    launch.inspect.run(_parse(launch.inspect, [output, "--verify", "--picture", str(picture)]))
+    launch.commands.inspect.run(_parse(launch.commands.inspect, [output, "--verify", "--picture", str(picture)]))
     text = capsys.readouterr().out
     assert "64x48 (24)" in text
     assert "jump (8)" in text
     assert "verified: 1 shards" in text
     assert Image.open(picture).size[0] > 100
     with pytest.raises(ValueError, match="OUTPUT is missing"):
-        launch.pack.run(_parse(launch.pack, [str(videos)]))
+        launch.commands.pack.run(_parse(launch.commands.pack, [str(videos)]))
 
 
 def test_parts_are_packed_and_merged_by_the_command(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for part in ("1/2", "2/2"):
-        launch.pack.run(_parse(launch.pack, [str(videos), str(tmp_path), "--part", part, "--jobs", "0"]))
-    launch.pack.run(_parse(launch.pack, [str(tmp_path), "--merge"]))
+        launch.commands.pack.run(
+            _parse(launch.commands.pack, [str(videos), str(tmp_path), "--part", part, "--jobs", "0"])
+        )
+    launch.commands.pack.run(_parse(launch.commands.pack, [str(tmp_path), "--merge"]))
     assert "24 samples in 2 shards" in capsys.readouterr().out
     assert Manifest.load(tmp_path).samples == 24
 
@@ -83,4 +85,4 @@ def test_verify_ends_with_the_problems(videos: Path, tmp_path: Path) -> None:
     pack(str(videos), str(tmp_path), PackConfig(jobs=0))
     (tmp_path / "shard-000000.tar").unlink()
     with pytest.raises(ValueError, match=r"(?s)1 problems found.*shard-000000.tar: no such shard"):
-        launch.inspect.run(_parse(launch.inspect, [str(tmp_path), "--verify"]))
+        launch.commands.inspect.run(_parse(launch.commands.inspect, [str(tmp_path), "--verify"]))

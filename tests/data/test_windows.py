@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data.decode import decode_frames, probe_video
-from data.synthetic import encode_clip
-from data.windows import WindowConfig, split_starts, write_windows
+from data.generated.sprites import encode_clip
+from data.packing.windows import WindowConfig, split_starts, write_windows
 
 SMALL = WindowConfig(frames=4, stride=2, hop=3, short_side=32, held_out=0.4)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data.pack import PackConfig, pack
-from data.synthetic import SyntheticConfig, write_videos
+from data.generated.sprites import SyntheticConfig, write_videos
+from data.packing.pack import PackConfig, pack
 
 
 @pytest.fixture(scope="session")

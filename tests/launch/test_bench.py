@@ -12,14 +12,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from launch import bench_data
 from launch.__main__ import main
-from launch.bench_meter import PartClock, _read_limits
-from launch.bench_plain import PlainStep
-from launch.bench_step import PARTS, REST, OurStep, Step, StepBench
-from launch.bench_sweep import Point, grow, measure, render
-from launch.config import TrainConfig, load_config
+from launch.bench import loader as bench_data
+from launch.bench.plain import PlainStep
+from launch.bench.step import PARTS, REST, OurStep, Step, StepBench
+from launch.bench.sweep import Point, grow, measure, render
+from launch.config import load_config
 from launch.flops import clip_flops
+from launch.meter import PartClock, _read_limits
+from launch.training.config import TrainConfig
 from vjepa.jepa import JEPA
 
 CPU = torch.device("cpu")
@@ -147,7 +148,7 @@ def test_one_device_takes_its_share_and_says_where_memory_ends(
     def run_out(config: TrainConfig, *_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr("launch.bench.bench_step", run_out)
+    monkeypatch.setattr("launch.bench.bench.bench_step", run_out)
     large = str(CONFIG.with_name("vjepa2_vitl.yaml"))
     assert main(["bench", "step", large, "run.nodes=4", "run.devices=8"]) == 2
     assert "error: 96 clips at once need more memory than this device has" in capsys.readouterr().err
@@ -217,7 +218,7 @@ def test_step_with_data_says_how_long_it_waits(words: list[str], capsys: pytest.
 def test_sweep_prints_a_table_and_marks_the_best(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("launch.bench_step.matrix_product", lambda dtype, device: (lambda: None, 1))
+    monkeypatch.setattr("launch.bench.step.matrix_product", lambda dtype, device: (lambda: None, 1))
     words = ["--sweep", "--vary", "checkpoint", "--most-clips", "2", "--repeats", "1"]
     assert main(["bench", "step", str(CONFIG), *TINY, *words]) == 0
     *table, last = capsys.readouterr().out.strip().splitlines()
@@ -234,7 +235,7 @@ def test_a_point_that_fails_is_a_row_and_ends_its_series(monkeypatch: pytest.Mon
     def build(config: TrainConfig, device: torch.device) -> Step:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore")
 
-    monkeypatch.setattr("launch.bench_sweep.OurStep", build)
+    monkeypatch.setattr("launch.bench.sweep.OurStep", build)
     (point,) = grow(tiny(), 1, 64)
     assert point.error == "out of memory"
     assert point.clips_per_s == 0
@@ -249,8 +250,8 @@ def test_a_series_ends_where_clips_a_second_or_memory_do(monkeypatch: pytest.Mon
             speed, peak = next(answers)
             return Point("fp32", False, False, batch, clips_per_s=speed, peak_gib=peak)
 
-        monkeypatch.setattr("launch.bench_sweep.measure", answer)
-        monkeypatch.setattr("launch.bench_sweep.available_gib", lambda: available)
+        monkeypatch.setattr("launch.bench.sweep.measure", answer)
+        monkeypatch.setattr("launch.bench.sweep.available_gib", lambda: available)
         return [point.batch for point in grow(tiny(), 1, 64)]
 
     assert series([10, 20, 20.1, 20.2, 30], [1] * 5, 100) == [1, 2, 4, 8]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.budget import Clock, parse_duration, within_budget
-from launch.config import RunConfig, TrainConfig, load_config, to_yaml
+from launch.config import load_config, to_yaml
+from launch.training.budget import Clock, parse_duration, within_budget
+from launch.training.config import RunConfig, TrainConfig
 
 
 def test_durations_are_read_or_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.checkpoints import WholeFiles, find_fault, latest_checkpoint, list_checkpoints, read_checkpoint
+from launch.training.checkpoints import WholeFiles, find_fault, latest_checkpoint, list_checkpoints, read_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
@@ -35,7 +35,7 @@ def test_a_killed_save_never_leaves_half_a_file_under_the_final_name(tmp_path: P
     program = f"""
 import torch
 from pathlib import Path
-from launch.checkpoints import WholeFiles
+from launch.training.checkpoints import WholeFiles
 for number in range(10**6):
     WholeFiles().save_checkpoint({{"x": torch.full((400_000,), number)}}, Path({str(tmp_path)!r}) / "step-1.ckpt")
 """

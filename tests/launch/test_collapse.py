@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from data.pack import PackConfig, pack
-from data.synthetic import write_videos
+from data.generated.sprites import write_videos
+from data.packing.pack import PackConfig, pack
 from launch.__main__ import main
-from launch.demo import CONFIG, VIDEO
+from launch.studies.demo import CONFIG, VIDEO
 
 OFF = ["regulariser.variance=0", "regulariser.covariance=0"]
 PROVOKED = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.compare import choose_entries, compare, lay_out_pairs
+from launch.studies.compare import choose_entries, compare, lay_out_pairs
 from probes.evaluate import Answers, Result
 from probes.metrics import score, score_values
 from probes.results import read_results, write_results

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from launch.__main__ import main
-from launch.compare_objectives import Choice, StudyConfig, choose_steps, measure_steps, measured_parts, resolve
-from launch.config import TrainConfig, load_config, to_yaml
-from launch.objective_table import Row, draw_figure, render
+from launch.config import load_config, to_yaml
+from launch.studies.compare_objectives import Choice, StudyConfig, choose_steps, measure_steps, measured_parts, resolve
+from launch.studies.objective_table import Row, draw_figure, render
+from launch.training.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent.parent
 STUDIES = sorted((ROOT / "configs" / "objectives").glob("*.yaml"))

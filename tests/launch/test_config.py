@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import COMMANDS, main
-from launch.config import TrainConfig, config_keys, load_config, to_yaml
-from launch.probe import ProbeConfig
+from launch.config import config_keys, load_config, to_yaml
+from launch.probing.probe import ProbeConfig
+from launch.training.config import TrainConfig
+from vjepa.encoder import SIZES
 from vjepa.masks import LONG_RANGE, SHORT_RANGE
-from vjepa.vit import SIZES
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

@@ -15,11 +15,12 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from launch import signals
 from launch.__main__ import main
-from launch.checkpoints import list_checkpoints, load_module
-from launch.config import TrainConfig, load_config
-from launch.train import train
+from launch.config import load_config
+from launch.training import signals
+from launch.training.checkpoints import list_checkpoints, load_module
+from launch.training.config import TrainConfig
+from launch.training.trainer import train
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")

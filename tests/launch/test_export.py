@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.card import CardConfig, write_card
-from launch.encoders import Origin, hash_weights
-from launch.export import FORMATS, TOLERANCE, export_origin, generate_clips
+from launch.exchange.card import CardConfig, write_card
+from launch.exchange.encoders import Origin, hash_weights
+from launch.exchange.export import FORMATS, TOLERANCE, export_origin, generate_clips
 from probes.heads import AttentiveHead
 from probes.saved import SavedHead, save_head
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.loading import load_pretrained
 from vjepa.formats.meta import save_meta
 from vjepa.formats.native import save_encoder
 from vjepa.pixels import normalise
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.vit import Encoder, EncoderConfig
 
 NEEDS = {"transformers": ["transformers"], "onnx": ["onnx", "onnxruntime", "onnxscript"]}
 
@@ -96,7 +96,7 @@ def test_export_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         torch.nn.init.constant_(other.norm.bias, 0.5)
         return save_encoder(other, folder, *others)
 
-    monkeypatch.setattr("launch.export.save_encoder", save_altered)
+    monkeypatch.setattr("launch.exchange.export.save_encoder", save_altered)
     with pytest.raises(ValueError, match=r"what was loaded differs by .*; do not use it"):
         export_origin(make_origin(), tmp_path, "native")
 

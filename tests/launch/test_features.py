@@ -11,18 +11,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from data.augment import crop_resize, square_boxes
-from data.clips import Timing
 from data.decode import decode_frames
+from data.loading.augment import crop_resize, square_boxes
+from data.loading.clips import Timing
 from launch.__main__ import main
-from launch.encoders import hash_weights
-from launch.features import WindowConfig, extract_features, plan_windows, read_clip, read_video
+from launch.exchange.encoders import hash_weights
+from launch.exchange.features import WindowConfig, extract_features, plan_windows, read_clip, read_video
 from probes.heads import AttentiveHead
 from probes.saved import SavedHead, save_head
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.arrays import read_metadata
 from vjepa.formats.native import save_encoder
 from vjepa.pixels import normalise
-from vjepa.vit import Encoder, EncoderConfig
 
 CONFIG = EncoderConfig(size="custom", width=24, depth=2, heads=2, patch=16, frames=4, crop=32)
 

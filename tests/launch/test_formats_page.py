@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.synthetic import SyntheticConfig, encode_clip, render_clip
+from data.generated.sprites import SyntheticConfig, encode_clip, render_clip
 from launch.__main__ import main
-from launch.encoders import hash_weights
+from launch.exchange.encoders import hash_weights
 from probes.heads import AttentiveHead
 from probes.saved import SavedHead, save_head
+from vjepa.encoder import EncoderConfig
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.predictor import PredictorConfig
-from vjepa.vit import EncoderConfig
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "formats.md"
 

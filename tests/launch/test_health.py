@@ -14,13 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.flop_counter import FlopCounterMode
 
 from launch.__main__ import main
-from launch.config import TrainConfig, load_config
+from launch.config import load_config
 from launch.flops import clip_flops
-from launch.health import HealthConfig, watchers
-from launch.train import train
-from launch.watchers.collapse import CollapseReader
-from launch.watchers.speed import Speed, describe_hunger
-from launch.watchers.watch import Watch
+from launch.training.config import HealthConfig, TrainConfig
+from launch.training.health import watchers
+from launch.training.trainer import train
+from launch.training.watchers.collapse import CollapseReader
+from launch.training.watchers.speed import Speed, describe_hunger
+from launch.training.watchers.watch import Watch
 from vjepa.gauges import NAMES
 from vjepa.jepa import JEPA, JepaConfig
 
@@ -190,8 +191,8 @@ def test_too_many_skips_stop_the_run_and_name_the_last_good_checkpoint(words: li
 
 def test_waiting_for_data_is_told_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("launch.watchers.speed.time.perf_counter", lambda: now[0])
-    monkeypatch.setattr("launch.watchers.speed.clip_flops", lambda config, clips: 5e11)
+    monkeypatch.setattr("launch.training.watchers.speed.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("launch.training.watchers.speed.clip_flops", lambda config, clips: 5e11)
     speed = Speed(matrix_tflops=100)
     trainer: Any = SimpleNamespace(
         is_global_zero=True, accumulate_grad_batches=1, global_step=0, log_every_n_steps=2, world_size=2,

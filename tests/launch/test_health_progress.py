@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from launch.progress import Progress
-from launch.watchers.board import warn
-from launch.watchers.speed import Speed
+from launch.training.progress import Progress
+from launch.training.watchers.board import warn
+from launch.training.watchers.speed import Speed
 
 
 class Terminal(io.StringIO):
@@ -44,7 +44,7 @@ def run(progress: Progress, trainer: Any, steps: int, seconds: Any = None) -> No
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     now = [1000.0]
-    monkeypatch.setattr("launch.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("launch.training.progress.time.monotonic", lambda: now[0])
     return lambda seconds: now.__setitem__(0, now[0] + seconds)
 
 

@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 from pytorch_lightning.callbacks import Callback
 
-from launch import signals
-from launch.checkpoints import list_checkpoints
-from launch.config import TrainConfig, load_config
-from launch.preempt import Preemption
-from launch.train import train
+from launch.config import load_config
+from launch.training import signals
+from launch.training.checkpoints import list_checkpoints
+from launch.training.config import TrainConfig
+from launch.training.preempt import Preemption
+from launch.training.trainer import train
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")

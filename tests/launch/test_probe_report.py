@@ -7,8 +7,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data.loader import DataConfig, EvalLoader
-from launch.probe_report import clips_of, write_probe_report, write_scalars
+from data.loading.loader import DataConfig, EvalLoader
+from launch.reports.probe_page import clips_of, write_probe_report, write_scalars
 from probes.evaluate import HeadsConfig, Result, evaluate
 from probes.features import Features
 from probes.results import write_results

@@ -2,8 +2,9 @@
 
 import pytest
 
-from launch.config import RunConfig, TrainConfig, load_config
-from launch.ranks import Ranks, Share, find_ranks, share_out
+from launch.config import load_config
+from launch.training.config import RunConfig, TrainConfig
+from launch.training.ranks import Ranks, Share, find_ranks, share_out
 
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "8"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8", "RANK": "6"}

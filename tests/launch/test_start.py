@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.checkpoints import load_module
-from launch.config import TrainConfig, load_config
-from launch.train import start
+from launch.config import load_config
+from launch.training.checkpoints import load_module
+from launch.training.config import TrainConfig
+from launch.training.trainer import start
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.meta import save_meta
 from vjepa.formats.native import save_encoder
 from vjepa.jepa import JEPA
 from vjepa.optim import lr_schedule
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.vit import Encoder, EncoderConfig
 
 CONFIG = str(Path(__file__).parent.parent.parent / "configs" / "pretrain" / "tiny_cpu.yaml")
 

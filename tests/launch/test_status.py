@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.rundir import add_event
+from launch.training.rundir import add_event
 
 CONFIG = str(Path(__file__).parent.parent.parent / "configs" / "pretrain" / "tiny_cpu.yaml")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.config import TrainConfig, load_config
-from launch.snapshot import ROOT, describe_code
-from launch.submit import expand, name_of
+from launch.cluster.snapshot import ROOT, describe_code
+from launch.cluster.submit import expand, name_of
+from launch.config import load_config
+from launch.training.config import TrainConfig
 
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
 

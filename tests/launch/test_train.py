@@ -11,10 +11,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from launch.__main__ import main
-from launch.checkpoints import load_module
-from launch.config import TrainConfig, load_config
-from launch.ranks import share_out
-from launch.train import train
+from launch.config import load_config
+from launch.training.checkpoints import load_module
+from launch.training.config import TrainConfig
+from launch.training.ranks import share_out
+from launch.training.trainer import train
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")

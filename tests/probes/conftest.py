@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.loader import DataConfig
-from data.pack import PackConfig, pack
-from data.synthetic import SyntheticConfig, write_videos
-from vjepa.vit import Encoder, EncoderConfig
+from data.generated.sprites import SyntheticConfig, write_videos
+from data.loading.loader import DataConfig
+from data.packing.pack import PackConfig, pack
+from vjepa.encoder import Encoder, EncoderConfig
 
 
 @pytest.fixture(scope="session")

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.loader import DataConfig, EvalLoader, Views
+from data.loading.loader import DataConfig, EvalLoader, Views
 from data.manifest import Manifest
 from probes import locks
 from probes.cache import FeatureCache, FeatureSet
 from probes.extract import Order, describe, extract
 from probes.extractors import FrozenEncoder
 from probes.features import Features
-from vjepa.vit import Encoder
+from vjepa.encoder import Encoder
 
 
 class Counting(FrozenEncoder):

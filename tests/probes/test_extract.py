@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.loader import DataConfig, EvalLoader, Views
-from launch.subjects import ImageSubject, read_subject
+from data.loading.loader import DataConfig, EvalLoader, Views
+from launch.probing.subjects import ImageSubject, read_subject
 from probes.extract import Order, extract, stream
 from probes.extractors import FirstFrame, FrameByFrame, FrozenEncoder, Pixels
+from vjepa.encoder import Encoder
 from vjepa.pixels import normalise
-from vjepa.vit import Encoder
 
 VIEWS = (Views(2, 2), Views(2, 1, augmented=3, flip=0.5))
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from data.loader import DataConfig
-from data.pack import PackConfig, pack
-from data.synthetic import SyntheticConfig, write_videos
+from data.generated.sprites import SyntheticConfig, write_videos
+from data.loading.loader import DataConfig
+from data.packing.pack import PackConfig, pack
 from launch.__main__ import main
 from probes.metrics import wilson
 from probes.online import OnlineProbe, choose_places, judge, undisturbed

@@ -11,22 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from data.loader import DataConfig, EvalLoader, Views
-from data.pack import PackConfig, pack
-from launch import probe as module
-from launch.bench_probe import bench_probe
+from data.loading.loader import DataConfig, EvalLoader, Views
+from data.packing.pack import PackConfig, pack
+from launch.bench.probe import bench_probe
 from launch.config import to_yaml
-from launch.encoders import hash_weights
-from launch.probe import ProbeConfig, find_rank, probe
+from launch.exchange.encoders import hash_weights
+from launch.probing import probe as module
+from launch.probing.probe import ProbeConfig, find_rank, probe
 from probes.evaluate import HeadsConfig
 from probes.extract import Order, extract
 from probes.extractors import FrozenEncoder
 from probes.fit import AttentiveConfig, predict_attentive
 from probes.results import read_predictions, read_results
 from probes.saved import load_attentive, load_linear
+from vjepa.encoder import Encoder
 from vjepa.formats.loading import load_encoder
 from vjepa.formats.native import save_encoder
-from vjepa.vit import Encoder
 
 ATTENTIVE = AttentiveConfig(lrs=(1e-2,), weight_decays=(0.01,), epochs=2, batch=8)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from launch.config import load_config
-from launch.probe import ProbeConfig
+from launch.probing.probe import ProbeConfig
 
 FOLDER = Path(__file__).parents[2] / "configs" / "probe"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from probes.heads import AttentiveHead, LinearHead
 from probes.saved import VALUE, SavedHead, load_attentive, load_classifier, load_linear, save_head, save_heads
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.classifier import save_classifier
 from vjepa.formats.loading import load_encoder
 from vjepa.pixels import normalise
-from vjepa.vit import Encoder, EncoderConfig
 
 CLASSES = ("left", "right", "up")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch.__main__ import main
-from launch.checkpoints import list_checkpoints
+from launch.training.checkpoints import list_checkpoints
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

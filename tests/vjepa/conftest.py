@@ -2,11 +2,11 @@
 
 import pytest
 
+from vjepa.encoder import EncoderConfig
 from vjepa.jepa import JepaConfig
 from vjepa.masks import MaskConfig
 from vjepa.optim import OptimConfig
 from vjepa.predictor import PredictorConfig
-from vjepa.vit import EncoderConfig
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from test_objectives import CHOICES
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vjepa import predictor, vit
+from vjepa import encoder as vit
+from vjepa import predictor
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.masks import MaskConfig
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vjepa.encoder import Encoder, EncoderConfig, gather_tokens
 from vjepa.masks import Masks
 from vjepa.pixels import MEAN, STD, normalise
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.vit import Encoder, EncoderConfig, gather_tokens
 
 CONFIG = EncoderConfig(size="custom", width=24, depth=2, heads=2, patch=8, frames=4, crop=32)
 

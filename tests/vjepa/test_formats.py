@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.loading import is_pretrained, load_encoder, load_pretrained
 from vjepa.formats.native import save_encoder
 from vjepa.formats.timm import inflate_image_vit
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.vit import Encoder, EncoderConfig
 
 TINY = EncoderConfig(size="custom", width=24, depth=2, heads=2, patch=8, frames=4, crop=32)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.classifier import read_classifier, save_classifier, to_classifier
 from vjepa.formats.loading import load_pretrained
 from vjepa.formats.transformers import save_model, save_transformers
-from vjepa.vit import Encoder, EncoderConfig
 
 pytest.importorskip("transformers")
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.accounting import resize_encoder, start_from
 from vjepa.formats.architecture import Hints, name_size
 from vjepa.formats.loading import load_encoder, load_pretrained
@@ -20,7 +21,6 @@ from vjepa.formats.meta import load_meta, save_meta
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.positions import sincos_table
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.vit import Encoder, EncoderConfig
 
 Checkpoint = dict[str, Any]
 HEADS = Hints(heads=2, predictor_heads=2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vjepa.gauges import collapse_gauges, cosine_across_clips, count_directions, outcome_gauges, prediction_spread
-from vjepa.outcome import Outcome, Prediction
+from vjepa.objectives.objective import Outcome, Prediction
 
 
 def everywhere(clips: int, tokens: int) -> Tensor:

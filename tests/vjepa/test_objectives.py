@@ -12,13 +12,13 @@ from batches import make_batch
 from torch import Tensor
 from torch.nn import functional
 
+from vjepa.encoder import Encoder, EncoderConfig, choose_levels, cut_patches
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.masks import MaskConfig
 from vjepa.objectives.dense import DenseConfig, near_the_mask
 from vjepa.objectives.views import ViewsConfig, attract, draw_view
 from vjepa.regularise import RegulariserConfig
 from vjepa.targets import PixelTargets, TeacherConfig
-from vjepa.vit import Encoder, EncoderConfig, choose_levels, cut_patches
 
 GOLDEN = Path(__file__).parent / "golden_objectives.json"
 SMALL_VIEWS = ViewsConfig(narrow=1, projection=8)

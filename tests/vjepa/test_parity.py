@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.loading import load_pretrained
 from vjepa.formats.transformers import save_transformers, to_transformers
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.vit import Encoder, EncoderConfig
 
 transformers = pytest.importorskip("transformers")
 

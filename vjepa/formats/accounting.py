@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.positions import sincos_table
 from vjepa.predictor import Predictor
-from vjepa.vit import Encoder, EncoderConfig
 
 Built = TypeVar("Built", Encoder, Predictor)
 SHOWN = 5  # differences that an error spells out

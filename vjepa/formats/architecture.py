@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vjepa.encoder import SIZES, EncoderConfig, SizeName
 from vjepa.positions import Grid, RotaryOrder, sincos_table
 from vjepa.predictor import PredictorConfig
-from vjepa.vit import SIZES, EncoderConfig, SizeName
 
 Positions = Literal["sincos", "rotary"]
 TABLE_TOLERANCE = 1e-3  # of a frozen position table, which may have been stored in half precision

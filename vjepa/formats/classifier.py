@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vjepa.encoder import Encoder
 from vjepa.formats.accounting import fill
 from vjepa.formats.transformers import read_settings, read_weights, save_model, to_transformers
 from vjepa.predictor import Predictor
-from vjepa.vit import Encoder
 
 if TYPE_CHECKING:
     from transformers import VJEPA2ForVideoClassification

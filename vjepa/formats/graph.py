@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vjepa.encoder import Encoder
 from vjepa.formats.native import describe_input
-from vjepa.vit import Encoder
 
 ONNX, PROGRAM, DESCRIPTION = "encoder.onnx", "encoder.pt2", "graph.json"
 

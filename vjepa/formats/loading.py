@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
+from vjepa.encoder import Encoder
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.architecture import Hints
 from vjepa.formats.meta import EncoderName, load_meta
 from vjepa.formats.native import DESCRIPTION, load_native
 from vjepa.formats.transformers import CONFIG, load_transformers
-from vjepa.vit import Encoder
 
 PICKLED = (".pt", ".pth", ".tar", ".bin")
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.accounting import Pretrained, build_empty, fill, list_some
 from vjepa.formats.architecture import (
     Hints,
@@ -25,7 +26,6 @@ from vjepa.formats.architecture import (
 )
 from vjepa.formats.pickled import load_pickled
 from vjepa.predictor import Predictor
-from vjepa.vit import Encoder, EncoderConfig
 
 EncoderName = Literal["encoder", "target_encoder", "ema_encoder"]
 ENCODERS: tuple[EncoderName, ...] = ("encoder", "target_encoder", "ema_encoder")

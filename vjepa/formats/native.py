@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.accounting import Pretrained, build_empty, fill
 from vjepa.pixels import MEAN, STD
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.vit import Encoder, EncoderConfig
 
 FORMAT = "vjepa-encoder-1"
 WEIGHTS, DESCRIPTION, PREDICTOR = "encoder.safetensors", "encoder.json", "predictor.safetensors"

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vjepa.encoder import Encoder
 from vjepa.formats.accounting import Pretrained, build_empty, fill
 from vjepa.formats.architecture import Hints, read_encoder_config, read_shape
 from vjepa.pixels import MEAN, STD
 from vjepa.positions import RotaryOrder
-from vjepa.vit import Encoder
 
 _LEFT = {
     "cls_token": "class token: ours has none",

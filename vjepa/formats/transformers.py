@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.accounting import Pretrained, build_empty, fill
 from vjepa.formats.architecture import name_size
 from vjepa.formats.native import read_safetensors
 from vjepa.formats.pickled import load_pickled
 from vjepa.pixels import MEAN, STD
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.vit import Encoder, EncoderConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, VJEPA2Model

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vjepa.encoder import gather_tokens
 from vjepa.loss import prediction_loss
 from vjepa.masks import draw_all
-from vjepa.outcome import Moment, Outcome, Prediction, summarise
+from vjepa.objectives.objective import Moment, Outcome, Prediction, summarise
 from vjepa.positions import Grid
-from vjepa.vit import gather_tokens
 
 if TYPE_CHECKING:
     from vjepa.jepa import JEPA

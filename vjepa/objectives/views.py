@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from vjepa.loss import contrastive_loss
 from vjepa.masks import ClipRandom, MaskConfig, draw_masks
-from vjepa.outcome import Moment, Outcome
+from vjepa.objectives.objective import Moment, Outcome
 
 if TYPE_CHECKING:
     from vjepa.jepa import JEPA, JepaConfig

@@ -1,0 +1,1 @@
+"""Videos made from a seed, each with labels that a single frame does not give away."""

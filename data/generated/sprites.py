@@ -1,0 +1,268 @@
+"""Generated videos whose label is the motion and nothing else: demo, tests, throughput ceiling.
+
+Textured sprites move over a cluttered ground. Their layout lives on cycles: places on a torus larger than the frame,
+angles on a circle, log sizes on a loop whose seam is hidden by fading. Each layout is drawn uniformly on these cycles
+and a motion only shifts it along them, so every single frame has the same distribution in every class; frame 0 is
+even the same picture for all labels of one seed. T frames, H = W = size pixels, N sprites.
+"""
+
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from data.generated.ground import draw_ground, shift_ground
+from data.generated.painting import EXTENT, Floats, Poses, draw_look, paint_sprite, unpack_pixels
+
+CLASSES: tuple[str, ...] = (
+    "left", "right", "up", "down", "spin_left", "spin_right",
+    "grow", "shrink", "orbit_left", "orbit_right", "shake", "bounce",
+)  # fmt: skip
+
+_NOTE = ".synthetic.json"  # what a folder of videos was made from
+_FADE = 0.1  # share of the size loop over which a sprite fades in, and out
+_CANDIDATES = 5  # places tried for each sprite; the one farthest from the others is kept
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Lengths are pixels of a 64-pixel frame and grow with `size`; ranges are drawn from uniformly, once a clip."""
+
+    size: int = 64  # pixels, square
+    frames: int = 16
+    fps: int = 8
+    crf: int = 20  # H.264 quality, 0 (lossless) to 51
+    sprites: tuple[int, int] = (11, 14)  # on the stage, of which a bit less than half is in view
+    radius: tuple[float, float] = (6.5, 15.0)  # of a sprite
+    speed: tuple[float, float] = (1.6, 3.4)  # a frame: left, right, up, down
+    spin: tuple[float, float] = (12.0, 24.0)  # degrees a frame
+    zoom: tuple[float, float] = (0.05, 0.09)  # relative growth a frame
+    orbit: tuple[float, float] = (6.0, 10.0)  # radius of the circle
+    distractors: tuple[int, int] = (0, 2)  # small sprites that drift on their own
+    ground: tuple[float, float] = (0.15, 0.3)  # brightness of the background, 0 to 1; sprites are brighter
+    camera_shake: float = 0.2  # standard deviation of the whole picture's displacement
+    flicker: float = 0.03  # standard deviation of the light from frame to frame, relative
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("size", 32, 1024), ("frames", 2, 1024), ("fps", 1, 240), ("crf", 0, 51)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"synthetic.{name} must be from {low} to {high}, got {getattr(self, name)}")
+        if self.size % 2:
+            raise ValueError(f"synthetic.size must be even (H.264 halves the colour planes), got {self.size}")
+        for name, least in (("sprites", 1), ("distractors", 0)):
+            low, high = getattr(self, name)
+            if not least <= low <= high:
+                raise ValueError(f"synthetic.{name} must satisfy {least} <= low <= high, got {getattr(self, name)}")
+        for name in ("radius", "speed", "spin", "zoom", "orbit", "ground"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"synthetic.{name} must satisfy 0 < low <= high, got {getattr(self, name)}")
+        if self.radius[0] == self.radius[1]:
+            raise ValueError(f"synthetic.radius needs two different ends for grow and shrink, got {self.radius}")
+        for name in ("camera_shake", "flicker"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"synthetic.{name} must not be negative, got {getattr(self, name)}")
+
+
+def render_clip(label: int, seed: int, config: SyntheticConfig) -> npt.NDArray[np.uint8]:
+    """Frames [T, H, W, 3] of one clip: a pure function of its arguments."""
+    if not 0 <= label < len(CLASSES):
+        raise ValueError(f"label must be from 0 to {len(CLASSES) - 1}, got {label}")
+    # Everything random is drawn in the same order whatever the label, so the scene is the seed's alone.
+    random = np.random.Generator(np.random.PCG64(seed))
+    motion = _draw_motion(CLASSES[label], random, config)
+    camera = _smooth_noise(random, config.frames, 2) * config.camera_shake * config.size / 64
+    light = random.uniform(0.85, 1.1) * (1 + config.flicker * _smooth_noise(random, config.frames, 1))
+    hue = float(random.uniform())
+    ground = draw_ground(random, hue, config.size + 2 * _margin(config), config.ground)
+    frames = shift_ground(ground, camera, config.size)
+    for poses in _place_distractors(random, camera, config) + _place_sprites(random, motion, camera, config):
+        paint_sprite(frames, draw_look(random, hue), poses)
+    brightness = np.clip(light * np.arange(256) + 0.5, 0, 255).astype(np.uint8)
+    return np.stack([table[picture] for table, picture in zip(brightness, unpack_pixels(frames), strict=True)])
+
+
+def encode_clip(frames: npt.NDArray[np.uint8], path_or_buffer: str | Path | io.BytesIO, fps: int, crf: int) -> None:
+    """Write frames [T, H, W, 3] as H.264 mp4: the same bytes for the same frames and FFmpeg build."""
+    target = path_or_buffer if isinstance(path_or_buffer, io.BytesIO) else str(path_or_buffer)
+    with av.open(target, mode="w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        # Slower presets look ahead with a macroblock tree, which on small pictures varies from run to run.
+        stream.options = {"crf": str(crf), "preset": "superfast"}
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_videos(
+    folder: Path,
+    clips: int,
+    seed: int,
+    config: SyntheticConfig,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write clips 0 ... clips-1 as folder/<class>/<index>.mp4, clip i of class i modulo 12.
+
+    A clip depends on (seed, index, config) only, so the bytes do not depend on `processes`. What exists is kept, so an
+    interrupted call continues; a folder made with another seed or config is refused. `progress(done, clips)`.
+    """
+    if clips < 1 or seed < 0 or processes < 1:
+        raise ValueError(f"need clips >= 1, seed >= 0, processes >= 1, got {clips=}, {seed=}, {processes=}")
+    folder = Path(folder)
+    _claim_folder(folder, clips, seed, config)
+    missing = [index for index in range(clips) if not _path_of(folder, index).exists()]
+    jobs = [(folder, index, seed, config) for index in missing]
+    done = clips - len(missing)
+    for _ in _run(jobs, processes):
+        done += 1
+        if progress is not None:
+            progress(done, clips)
+
+
+def _run(jobs: list[tuple[Path, int, int, SyntheticConfig]], processes: int) -> Iterator[None]:
+    if processes == 1 or len(jobs) < 2:
+        yield from map(_write_video, jobs)
+        return
+    # Spawned, not forked: a fork would copy the locks of whatever threads the caller runs.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_write_video, jobs, chunksize=8)
+
+
+def _write_video(job: tuple[Path, int, int, SyntheticConfig]) -> None:
+    folder, index, seed, config = job
+    clip_seed = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+    buffer = io.BytesIO()
+    encode_clip(render_clip(index % len(CLASSES), clip_seed, config), buffer, config.fps, config.crf)
+    path = _path_of(folder, index)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_bytes(buffer.getvalue())
+    unfinished.replace(path)
+
+
+def _path_of(folder: Path, index: int) -> Path:
+    return folder / CLASSES[index % len(CLASSES)] / f"{index:06d}.mp4"
+
+
+def _claim_folder(folder: Path, clips: int, seed: int, config: SyntheticConfig) -> None:
+    """Make the class folders, or check that an existing folder was made from the same arguments."""
+    note = folder / _NOTE
+    wanted: dict[str, Any] = json.loads(json.dumps({"seed": seed, "config": dataclasses.asdict(config)}))
+    if note.exists():
+        found = json.loads(note.read_text())
+        if found != wanted:
+            raise ValueError(f"{folder} was made with {found}, asked for {wanted}; choose another folder or delete it")
+    elif any(folder.glob("*/*.mp4")):
+        raise ValueError(f"{folder} holds videos but no {_NOTE}; choose a new folder")
+    surplus = sum(int(path.stem) >= clips for name in CLASSES for path in (folder / name).glob("[0-9]*.mp4"))
+    if surplus:
+        raise ValueError(f"{folder} holds {surplus} clips beyond the {clips} asked for; ask for more or delete them")
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(wanted, indent=1) + "\n")
+
+
+def _draw_motion(name: str, random: np.random.Generator, config: SyntheticConfig) -> Floats:
+    """What all sprites of a clip do: x, y (pixels), angle (radians, clockwise), log size; [4, T], 0 in frame 0."""
+    pixel = config.size / 64
+    speed = random.uniform(*config.speed) * pixel
+    spin = np.deg2rad(random.uniform(*config.spin))
+    growth = np.log1p(random.uniform(*config.zoom))
+    circle = random.uniform(*config.orbit) * pixel
+    turn = 2 * np.pi / random.uniform(11, 16)  # radians a frame
+    phase = random.uniform(0, 2 * np.pi)
+    shake, shake_period, axis = random.uniform(2, 3.5) * pixel, random.uniform(3, 4.5), random.uniform(0, np.pi)
+    hop, hop_period = random.uniform(7, 12) * pixel, random.uniform(7, 10)
+
+    time = np.arange(config.frames)
+    still: Floats = np.zeros(config.frames)
+    x, y, angle, log_size = still, still, still, still
+    if name in ("left", "right"):
+        x = (speed if name == "right" else -speed) * time
+    elif name in ("up", "down"):
+        y = (speed if name == "down" else -speed) * time
+    elif name in ("spin_left", "spin_right"):
+        angle = (spin if name == "spin_right" else -spin) * time
+    elif name in ("grow", "shrink"):
+        log_size = (growth if name == "grow" else -growth) * time
+    elif name in ("orbit_left", "orbit_right"):
+        sweep = phase + (turn if name == "orbit_right" else -turn) * time
+        x, y = circle * np.cos(sweep), circle * np.sin(sweep)
+    elif name == "shake":
+        swing = shake * np.sin(phase + 2 * np.pi / shake_period * time)
+        x, y = np.cos(axis) * swing, np.sin(axis) * swing
+    else:
+        arc = (phase / (2 * np.pi) + time / hop_period) % 1
+        y = -4 * hop * arc * (1 - arc)  # a parabola from floor to floor
+    tracks = np.stack([x, y, angle, log_size])
+    return tracks - tracks[:, :1]
+
+
+def _place_sprites(random: np.random.Generator, motion: Floats, camera: Floats, config: SyntheticConfig) -> list[Poses]:
+    """Poses of N sprites on a torus that is one sprite wider than the frame, so that nothing is seen to jump."""
+    pixel = config.size / 64
+    smallest, largest = (pixel * radius for radius in config.radius)
+    border = EXTENT * largest + 1
+    stage = config.size + 2 * border
+    count = int(random.integers(config.sprites[0], config.sprites[1] + 1))
+    places = _spread_places(random, count) * stage
+    x, y, angle, log_size = motion
+    angles = random.uniform(0, 2 * np.pi, (count, 1)) + angle  # [N, T], as all below
+    loops = (random.uniform(0, 1, (count, 1)) + log_size / np.log(largest / smallest)) % 1
+    columns = (places[:, :1] + x) % stage - border + camera[:, 0]
+    rows = (places[:, 1:] + y) % stage - border + camera[:, 1]
+    radii = smallest * (largest / smallest) ** loops
+    opacities = np.clip(np.minimum(loops, 1 - loops) / _FADE, 0, 1)
+    tracks = np.stack([columns, rows, radii, angles, opacities], axis=1).astype(np.float32)
+    return [Poses(*track) for track in tracks]
+
+
+def _place_distractors(random: np.random.Generator, camera: Floats, config: SyntheticConfig) -> list[Poses]:
+    """Small sprites inside the frame that drift slowly, each in its own direction, whatever the label."""
+    pixel = config.size / 64
+    time, still = np.arange(config.frames), np.ones(config.frames)
+    poses = []
+    for _ in range(int(random.integers(config.distractors[0], config.distractors[1] + 1))):
+        column, row = random.uniform(0, config.size, 2)
+        drift, direction = random.uniform(0, 0.5) * pixel, random.uniform(0, 2 * np.pi)
+        x = column + np.cos(direction) * drift * time + camera[:, 0]
+        y = row + np.sin(direction) * drift * time + camera[:, 1]
+        radius, angle = random.uniform(3, 5) * pixel * still, random.uniform(0, 2 * np.pi) * still
+        poses.append(Poses(*np.stack([x, y, radius, angle, still]).astype(np.float32)))
+    return poses
+
+
+def _spread_places(random: np.random.Generator, count: int) -> Floats:
+    """Well-spaced places [N, 2] on the unit torus: of a few candidates the one farthest from those before."""
+    candidates = random.uniform(0, 1, (count, _CANDIDATES, 2))
+    places = candidates[:, 0].copy()
+    for index in range(1, count):
+        apart = np.abs(candidates[index][:, None] - places[:index])
+        apart = np.minimum(apart, 1 - apart)
+        places[index] = candidates[index][(apart**2).sum(-1).min(axis=1).argmax()]
+    return places.astype(np.float32)
+
+
+def _margin(config: SyntheticConfig) -> int:
+    """Pixels of ground beyond each side of the frame, for the camera to move over."""
+    return int(np.ceil(4 * config.camera_shake * config.size / 64)) + 2
+
+
+def _smooth_noise(random: np.random.Generator, frames: int, channels: int) -> Floats:
+    """Noise [T, channels] of about unit deviation that changes smoothly over a few frames."""
+    raw = random.normal(size=(frames + 2, channels))
+    smooth: Floats = (raw[:-2] + 2 * raw[1:-1] + raw[2:]) / np.sqrt(6)
+    return smooth

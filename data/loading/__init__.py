@@ -1,0 +1,1 @@
+"""Shards in, batches of clips out: manifest, plan, workers, batches."""

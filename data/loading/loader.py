@@ -1,0 +1,203 @@
+"""Batches of clips from a packed data set: position in, position out.
+
+The position counts clips consumed over all ranks: with k clips per video, position p is clip p mod k of the video at
+place p div k of the order (see plan.py). Whoever restarts at a position gets the very next clip, on any number of ranks
+and workers. What cannot be decoded is replaced in training by the next readable sample of its group, counted and named;
+evaluation replaces nothing and reports it as missing.
+Shapes: B clips, V views, T frames, H W pixels, C channels; pixels stay uint8.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from data.loading.batch import Batch, DataConfig, MixPart, Views
+from data.loading.plan import Mixture, Plan
+from data.loading.workers import ClipReader, EvalBatches, Request, Stream, TrainBatches, start_workers
+from data.manifest import Manifest
+
+__all__ = [
+    "Batch",
+    "DataConfig",
+    "EvalLoader",
+    "MixPart",
+    "Request",
+    "Tally",
+    "TrainLoader",
+    "Views",
+    "load_manifest",
+]
+
+logger = logging.getLogger(__name__)
+
+TOLERATED = 8  # bad samples that never stop a run, unless max_bad_fraction is 0
+
+
+class TrainLoader:
+    """Endless batches of random clips. `position` is that of the batches handed out, not of those being prepared."""
+
+    def __init__(
+        self, config: DataConfig, batch: int, seed: int, rank: int = 0, world: int = 1, position: int = 0
+    ) -> None:
+        _check_share(batch, rank, world)
+        if seed < 0 or position < 0:
+            raise ValueError(f"seed and position must not be negative, got {seed} and {position}")
+        self.config, self.batch, self.seed, self.rank, self.world = config, batch, seed, rank, world
+        self.parts = config.parts()
+        self.manifests = [Manifest.load(part.path, config.allow_pipe) for part, _ in self.parts]
+        self.mixture = Mixture([weight for _, weight in self.parts], seed)
+        self.position = position
+        self.tally = Tally(config.max_bad_fraction)
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """Go on at `position`."""
+        batches = TrainBatches(
+            self.open_streams(), self.mixture, self.batch, self.rank, self.world, self.config.clips_per_video
+        )
+        for batch in start_workers(batches, self.position, self.config.count_workers(), self.config.timeout):
+            self.tally.add(batch)
+            self.position = batch.position
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Enough to go on with the very next clip, on any number of ranks and workers."""
+        return {
+            "position": self.position,
+            "seed": self.seed,
+            "shuffle_shards": self.config.shuffle_shards,
+            "clips_per_video": self.config.clips_per_video,
+            "fingerprint": self._fingerprint(),
+            "seen": self.tally.seen,
+            "skipped": dict(self.tally.skipped),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; ValueError where data set or seed differ and the order would be another."""
+        own = self.state_dict()
+        for name, remedy in (
+            ("fingerprint", "the shards or weights are not those of the checkpoint; give the old data"),
+            ("seed", "give the seed of the checkpoint"),
+            ("shuffle_shards", "give data.shuffle_shards of the checkpoint"),
+            ("clips_per_video", "give data.clips_per_video of the checkpoint"),
+        ):
+            if state[name] != own[name]:
+                raise ValueError(f"data {name} is {own[name]}, the checkpoint has {state[name]}: {remedy}")
+        self.position = int(state["position"])
+        self.tally.seen = int(state.get("seen", 0))
+        self.tally.skipped = Counter(state.get("skipped", {}))
+
+    @property
+    def manifest(self) -> Manifest:
+        """The data set, or the first of several."""
+        return self.manifests[0]
+
+    def open_streams(self) -> list[Stream]:
+        """Readers and orders of the data sets; labels of several count only where all have the same classes."""
+        labelled = all(manifest.classes == self.manifest.classes for manifest in self.manifests)
+        streams = []
+        for (config, _), manifest in zip(self.parts, self.manifests, strict=True):
+            plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards)
+            streams.append(Stream(ClipReader(config, manifest), plan, labelled))
+        return streams
+
+    def _fingerprint(self) -> str:
+        """One data set: the manifest's; several: theirs with their shares."""
+        shares = self.mixture.quotas.tolist()
+        names = [manifest.fingerprint() for manifest in self.manifests]
+        return names[0] if len(names) == 1 else "+".join(f"{n}*{q}" for n, q in zip(names, shares, strict=True))
+
+
+class EvalLoader:
+    """One pass: every sample exactly once over all ranks, without padding, so ranks may differ in length.
+
+    `missing` names, by reason, what could not be read so far. clips [B, V*S, T, H, W, C] with V views of S segments:
+    all segments of the first view come first.
+    """
+
+    def __init__(
+        self, config: DataConfig, batch: int, views: Views | None = None, rank: int = 0, world: int = 1
+    ) -> None:
+        _check_share(batch, rank, world)
+        self.config, self.batch, self.views = config, batch, views or Views()
+        if config.mix:
+            raise ValueError("evaluation takes one data set: give data.path instead of data.mix")
+        self.manifest = load_manifest(config)
+        samples = self.manifest.samples
+        self.share = range(samples * rank // world, samples * (rank + 1) // world)
+        self.missing: dict[str, list[str]] = {}
+
+    def __len__(self) -> int:
+        """Number of batches, where no batch is missing as a whole."""
+        return -(-len(self.share) // self.batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Start the pass anew."""
+        starts = range(0, len(self.share), self.batch)
+        for batch in self.read(Request(self.share[start : start + self.batch]) for start in starts):
+            if batch.keys:
+                yield batch
+
+    def read(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """A batch for each request, in their order, without the samples that cannot be read.
+
+        The requests are asked for in this process, a few ahead of the batches: they may depend on what others do.
+        """
+        self.missing = {}
+        tally = Tally(self.config.max_bad_fraction)
+        batches = EvalBatches(ClipReader(self.config, self.manifest), requests, self.views)
+        for batch in start_workers(batches, 0, self.config.count_workers(), self.config.timeout):
+            for reason, names in batch.skipped.items():
+                self.missing.setdefault(reason, []).extend(names)
+            tally.add(batch, replaced=False)
+            yield batch
+
+
+class Tally:
+    """Counts what was skipped, names it in the log and stops at too much of it."""
+
+    def __init__(self, limit: float, on_skip: Callable[[str, str], None] | None = None) -> None:
+        self.limit = limit
+        self.on_skip = on_skip  # called with (reason, name) beside the log
+        self.seen = 0
+        self.skipped: Counter[str] = Counter()
+        self._latest: list[str] = []
+
+    def add(self, batch: Batch, replaced: bool = True) -> None:
+        """Count a batch; ValueError once more than `limit` of the samples seen are bad."""
+        for reason, names in batch.skipped.items():
+            for name in names:
+                logger.warning("skipped %s (%s)", name, reason)
+                if self.on_skip is not None:
+                    self.on_skip(reason, name)
+        bad = sum(map(len, batch.skipped.values()))
+        self.count(len(batch.keys) - (bad if replaced else 0), batch.skipped)
+        if bad:
+            self.check()
+
+    def count(self, good: int, skipped: Mapping[str, Sequence[str]]) -> None:
+        """Count samples, `good` ones and those skipped by reason, without a word."""
+        bad = [(reason, name) for reason, names in skipped.items() for name in names]
+        self.seen += good + len(bad)
+        self.skipped.update(reason for reason, _ in bad)
+        self._latest = [f"{name} ({reason})" for reason, name in bad] + self._latest[:3]
+
+    def check(self) -> None:
+        """ValueError where more than `limit` of the samples counted are bad."""
+        if self.skipped.total() > max(TOLERATED if self.limit else 0, self.limit * self.seen):
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.most_common())
+            raise ValueError(
+                f"{self.skipped.total()} of {self.seen} samples could not be read, more than data.max_bad_fraction "
+                f"{self.limit:g} allows: {reasons}; the latest: {', '.join(self._latest[:3])}. Check the shards with "
+                "`python -m launch inspect FOLDER --verify`, pack without these videos, or raise the limit"
+            )
+
+
+def load_manifest(config: DataConfig) -> Manifest:
+    """The manifest at data.path; ValueError where no path is given."""
+    return Manifest.load(config.parts()[0][0].path, config.allow_pipe)
+
+
+def _check_share(batch: int, rank: int, world: int) -> None:
+    if batch < 1 or not 0 <= rank < world:
+        raise ValueError(f"need batch >= 1 and 0 <= rank < world, got batch {batch}, rank {rank}, world {world}")

@@ -1,0 +1,178 @@
+"""Random access to the samples of tar shards: (shard, index) -> key, video bytes, sidecar.
+
+Tar headers are read once per open shard with the standard library's tarfile; webdataset's tar reading goes from front
+to back only, while resuming at any position and shuffling inside shards need offsets. Members outside an allow-list
+are never even read, and nothing is unpickled. What the manifest says is checked: a shard cut short is an error.
+"""
+
+import json
+import tarfile
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data.decode import DecodeError, probe_video
+from data.loading.clips import Timing
+from data.loading.remote import Cache, is_url, join_url
+from data.manifest import Manifest, Shard
+
+PICTURES = ("jpg", "jpeg", "png")
+VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "wmv", "flv", "ogv", "3gp")
+SIDECARS = ("json", "cls")
+ALLOWED = frozenset((*PICTURES, *VIDEOS, *SIDECARS))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it lies in a shard."""
+
+    key: str
+    video: bytes
+    extension: str
+    meta: dict[str, Any]  # the sidecar, see docs/data.md
+
+
+@dataclass
+class _Entry:
+    key: str
+    members: dict[str, tuple[int, int]] = field(default_factory=dict)  # extension -> offset, size
+
+
+@dataclass
+class _OpenShard:
+    file: BinaryIO
+    entries: list[_Entry]
+
+
+class ShardReader:
+    """Reads samples of a data set, with at most `keep` shards open; those behind URLs come through `cache`."""
+
+    def __init__(self, manifest: Manifest, keep: int = 16, cache: Cache | None = None) -> None:
+        self.manifest = manifest
+        self.keep = keep
+        self.cache = cache
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+
+    def key(self, shard: int, index: int) -> str:
+        """The key of a sample, without reading it."""
+        return self._shard(shard).entries[index].key
+
+    def read(self, shard: int, index: int) -> Sample:
+        """One sample; DecodeError where its video or sidecar is missing or malformed."""
+        opened = self._shard(shard)
+        entry = opened.entries[index]
+        extension = next((e for e in entry.members if e not in SIDECARS), None)
+        if extension is None:
+            raise DecodeError("no video in the sample", entry.key)
+        video = _read_member(opened.file, *entry.members[extension])
+        if len(video) != entry.members[extension][1]:
+            raise OSError(f"{self._name(shard)}: ends inside sample {entry.key}; restore the shard")
+        return Sample(entry.key, video, extension, _read_meta(opened.file, entry))
+
+    def close(self) -> None:
+        """Close all open shards."""
+        while self._open:
+            self._open.popitem()[1].file.close()
+
+    def _shard(self, number: int) -> _OpenShard:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        while len(self._open) >= self.keep:
+            self._open.popitem(last=False)[1].file.close()
+        shard, name = self.manifest.shards[number], self._name(number)
+        if is_url(name):
+            if self.cache is None:
+                raise ValueError(f"{name}: a shard behind a URL needs a cache folder")
+            path = self.cache.fetch(name, shard.bytes, shard.sha256)
+        else:
+            path = Path(name)
+        self._open[number] = _open_shard(path, shard)
+        return self._open[number]
+
+    def _name(self, number: int) -> str:
+        return join_url(self.manifest.folder, self.manifest.shards[number].name)
+
+
+def read_timing(sample: Sample) -> Timing:
+    """When frames are shown: from the sidecar, or by decoding all of it where a foreign shard does not say."""
+    meta = sample.meta
+    try:
+        if "frames" not in meta or "fps" not in meta:
+            info = probe_video(sample.video)
+            return Timing(info.frames, info.fps, info.times)
+        return Timing(int(meta["frames"]), float(meta["fps"]), meta.get("times"))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, DecodeError):
+            raise
+        raise DecodeError("malformed sidecar", str(error)) from error
+
+
+def read_label(sample: Sample) -> int:
+    """The label, -1 where there is none."""
+    label = sample.meta.get("label")
+    if label is None:
+        return -1
+    if isinstance(label, bool) or not isinstance(label, int):
+        raise DecodeError("malformed sidecar", f"label must be an integer or null, found {label!r}")
+    return label
+
+
+def _open_shard(path: Path, shard: Shard) -> _OpenShard:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such shard, but the manifest lists it; restore it or pack again")
+    if path.stat().st_size != shard.bytes:
+        found = path.stat().st_size
+        raise ValueError(f"{path}: {found} bytes, the manifest says {shard.bytes}; the shard is damaged, restore it")
+    file = open(path, "rb")  # noqa: SIM115 -- lives in the reader, closed when the shard is put away
+    try:
+        entries = _read_index(file)
+    except tarfile.TarError as error:
+        file.close()
+        raise ValueError(f"{path}: not a whole tar file ({error}); restore the shard or pack again") from error
+    if len(entries) != shard.samples:
+        file.close()
+        raise ValueError(
+            f"{path}: {len(entries)} samples, the manifest says {shard.samples}; the shard is damaged, restore it"
+        )
+    return _OpenShard(file, entries)
+
+
+def _read_index(file: BinaryIO) -> list[_Entry]:
+    """Samples in the order of their first member; only regular files on the allow-list count."""
+    entries: dict[str, _Entry] = {}
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            folder, _, name = member.name.rpartition("/")
+            stem, dot, extension = name.partition(".")
+            extension = extension.lower()
+            if not member.isreg() or not dot or extension not in ALLOWED:
+                continue
+            key = f"{folder}/{stem}" if folder else stem
+            entries.setdefault(key, _Entry(key)).members[extension] = (member.offset_data, member.size)
+    return list(entries.values())
+
+
+def _read_member(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _read_meta(file: BinaryIO, entry: _Entry) -> dict[str, Any]:
+    meta: dict[str, Any] = {}
+    if "json" in entry.members:
+        try:
+            meta = json.loads(_read_member(file, *entry.members["json"]))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DecodeError("malformed sidecar", f"{entry.key}.json: {error}") from error
+        if not isinstance(meta, dict):
+            raise DecodeError("malformed sidecar", f"{entry.key}.json holds no object")
+    if "cls" in entry.members and "label" not in meta:
+        text = _read_member(file, *entry.members["cls"])
+        try:
+            meta["label"] = int(text)
+        except ValueError as error:
+            raise DecodeError("malformed sidecar", f"{entry.key}.cls holds no integer") from error
+    return meta

@@ -1,0 +1,312 @@
+"""What happens in a worker process: position -> sample -> frames -> clip, and the processes themselves.
+
+A worker makes whole batches, so that batches arrive in order for any number of workers. Errors travel as values and
+are raised in the main process with their own message. Each worker writes the sample it is at on a shared board: when
+one hangs where even a thread cannot be left behind, the board says which sample it was.
+"""
+
+import multiprocessing
+import random
+import signal
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
+from operator import itemgetter
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from data.deadline import Deadline
+from data.decode import DecodeError, Decoder, Frames, decode_frames
+from data.loading.augment import crop_resize, random_box, square_boxes
+from data.loading.batch import Batch, DataConfig, Views
+from data.loading.clips import choose_frames, segment_places
+from data.loading.plan import Mixture, Plan, draw_for
+from data.loading.remote import Cache
+from data.loading.shards import Sample, ShardReader, read_label, read_timing
+from data.manifest import Manifest
+
+Decode = Callable[[bytes, Sequence[int], Decoder], Frames]
+
+BOARD = 240  # bytes a worker has on the board
+HUNG = 10  # times the sample's limit: so long may a batch make no progress at all
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sample, ready for a batch."""
+
+    pixels: Tensor  # uint8 [T, H, W, C], in evaluation [V*S, T, H, W, C]
+    label: int
+    key: str
+
+
+class ClipReader:
+    """Reads, decodes and crops one sample; DecodeError for what cannot be."""
+
+    def __init__(self, config: DataConfig, manifest: Manifest) -> None:
+        self.config = config
+        cache = Cache(config.cache, config.cache_gb, config.allow_pipe)
+        self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
+        self.decode: Decode = decode_frames  # replaced by whoever measures it
+        self.deadline: Deadline[Frames] | None = None
+
+    def train(self, sample: Sample, draws: Sequence[random.Random]) -> list[Clip]:
+        """A random clip for each draw, all decoded in one go; a draw gives start, flip and box, in this order."""
+        config = self.config
+        timing = read_timing(sample)
+        indices: list[int] = []
+        for draw in draws:
+            indices += choose_frames(timing, config.frames, config.stride, config.fps, draw.random()).tolist()
+        frames = self._decode(sample, indices)
+        clips = []
+        for part, draw in zip(np.split(frames, len(draws)), draws, strict=True):
+            flip = draw.random() < config.flip
+            box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
+            clips.append(Clip(crop_resize(part, box, config.crop, flip), read_label(sample), sample.key))
+        return clips
+
+    def evaluate(self, sample: Sample, views: Views, which: int | None = None) -> Clip:
+        """All views of a video, or the one asked for; all segments of the first view come first."""
+        wanted = range(views.count) if which is None else (which,)
+        if views.augmented:
+            shown = [self._augment(sample, views, view) for view in wanted]
+        else:
+            frames = self._decode_segments(sample, segment_places(views.segments))
+            boxes = square_boxes(frames.shape[1], frames.shape[2], views.crops)
+            shown = [crop_resize(frames, boxes[view], self.config.crop) for view in wanted]
+        pixels = torch.stack(shown).unflatten(1, (views.segments, self.config.frames)).flatten(0, 1)
+        return Clip(pixels, read_label(sample), sample.key)
+
+    def _augment(self, sample: Sample, views: Views, view: int) -> Tensor:
+        """A random view [S*T, H, W, C]: each segment somewhere in its part of the time, one crop for all of them."""
+        draw = draw_for(views.seed, view, sample.key)
+        places = [(segment + draw.random()) / views.segments for segment in range(views.segments)]
+        flip = draw.random() < views.flip
+        frames = self._decode_segments(sample, places)
+        box = random_box(frames.shape[1], frames.shape[2], views.scale, views.aspect, draw)
+        return crop_resize(frames, box, self.config.crop, flip)
+
+    def _decode_segments(self, sample: Sample, places: Sequence[float]) -> Frames:
+        """The frames of the clips at these places, in one go: [S*T, H, W, C]."""
+        config, timing = self.config, read_timing(sample)
+        indices: list[int] = []
+        for where in places:
+            indices += choose_frames(timing, config.frames, config.stride, config.fps, where).tolist()
+        return self._decode(sample, indices)
+
+    def _decode(self, sample: Sample, indices: list[int]) -> Frames:
+        if self.deadline is None:
+            self.deadline = Deadline(self.config.timeout)
+        decoder: Decoder = "av" if sample.meta.get("decoder") == "av" else "auto"
+        try:
+            return self.deadline.run(lambda: self.decode(sample.video, indices, decoder))
+        except TimeoutError as error:
+            raise DecodeError("timeout", f"decoding {error}") from error
+
+
+class Batches(Protocol):
+    """A series of batches: what is asked for from `start` on, and how an answer is made in a worker."""
+
+    def numbers(self, start: int) -> Iterator[Any]: ...
+
+    def make(self, number: Any, board: "Board") -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One data set in its own order."""
+
+    reader: ClipReader
+    plan: Plan
+    labelled: bool = True  # whether its labels mean the same as the other streams'
+
+
+class TrainBatches:
+    """Training: the number of a batch is the position of its step, over all ranks."""
+
+    def __init__(
+        self, streams: list[Stream], mixture: Mixture, batch: int, rank: int, world: int, clips_per_video: int = 1
+    ) -> None:
+        self.streams, self.mixture, self.batch, self.rank, self.world = streams, mixture, batch, rank, world
+        self.clips_per_video = clips_per_video
+
+    def numbers(self, start: int) -> Iterator[int]:
+        while True:
+            yield start
+            start += self.batch * self.world
+
+    def make(self, number: int, board: "Board") -> Batch:
+        skipped: dict[str, list[str]] = {}
+        first = number + self.rank * self.batch
+        clips = []
+        places = (divmod(position, self.clips_per_video) for position in range(first, first + self.batch))
+        for video, numbered in groupby(places, key=itemgetter(0)):
+            part, inner = self.mixture.find(video)
+            clips += self._clips(self.streams[part], inner, [number for _, number in numbered], skipped, board)
+        return _collate(clips, skipped, number + self.batch * self.world)
+
+    def _clips(
+        self, stream: Stream, position: int, numbers: list[int], skipped: dict[str, list[str]], board: "Board"
+    ) -> list[Clip]:
+        """Clips of the video at a position, or else of the next readable one of its group, from its front again."""
+        reader, plan = stream.reader, stream.plan
+        group = plan.find(position).group
+        offset = position - group.start
+        reason = ""
+        for step in range(len(group)):
+            candidate = group[(offset + step) % len(group)]
+            address = plan.find(candidate)
+            key = reader.shards.key(address.shard, address.index)
+            board.write(key)
+            name = key if candidate == position else f"{key}+{offset}"
+            names = [f"{name}#{number}" if number else name for number in numbers]
+            try:
+                sample = reader.shards.read(address.shard, address.index)
+                clips = reader.train(sample, [draw_for(plan.seed, address.epoch, name) for name in names])
+                return clips if stream.labelled else [replace(clip, label=-1) for clip in clips]
+            except DecodeError as error:
+                reason = str(error)
+                if candidate == position:
+                    skipped.setdefault(error.reason, []).extend([key] * len(numbers))
+        raise ValueError(
+            f"{reader.shards.manifest.folder}: not one of {len(group)} samples in a group of shards can be "
+            f"decoded (the last: {reason}); run `python -m launch inspect FOLDER --verify` and pack again"
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """Samples wanted of an evaluation set, by their place in the order of the shards."""
+
+    places: Sequence[int]
+    views: Sequence[int] = ()  # the one wanted of each; none: all of them
+
+
+class EvalBatches:
+    """Evaluation: a batch for each request, made when a worker is free; whoever asks may take his time."""
+
+    def __init__(self, reader: ClipReader, requests: Iterable[Request], views: Views) -> None:
+        self.reader, self.views = reader, views
+        self.requests = requests
+        self.starts = [0, *accumulate(shard.samples for shard in reader.shards.manifest.shards)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "requests": ()}  # they are asked in the main process
+
+    def numbers(self, start: int) -> Iterator[Request]:
+        yield from self.requests
+
+    def make(self, number: Request, board: "Board") -> Batch:
+        skipped: dict[str, list[str]] = {}
+        clips, places = [], []
+        views: Sequence[int | None] = number.views or [None] * len(number.places)
+        for place, view in zip(number.places, views, strict=True):
+            shard = bisect_right(self.starts, place) - 1
+            index = place - self.starts[shard]
+            key = self.reader.shards.key(shard, index)
+            board.write(key)
+            try:
+                clips.append(self.reader.evaluate(self.reader.shards.read(shard, index), self.views, view))
+                places.append(place)
+            except DecodeError as error:
+                skipped.setdefault(error.reason, []).append(key)
+        return replace(_collate(clips, skipped, 0), places=places)
+
+
+class Board:
+    """A line of shared memory for each worker, saying which sample it is at."""
+
+    def __init__(self, workers: int) -> None:
+        self._memory = multiprocessing.get_context().RawArray("c", BOARD * max(workers, 1))
+
+    def write(self, text: str) -> None:
+        """Called in a worker."""
+        info = get_worker_info()
+        first = BOARD * (info.id if info else 0)
+        self._memory[first : first + BOARD] = text.encode()[:BOARD].ljust(BOARD, b"\0")
+
+    def read(self) -> list[str]:
+        """The sample each worker is at."""
+        raw = bytes(self._memory)
+        lines = [raw[first : first + BOARD].rstrip(b"\0") for first in range(0, len(raw), BOARD)]
+        return [line.decode(errors="replace") for line in lines if line]
+
+
+def start_workers(batches: Batches, start: int, workers: int, timeout: float) -> Generator[Batch, None, None]:
+    """Batches in order, made by `workers` processes (0: this one), `timeout` seconds being the limit of a sample."""
+    board = Board(workers)
+    loader: DataLoader[Any] = DataLoader(
+        _Work(batches, board),
+        batch_size=None,
+        sampler=_Numbers(batches, start),
+        num_workers=workers,
+        collate_fn=_same,
+        pin_memory=torch.cuda.is_available(),
+        timeout=HUNG * timeout if workers else 0,
+    )
+    # A signal to all processes of a job must not take the workers from a run that is about to save: they inherit this.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+    try:
+        iterator: Any = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        while True:
+            answer = _next_answer(iterator, board, HUNG * timeout)
+            if answer is None:
+                return
+            if isinstance(answer, Exception):
+                raise answer
+            yield answer
+    finally:
+        if workers:  # now, not when the garbage collector finds time: a fork of this process must not inherit it
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()  # one that hangs; they do not hear SIGTERM
+
+
+def _next_answer(iterator: Iterator[Any], board: Board, limit: float) -> Any:
+    """A batch or an error from the workers, None at the end."""
+    try:
+        return next(iterator, None)
+    except RuntimeError as error:
+        if "timed out" not in str(error):
+            raise
+        raise RuntimeError(
+            f"no batch for {limit:g} s; the workers were at {', '.join(board.read())}. One of these "
+            "samples hangs the decoder: pack without it, or raise data.timeout if the storage is that slow"
+        ) from error
+
+
+class _Work(Dataset[Any]):
+    def __init__(self, batches: Batches, board: Board) -> None:
+        self.batches, self.board = batches, board
+
+    def __getitem__(self, number: Any) -> Any:
+        try:
+            return self.batches.make(number, self.board)
+        except (ValueError, OSError) as error:
+            return error
+
+
+class _Numbers(Sampler[Any]):
+    def __init__(self, batches: Batches, start: int) -> None:
+        self.batches, self.start = batches, start
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches.numbers(self.start)
+
+
+def _collate(clips: list[Clip], skipped: dict[str, list[str]], position: int) -> Batch:
+    pixels = torch.stack([clip.pixels for clip in clips]) if clips else torch.empty(0, dtype=torch.uint8)
+    labels = torch.tensor([clip.label for clip in clips], dtype=torch.int64)
+    return Batch(pixels, labels, [clip.key for clip in clips], skipped, position)
+
+
+def _same(answer: Any) -> Any:
+    return answer

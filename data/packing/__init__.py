@@ -1,0 +1,1 @@
+"""Videos in, checked tar shards and a manifest out."""

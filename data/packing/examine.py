@@ -1,0 +1,186 @@
+"""One source -> the samples that go into a shard, or the reason why it is rejected.
+
+Every video is decoded from front to back: that is the truth about its frames. Then a few frames are fetched the way
+the loader will fetch them and compared with it; where decord is wrong and PyAV right, the sidecar says so, and where
+both are wrong the video is rejected or, when asked, re-encoded.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from data.decode import (
+    HAS_DECORD,
+    DecodeError,
+    Decoder,
+    Frames,
+    VideoInfo,
+    decode_frames,
+    is_picture,
+    probe_video,
+    to_pixels,
+)
+from data.loading.shards import ALLOWED, SIDECARS
+from data.packing.sources import Source
+from data.packing.transcode import TranscodeConfig, transcode_video
+
+KEPT = 16  # frames of a video that are compared, at most twice as many
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done with one source."""
+
+    source: Source
+    label: int | None
+    transcode: TranscodeConfig | None  # None: keep the bytes
+    repair: bool  # re-encode what random access reads wrongly
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One sample, ready to be written."""
+
+    key: str
+    extension: str
+    content: bytes | None  # None: the bytes of the source, untouched
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Samples of one source, or why there are none."""
+
+    samples: tuple[Packed, ...] = ()
+    rejected: str = ""
+
+
+def examine_source(task: Task) -> Outcome:
+    """Read, check and, where asked, re-encode one source; problems of the file come back as a rejection."""
+    source = task.source
+    try:
+        video = Path(source.path).read_bytes()
+        if is_picture(video):
+            return Outcome((_untouched(task, video),))
+        settings = task.transcode
+        if settings is None and not (source.start or source.end):
+            try:
+                return Outcome((_untouched(task, video),))
+            except DecodeError:
+                if not task.repair:
+                    raise
+        return Outcome(tuple(_reencoded(task, video, settings or TranscodeConfig())))
+    except DecodeError as error:
+        return Outcome(rejected=str(error))
+    except OSError as error:
+        return Outcome(rejected=f"cannot be read: {error.strerror or error}")
+
+
+def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
+    """What a video holds and who reads its frames rightly at random; DecodeError where nobody does."""
+    truth = _Truth()
+    info = probe_video(video, truth.add)
+    if not truth.frames:
+        return info, "auto"
+    if len(truth.sizes) > 1:
+        raise DecodeError("size changes", f"frames of {len(truth.sizes)} sizes in one video; --repair re-encodes it")
+    candidates: tuple[Decoder, ...] = ("decord", "av") if HAS_DECORD else ("av",)
+    problem = ""
+    for decoder in candidates:
+        found = _find_wrong(video, truth, decoder)
+        if not found:
+            return info, "auto" if decoder == "decord" else "av"
+        problem = problem or found
+    raise DecodeError("random access gives wrong frames", f"{problem}; --repair re-encodes it")
+
+
+def _find_wrong(video: bytes, truth: "_Truth", decoder: Decoder) -> str:
+    """What is wrong with frames fetched in leaps, as a clip does, and alone; "" for nothing."""
+    known = sorted(truth.frames)
+    for indices in (known[::3], [known[2 * len(known) // 3]]):
+        try:
+            frames = decode_frames(video, indices, decoder)
+        except DecodeError as error:
+            return str(error)
+        wrong = [index for index, frame in zip(indices, frames, strict=True) if truth.differs(index, frame)]
+        if wrong:
+            return f"{len(wrong)} of {len(indices)} frames, the first is {wrong[0]}"
+    return ""
+
+
+class _Truth:
+    """A thinned-out record of all frames: every 2^k-th, with k growing as the video goes on."""
+
+    def __init__(self) -> None:
+        self.frames: dict[int, Frames] = {}
+        self.sizes: set[tuple[int, int]] = set()
+        self._step = 1
+
+    def add(self, index: int, frame: av.VideoFrame) -> None:
+        self.sizes.add((frame.width, frame.height))
+        if index % self._step:
+            return
+        self.frames[index] = _points(to_pixels(frame))
+        if len(self.frames) > 2 * KEPT:
+            self._step *= 2
+            self.frames = {kept: pixels for kept, pixels in self.frames.items() if kept % self._step == 0}
+
+    def differs(self, index: int, frame: Frames) -> bool:
+        points, found = self.frames[index].astype(np.int16), _points(frame).astype(np.int16)
+        if points.shape != found.shape:
+            return True
+        distance = np.abs(points - found)
+        return bool(distance.mean() > 2 or (distance > 24).mean() > 0.01)
+
+
+def _points(frame: Frames) -> Frames:
+    """About 64 x 64 pixels of a frame."""
+    height, width = frame.shape[:2]
+    return frame[:: max(height // 64, 1), :: max(width // 64, 1)].copy()
+
+
+def _untouched(task: Task, video: bytes) -> Packed:
+    extension = Path(task.source.path).suffix.lower().lstrip(".")
+    if extension not in ALLOWED or extension in SIDECARS:
+        raise DecodeError("not a video", f"the extension {extension!r} is not known")
+    info, decoder = find_decoder(video)
+    return Packed(task.source.key, extension, None, _describe(task, video, info, decoder))
+
+
+def _reencoded(task: Task, video: bytes, settings: TranscodeConfig) -> Iterator[Packed]:
+    source = task.source
+    for number, content in enumerate(transcode_video(video, settings, source.start, source.end)):
+        info, decoder = find_decoder(content)
+        key = f"{source.key}-{number:05d}" if settings.split else source.key
+        start = source.start + number * settings.split
+        part = replace(task, source=replace(source, start=start, end=start + info.duration))
+        yield Packed(key, "mp4", content, _describe(part, content, info, decoder))
+
+
+def _describe(task: Task, content: bytes, info: VideoInfo, decoder: Decoder) -> dict[str, Any]:
+    """The sidecar, see docs/data.md."""
+    source = task.source
+    meta: dict[str, Any] = {
+        "path": source.name,
+        "label": task.label,
+        "class": source.label,
+        "width": info.width,
+        "height": info.height,
+        "rotation": info.rotation,
+        "fps": info.fps,
+        "frames": info.frames,
+        "duration": round(info.duration, 3),
+        "codec": info.codec,
+        "decoder": decoder,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    if source.start or source.end:
+        meta["start"], meta["end"] = round(source.start, 3), round(source.end, 3)
+    if info.times is not None:
+        meta["times"] = list(info.times)
+    return meta

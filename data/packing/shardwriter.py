@@ -1,0 +1,92 @@
+"""One tar shard in the making: written under a hidden name, shown under its own once it is whole.
+
+webdataset's TarWriter lays out the members; owner and time are fixed, so equal samples give equal bytes.
+"""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import webdataset
+
+from data.manifest import Shard
+from data.packing.examine import Packed
+
+
+class ShardFile:
+    """A shard that counts and hashes what goes into it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.samples = 0
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._file = _HashingFile(self._temporary)
+        self._tar: Any = webdataset.TarWriter(self._file, encoder=False, mtime=0.0)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._file.size
+
+    def add(self, packed: Packed, source: str) -> None:
+        """Write one sample; OSError where the disk is full or the source has changed since it was examined."""
+        content = packed.content
+        if content is None:
+            content = Path(source).read_bytes()
+            if hashlib.sha256(content).hexdigest() != packed.meta["sha256"]:
+                raise OSError(f"{source}: changed while it was being packed; run the command again")
+        meta = json.dumps(packed.meta, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape")
+        try:
+            self._tar.write({"__key__": packed.key, packed.extension: content, "json": meta})
+        except OSError as error:
+            raise self._explain(error) from error
+        self.samples += 1
+
+    def finish(self) -> Shard:
+        """Close the shard and show it under its name."""
+        try:
+            self._tar.close()
+            self._file.finish()
+        except OSError as error:
+            raise self._explain(error) from error
+        os.replace(self._temporary, self.path)
+        return Shard(self.path.name, self.samples, self._file.size, self._file.sha256.hexdigest())
+
+    def _explain(self, error: OSError) -> OSError:
+        self._file.abandon()
+        self._temporary.unlink(missing_ok=True)
+        return OSError(
+            f"{self.path}: the shard cannot be written ({error.strerror or error}); make room or mend the disk, "
+            "then run the same command again: it goes on after the last whole shard"
+        )
+
+
+class _HashingFile:
+    def __init__(self, path: Path) -> None:
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+        self._file = open(path, "wb")  # noqa: SIM115 -- closed by finish
+        self._abandoned = False
+
+    def write(self, content: bytes) -> int:
+        if self._abandoned:  # tarfile writes its last block when it is collected
+            return len(content)
+        self.sha256.update(content)
+        self.size += len(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        with suppress(OSError):  # what is buffered has no room either
+            self._file.close()
+
+    def finish(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()

@@ -1,0 +1,185 @@
+"""Which videos to pack: a folder, a glob, a csv or tsv, a list of paths, or one video.
+
+In a folder (or under the fixed part of a glob) the first subfolder is the label. A csv or tsv has a header
+(`path,label[,start,end]`) or the field's headerless `path label`; a list has one path a line. Paths in a file are
+relative to that file. Labels may be names or integers, not both.
+"""
+
+import csv
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from data.loading.shards import PICTURES, VIDEOS
+
+EXTENSIONS = frozenset((*VIDEOS, *PICTURES))
+LISTS = (".csv", ".tsv", ".txt", ".list")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video to pack, or the part [start, end) of one in seconds."""
+
+    path: str  # where it can be opened
+    name: str  # relative to the whole source, as it stands in sidecars and reports
+    label: str | None = None
+    start: float = 0.0
+    end: float = 0.0  # 0: to the end
+
+    @property
+    def key(self) -> str:
+        """A key for the shards: readable letters of the name, then what makes it unique."""
+        identity = self.name if not (self.start or self.end) else f"{self.name}\t{self.start!r}\t{self.end!r}"
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(self.name).stem).strip("_")[:60]
+        return f"{readable or 'video'}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All videos of a source, each once, with the label names in the order of their numbers."""
+
+    sources: tuple[Source, ...]
+    classes: list[str]
+    ignored: int = 0  # files that are no videos by their name
+    repeated: tuple[str, ...] = ()  # names listed more than once
+
+    def label(self, source: Source) -> int | None:
+        """The number of a source's label."""
+        return None if source.label is None else self._numbers[source.label]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
+
+    def digest(self) -> str:
+        """Changes when a name, label or part changes."""
+        lines = (f"{s.name}\t{s.label}\t{s.start!r}\t{s.end!r}\n" for s in self.sources)
+        state = hashlib.sha256()
+        for line in lines:
+            state.update(line.encode(errors="surrogateescape"))
+        return state.hexdigest()[:16]
+
+
+def list_sources(source: str) -> Listing:
+    """Read what SOURCE names; ValueError or FileNotFoundError says what is wrong with it."""
+    path, ignored = Path(source), 0
+    if path.is_dir():
+        found = sorted(_walk(path))
+        sources = [_from_file(file, path) for file in found if _is_video(file)]
+        ignored = len(found) - len(sources)
+    elif path.is_file() and path.suffix.lower() in LISTS:
+        sources = _read_list(path)
+    elif path.is_file():
+        sources = [Source(str(path), path.name)]
+    elif glob.has_magic(source):
+        found = sorted(Path(name) for name in glob.glob(source, recursive=True) if os.path.isfile(name))
+        sources = [_from_file(file, _fixed_part(source)) for file in found if _is_video(file)]
+        ignored = len(found) - len(sources)
+    else:
+        raise FileNotFoundError(f"{source}: no such folder, list or video, and not a pattern that matches any")
+    if not sources:
+        raise ValueError(
+            f"{source}: no videos found ({ignored} other files); looked for {', '.join(sorted(EXTENSIONS))}"
+        )
+    unique = {source.key: source for source in reversed(sources)}
+    once = tuple(entry for entry in sources if unique[entry.key] is entry)
+    repeated = tuple(entry.name for entry in sources if unique[entry.key] is not entry)
+    return Listing(once, _name_classes(once, source), ignored, repeated)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where) / name for name in files if not name.startswith("."))
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower().lstrip(".") in EXTENSIONS
+
+
+def _from_file(path: Path, root: Path) -> Source:
+    name = path.relative_to(root)
+    return Source(str(path), name.as_posix(), name.parts[0] if len(name.parts) > 1 else None)
+
+
+def _fixed_part(pattern: str) -> Path:
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed]) if fixed else Path()
+
+
+def _read_list(path: Path) -> list[Source]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = file.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a list of videos must be UTF-8 text ({error})") from error
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise ValueError(f"{path}: the list is empty; give one video a line")
+    delimiter = "\t" if "\t" in lines[0] else ","
+    header = [name.strip().lower() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
+    if "path" in header:
+        return _read_table(path, lines, header, delimiter)
+    return [_from_words(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _read_table(path: Path, lines: Sequence[str], header: list[str], delimiter: str) -> list[Source]:
+    sources = []
+    unknown = set(header) - {"path", "label", "start", "end"}
+    if unknown:
+        raise ValueError(f"{path}: columns may be path, label, start and end; found {', '.join(sorted(unknown))}")
+    for number, row in enumerate(csv.reader(lines[1:], delimiter=delimiter), 2):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, line {number}: {len(header)} columns expected, found {len(row)}: {row}")
+        cells = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
+        try:
+            start, end = float(cells.get("start") or 0), float(cells.get("end") or 0)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: start and end are seconds, found {row}") from error
+        if start < 0 or (end and end <= start):
+            raise ValueError(f"{path}, line {number}: need 0 <= start < end, found {start:g} and {end:g}")
+        sources.append(_listed(path, cells["path"], cells.get("label") or None, start, end))
+    return sources
+
+
+def _from_words(path: Path, number: int, line: str) -> Source:
+    """`path`, `path label`, `path,label` or `path<tab>label`; a path that exists as a whole is never cut."""
+    line = line.strip()
+    if (path.parent / line).exists():
+        return _listed(path, line, None)
+    for delimiter in ("\t", ","):
+        if delimiter in line:
+            row = next(csv.reader([line], delimiter=delimiter))
+            if len(row) != 2:
+                raise ValueError(f"{path}, line {number}: `path{delimiter}label` expected, found {line!r}")
+            return _listed(path, row[0].strip(), row[1].strip() or None)
+    words = line.rsplit(maxsplit=1)
+    if len(words) == 2 and not _is_video(Path(line)):
+        return _listed(path, words[0], words[1])
+    return _listed(path, line, None)
+
+
+def _listed(file: Path, name: str, label: str | None, start: float = 0.0, end: float = 0.0) -> Source:
+    if not name:
+        raise ValueError(f"{file}: a line has no path")
+    where = file.parent / name
+    relative = where.relative_to(file.parent).as_posix() if where.is_relative_to(file.parent) else where.as_posix()
+    return Source(str(where), relative, label, start, end)
+
+
+def _name_classes(sources: Sequence[Source], source: str) -> list[str]:
+    """Names in alphabetical order; integers stand for themselves."""
+    labels = {entry.label for entry in sources if entry.label is not None}
+    numbers = {label for label in labels if label.isascii() and label.isdigit()}
+    if numbers and numbers == labels:
+        odd = [label for label in labels if str(int(label)) != label]
+        if odd or max(map(int, labels)) >= 1_000_000:
+            return sorted(labels)  # such as 0001: names made of digits
+        return [str(number) for number in range(max(map(int, labels)) + 1)]
+    return sorted(labels)

@@ -1,0 +1,104 @@
+"""A labelled set out of videos without labels: short windows, to tell forward from backward or one video from another.
+
+A probe on it says how much of a scene's motion, or of its looks, an encoder keeps, where nobody has annotated anything.
+T frames, H W pixels.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data.decode import decode_frames, probe_video
+from data.generated.sprites import encode_clip
+from data.packing.sources import list_sources
+
+Label = Literal["direction", "source"]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """Which windows are cut, and how they are written."""
+
+    frames: int = 16
+    stride: int = 1  # frames of the video between two of a window
+    hop: int = 8  # frames of the video between the beginnings of two windows
+    short_side: int = 64  # pixels
+    held_out: float = 0.3  # the last share of each video goes into the test set; no frame is in both sets
+    fps: int = 8  # written into the files; nothing is resampled
+    crf: int = 20
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.stride, self.hop, self.short_side, self.fps) < 1:
+            raise ValueError(f"windows need frames, stride, hop, short_side and fps of at least 1, got {self}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"windows: held_out must lie in (0, 1), got {self.held_out}")
+
+
+def write_windows(videos: str, output: Path, label: Label, config: WindowConfig) -> dict[str, int]:
+    """Write output/train/<label>/*.mp4 and output/test/<label>/*.mp4; returns the number of files of each set.
+
+    `direction`: each window twice, in the folders forward and backward. `source`: the video's name is the label.
+    With `source` a video that is too short for windows in both sets is left out, which is logged. Raises ValueError
+    where all are too short, or where output/train or output/test is not empty.
+    """
+    counts, short = {"train": 0, "test": 0}, []
+    for folder in (Path(output) / subset for subset in counts):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} must be empty, or older windows would be mixed in: delete it, or give another")
+    for source in list_sources(videos).sources:
+        content = Path(source.path).read_bytes()
+        found = split_starts(probe_video(content).frames, config)
+        if label == "source" and not all(found.values()):
+            short.append(source.key)
+            continue
+        for subset, starts in found.items():
+            for start in starts:
+                frames = read_window(content, start, config)
+                name = f"{source.key}-{start:06d}.mp4"
+                ways = {"forward": frames, "backward": frames[::-1]} if label == "direction" else {source.key: frames}
+                for way, shown in ways.items():
+                    path = Path(output) / subset / way / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    encode_clip(np.ascontiguousarray(shown), path, config.fps, config.crf)
+                    counts[subset] += 1
+    if short:
+        logger.warning(
+            "%d videos are too short for windows in both sets and left out: %s", len(short), ", ".join(short)
+        )
+    if not min(counts.values()):
+        raise ValueError(
+            f"{videos}: no video has the {span(config)} frames that a window needs in both its first "
+            f"{1 - config.held_out:.0%} and its last {config.held_out:.0%}; lower "
+            "stride or frames, or give longer videos"
+        )
+    return counts
+
+
+def span(config: WindowConfig) -> int:
+    """Frames of the video from the first to the last of a window."""
+    return (config.frames - 1) * config.stride + 1
+
+
+def split_starts(frames: int, config: WindowConfig) -> dict[str, range]:
+    """First frames of the windows of a video of `frames` frames, for each set."""
+    border = round(frames * (1 - config.held_out))
+    return {
+        "train": range(0, border - span(config) + 1, config.hop),
+        "test": range(border, frames - span(config) + 1, config.hop),
+    }
+
+
+def read_window(content: bytes, start: int, config: WindowConfig) -> npt.NDArray[np.uint8]:
+    """The window of a video that begins at frame `start`, made small: uint8 [T, H, W, 3] with even sides."""
+    indices = range(start, start + span(config), config.stride)
+    frames = decode_frames(content, list(indices), "auto")
+    height, width = frames.shape[1:3]
+    scale = config.short_side / min(height, width)
+    size = (round(width * scale / 2) * 2, round(height * scale / 2) * 2)
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames])

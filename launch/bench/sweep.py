@@ -1,0 +1,135 @@
+"""Which options and which batch train fastest on this device: every choice with a growing batch, as a table."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
+
+import torch
+
+from launch.bench.step import OurStep, StepBench
+from launch.meter import available_gib, release
+from launch.training.config import TrainConfig
+
+VARIED = ("precision", "compile", "checkpoint")
+MOST_ON_CPU = 64  # clips of a batch where nobody says a limit
+GAIN = 1.02  # a doubling must bring so much, or the next one must
+HEADS = ("precision", "compile", "checkpoint", "batch", "clips/s", "ms a step", "peak GiB", "utilisation", "")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice with one batch, measured; or why it could not be."""
+
+    precision: str
+    compile: bool
+    checkpoint: bool
+    batch: int
+    step_ms: float = 0.0
+    clips_per_s: float = 0.0
+    utilisation: float = 0.0
+    peak_gib: float | None = None
+    error: str = ""
+
+
+def sweep(config: TrainConfig, repeats: int, most_clips: int, vary: Sequence[str]) -> Iterator[Point]:
+    """Points of all choices of what is in `vary`, each with batches of 1, 2, 4, ... clips.
+
+    A choice ends where memory does, at `most_clips` (0: 64 on a CPU, no limit on a GPU), or where two doublings in a
+    row bring less than 2 % more clips a second.
+    """
+    unknown = [name for name in vary if name not in VARIED]
+    if unknown or not vary:
+        raise ValueError(f"--vary takes {', '.join(VARIED)}, separated by commas, got {','.join(vary) or 'nothing'}")
+    limit = most_clips or (0 if torch.cuda.is_available() else MOST_ON_CPU)
+    for choice in choices(config, vary):
+        yield from grow(choice, repeats, limit)
+
+
+def choices(config: TrainConfig, vary: Sequence[str]) -> Iterator[TrainConfig]:
+    """The config with every combination of what is varied; the rest stays as it is."""
+    run, encoder = config.run, config.encoder
+    precisions: tuple[Literal["bf16", "fp32"], ...] = ("bf16", "fp32") if "precision" in vary else (run.precision,)
+    compiles = (False, True) if "compile" in vary else (run.compile,)
+    checkpoints = (False, True) if "checkpoint" in vary else (encoder.checkpoint_activations,)
+    for precision, compiled, checkpointed in product(precisions, compiles, checkpoints):
+        yield replace(
+            config,
+            run=replace(run, precision=precision, compile=compiled),
+            encoder=replace(encoder, checkpoint_activations=checkpointed),
+        )
+
+
+def grow(config: TrainConfig, repeats: int, limit: int) -> Iterator[Point]:
+    """Points of one choice, while the batch doubles."""
+    if config.run.compile:
+        torch.compiler.reset()  # else the graphs of other choices use up the number that a function may have
+    peaks: list[float] = []
+    best, idle, batch = 0.0, 0, 1
+    while (not limit or batch <= limit) and idle < 2 and fits(peaks):
+        point = measure(config, batch, repeats)
+        yield point
+        if point.error:
+            return
+        idle = 0 if point.clips_per_s >= GAIN * best else idle + 1
+        best, batch = max(best, point.clips_per_s), 2 * batch
+        if point.peak_gib is not None:
+            peaks.append(point.peak_gib)
+
+
+def fits(peaks: Sequence[float]) -> bool:
+    """On a CPU: would the next doubling, judged by the two last peaks, stay below half of the memory there is?"""
+    available = available_gib()
+    if torch.cuda.is_available() or available is None or len(peaks) < 2:
+        return True
+    return peaks[-1] + 2 * (peaks[-1] - peaks[-2]) <= available / 2
+
+
+def measure(config: TrainConfig, batch: int, repeats: int) -> Point:
+    """One point; what the device cannot do is said in it."""
+    point = Point(config.run.precision, config.run.compile, config.encoder.checkpoint_activations, batch)
+    try:
+        bench = StepBench(config, batch)
+        peak = bench.peak(OurStep)
+        timed = bench.time({"ours": OurStep(config, bench.device)}, repeats)["ours"]
+    except (RuntimeError, MemoryError) as error:  # out of memory, no compiler
+        reason = "out of memory" if is_memory(error) else f"{type(error).__name__}: {error}".splitlines()[0][:80]
+        return replace(point, error=reason)
+    finally:
+        release()
+    return replace(
+        point,
+        step_ms=timed["step_ms"],
+        clips_per_s=timed["clips_per_s"],
+        utilisation=timed["utilisation"],
+        peak_gib=peak,
+    )
+
+
+def render(points: Sequence[Point]) -> str:
+    """An aligned table; the fastest point is marked."""
+    best = fastest(points)
+    rows = [HEADS, *(cells(point, point is best) for point in points)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)) for row in rows]
+    return "\n".join(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines, rows, strict=True))
+
+
+def fastest(points: Sequence[Point]) -> Point | None:
+    """The point with the most clips a second; None where all failed."""
+    return max((point for point in points if not point.error), key=lambda point: point.clips_per_s, default=None)
+
+
+def cells(point: Point, best: bool = False) -> tuple[str, ...]:
+    """One row of the table."""
+    numbers: tuple[Any, ...] = ("-",) * 4
+    if not point.error:
+        peak = "-" if point.peak_gib is None else f"{point.peak_gib:.2f}"
+        numbers = (f"{point.clips_per_s:.1f}", f"{point.step_ms:.1f}", peak, f"{point.utilisation:.2f}")
+    switches = ("yes" if on else "no" for on in (point.compile, point.checkpoint))
+    return (point.precision, *switches, str(point.batch), *numbers, "<- fastest" if best else point.error)
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether memory ran out; a CPU says it in words only."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

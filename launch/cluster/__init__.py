@@ -1,0 +1,1 @@
+"""SLURM: job scripts, copies of the code, the state of runs."""

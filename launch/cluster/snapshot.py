@@ -1,0 +1,64 @@
+"""A copy of the code beside the run that uses it, so that a later edit cannot change a job that waits in the queue."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("vjepa", "data", "probes", "launch")
+NAME = "code.json"
+
+
+def describe_code() -> dict[str, Any]:
+    """Which code this is: git commit, whether files differ from it, and a digest of the files themselves."""
+    stored = ROOT / NAME
+    if stored.is_file():  # this is a copy
+        described: dict[str, Any] = json.loads(stored.read_text())
+        return described
+    changed = _git("status", "--porcelain", "--", *PACKAGES)
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "changed": None if changed is None else bool(changed),
+        "digest": digest(),
+    }
+
+
+def take_snapshot(folder: Path) -> Path:
+    """Copy the packages to `folder`/code/DIGEST and return that path; a copy that is there already is the same."""
+    target = folder / "code" / digest()
+    if target.is_dir():
+        return target
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for file in _files():
+        copy = partial / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    (partial / NAME).write_text(json.dumps(describe_code()) + "\n")
+    partial.rename(target)
+    return target
+
+
+def digest() -> str:
+    """Ten hexadecimal digits that change when any file of the packages does."""
+    state = hashlib.sha256()
+    for file in _files():
+        state.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return state.hexdigest()[:10]
+
+
+def _files() -> list[Path]:
+    files = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".typed")]
+    return sorted([*files, *(ROOT / "configs").rglob("*.yaml")])
+
+
+def _git(*words: str) -> str | None:
+    """What git answers, or None where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

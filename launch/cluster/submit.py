@@ -1,0 +1,192 @@
+"""What is sent to SLURM: a script and a copy of the code, checked before it waits in the queue."""
+
+import argparse
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.loading.loader import TrainLoader
+from launch.cluster.slurm import Job, JobConfig, Kind
+from launch.cluster.snapshot import digest
+from launch.config import load_config, to_yaml
+from launch.probing.probe import MEMORY, OFF, ProbeConfig, check_cache
+from launch.training.budget import keep_steps
+from launch.training.checkpoints import list_checkpoints
+from launch.training.config import TrainConfig
+from launch.training.ranks import share_out
+from launch.training.rundir import check_same
+from launch.training.trainer import describe
+from vjepa.masks import draw_masks
+
+SUBMITTED = "submitted.yaml"
+REQUEST = "request.json"
+HELP = {
+    "nodes": "default: 1",
+    "gpus_per_node": "one task for each; 0: one task a node, without a GPU (default: 1)",
+    "tasks_per_node": "default: as many as GPUs",
+    "cpus_per_task": "cores for a task, for its loading processes",
+    "mem": "of a node, as 64G",
+    "time": "limit of the job, as 24:00:00; a run outlives it by going back to the queue",
+    "notice": "seconds before the limit at which a run saves (default: 120)",
+    "after": "number of a job that must have ended well",
+    "name": "of the job (default: that of the folder)",
+    "container": 'words before python, as "apptainer exec --nv image.sif"',
+    "srun": "more words for srun, as --srun=--container-image=image.sqsh",
+    "python": "interpreter (default: this one; in a container `python`)",
+    "setup": 'a line to run first, as "module load cuda"; may be repeated',
+    "sbatch": "another option of sbatch, as --sbatch=--mail-type=FAIL; may be repeated",
+}
+
+
+def read_request(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is asked for, as plain data: what a folder was submitted with last time, then what the words say now."""
+    given = {entry.name: getattr(arguments, entry.name) for entry in fields(JobConfig)}
+    options = {name: value for name, value in given.items() if value is not None}
+    stored = Path(arguments.config) / REQUEST
+    request: dict[str, Any] = {
+        "job": arguments.job or "train", "config": arguments.config, "words": [], "sweep": [],
+        "format": arguments.format, "options": {},
+    }  # fmt: skip
+    if stored.is_file() and arguments.job in (None, json.loads(stored.read_text())["job"]):
+        request = {**json.loads(stored.read_text()), "sweep": []}
+        request["options"].pop("after", None)
+    elif Path(arguments.config).is_dir() and request["job"] != "export":
+        raise ValueError(f"{arguments.config} was not submitted from here: give the YAML file and its words")
+    request["words"] = [*request["words"], *arguments.words]
+    request["sweep"] = [*request["sweep"], *arguments.sweep]
+    request["options"] = {**request["options"], **options}
+    return request
+
+
+def prepare(request: dict[str, Any], options: JobConfig) -> tuple[Job, dict[Path, str]]:
+    """The job, and the resolved config for each of its folders; raises ValueError for what would fail in the queue."""
+    kind: Kind = request["job"]
+    if kind == "export":
+        if len(request["words"]) != 1:
+            raise ValueError("an export needs the run and one output folder: submit RUN OUTPUT --job export")
+        checkpoint, output = Path(request["config"]).absolute(), Path(request["words"][0]).absolute()
+        if not options.after:
+            _need(str(checkpoint), "the run to export")
+        home = output.with_name(output.name + ".job")
+        command = ("export", str(checkpoint), str(output), "--format", request["format"])
+        return Job(kind, command, (home,), home, home / "code" / digest()), {home: ""}
+    files: dict[Path, str] = {}
+    variants = list(expand(request["sweep"]))
+    for words in variants:
+        checked = check_training if kind == "train" else check_probe
+        files.update([checked(request, words, options)])
+    folders = tuple(files)
+    if len(folders) < len(variants):
+        raise ValueError("--sweep gives the same run twice")
+    home = folders[0].parent if len(folders) > 1 else folders[0]
+    return Job(kind, (kind, f'"$run/{SUBMITTED}"'), folders, home, home / "code" / digest()), files
+
+
+def expand(sweep: list[str]) -> Iterator[list[str]]:
+    """`key=a,b` words -> every combination, as key=value words."""
+    choices = []
+    for word in sweep:
+        key, _, values = word.partition("=")
+        if not key or not values:
+            raise ValueError(f"--sweep {word!r} must have the form key=a,b, for instance optim.lr=3e-4,6e-4")
+        choices.append([f"{key}={value}" for value in re.split(r",(?![^\[{]*[\]}])", values)])
+    for combination in itertools.product(*choices):
+        yield list(combination)
+
+
+def name_of(words: list[str]) -> str:
+    """Folder of one run of a sweep, below that of all of them."""
+    return "_".join(words).replace("/", "-")
+
+
+def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str]:
+    """Folder and resolved config of a training; raises ValueError or FileNotFoundError for what would fail later."""
+    config = load_config(TrainConfig, request["config"], [*request["words"], *sweep])
+    run = config.run
+    for name, wanted, there in (("devices", run.devices, options.tasks), ("nodes", run.nodes, options.nodes)):
+        if wanted and wanted != there:
+            raise ValueError(f"run.{name}={wanted}, but the job asks for {there}; leave run.{name} out")
+    folder = Path(run.output).absolute() / name_of(sweep)
+    health = config.health
+    mix = [replace(part, path=_absolute(part.path)) for part in config.data.mix]
+    config = replace(
+        config,
+        data=replace(config.data, path=_absolute(config.data.path), mix=mix, cache=_absolute(config.data.cache)),
+        health=replace(health, probe_train=_absolute(health.probe_train), probe_test=_absolute(health.probe_test)),
+        teacher=replace(config.teacher, weights=_absolute(config.teacher.weights)),
+        run=replace(run, output=str(folder), start=_absolute(run.start), devices=0, nodes=0),
+    )
+    if not options.after:
+        _need(config.run.start, "run.start")
+        _need(config.teacher.weights, "teacher.weights")
+    _need(config.health.probe_train, "health.probe_train")
+    _need(config.health.probe_test, "health.probe_test")
+    world = options.nodes * options.tasks
+    config = keep_steps(config, world)
+    share = share_out(config.run, world)
+    TrainLoader(config.data, share.clips, run.seed, rank=0, world=world)
+    for mask in config.masks.values():
+        draw_masks(mask, config.encoder.grid, torch.arange(1), run.seed)
+    step = next(iter(list_checkpoints(folder)), 0)
+    if step:
+        check_same(folder, config)
+    print(describe(config, world, share, step), file=sys.stderr)
+    return folder, to_yaml(config)
+
+
+def check_probe(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str]:
+    """Folder and resolved config of a probe; raises ValueError or FileNotFoundError for what would fail later."""
+    config = load_config(ProbeConfig, request["config"], [*request["words"], *sweep])
+    check_cache(config, options.nodes * options.tasks)
+    for name in ("encoder", "train", "test"):
+        if not getattr(config, name):
+            raise ValueError(f"{name} is required: give {name}=... on the command line or in the file")
+    folder = Path(config.output).absolute() / name_of(sweep)
+    config = replace(
+        config,
+        encoder=_absolute(config.encoder),
+        train=_absolute(config.train),
+        test=_absolute(config.test),
+        targets=_absolute(config.targets),
+        cache=config.cache if config.cache in (MEMORY, OFF) else _absolute(config.cache),
+        output=str(folder),
+    )
+    for name in ("train", "test", "targets", *(() if options.after else ("encoder",))):
+        _need(getattr(config, name), name)
+    return folder, to_yaml(config)
+
+
+def farewell(number: str, job: Job, options: JobConfig) -> str:
+    """What the user may do next."""
+    first, many = job.folders[0], len(job.folders) > 1
+    shown = f"{len(job.folders)} jobs" if many else "job"
+    runs = f"{job.home}/*/" if many else str(first)
+    return "\n".join(
+        [
+            f"submitted {shown} {number}: {options.nodes} x {options.tasks} tasks, script {job.home / 'job.sh'}",
+            *([f"  python -m launch status {runs}"] if job.kind == "train" else []),
+            f"  tail -F {first}/logs/rank-0.log",
+            f"  scancel {number}" + ("    saves, and does not come back" if job.kind == "train" else ""),
+        ]
+    )
+
+
+def _absolute(path: str) -> str:
+    """The job runs in another folder; addresses, commands and names stay as they are."""
+    return str(Path(path).absolute()) if _is_local(path) else path
+
+
+def _need(path: str, name: str) -> None:
+    if _is_local(path) and not Path(path).exists():
+        raise FileNotFoundError(f"{name}: there is no {path}")
+
+
+def _is_local(path: str) -> bool:
+    return bool(path) and "://" not in path and not path.startswith(("pipe:", "timm:", "~"))

@@ -1,0 +1,121 @@
+"""Say what is installed, which devices and decoders work, what is missing, and the command that mends it."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import io
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data.generated.sprites import encode_clip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table."""
+
+    name: str
+    good: bool
+    words: str
+    needed: bool = True  # a missing optional thing is no fault
+
+
+REQUIRED = (
+    "torch", "pytorch-lightning", "timm", "webdataset", "omegaconf", "av", "tensorboard", "safetensors", "torchmetrics",
+    "matplotlib",
+)  # fmt: skip
+OPTIONAL = {
+    "decord": "videos are decoded by PyAV instead",
+    "torchvision": "needed by timm and transformers",
+    "transformers": "for `export --format transformers`; pip install '.[transformers]'",
+    "onnxruntime": "for ONNX; pip install '.[onnx]'",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`doctor` has no arguments of its own."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table; ValueError where something needed is missing."""
+    findings = [*packages(), *devices(), *decoders(), disk()]
+    for finding in findings:
+        mark = "ok  " if finding.good else ("MISS" if finding.needed else "-   ")
+        print(f"{mark} {finding.name:<18} {finding.words}")
+    missing = [finding.name for finding in findings if finding.needed and not finding.good]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be mended first; `make install` installs everything")
+    print("\nAll that is needed is here. `make demo` shows it at work.")
+
+
+def packages() -> list[Finding]:
+    """Installed versions."""
+    found = [Finding("python", True, platform.python_version())]
+    for name in (*REQUIRED, *OPTIONAL):
+        needed = name in REQUIRED
+        try:
+            found.append(Finding(name, True, importlib.metadata.version(name), needed))
+        except importlib.metadata.PackageNotFoundError:
+            words = f"pip install {name}" if needed else f"not installed: {OPTIONAL[name]}"
+            found.append(Finding(name, False, words, needed))
+    return found
+
+
+def devices() -> list[Finding]:
+    """What can train here."""
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
+    found = [Finding("cpu", True, cores)]
+    if not torch.cuda.is_available():
+        return [
+            *found,
+            Finding("gpu", False, "none found: training runs on the CPU, good for the demo only", needed=False),
+        ]
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        words = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, bf16 {torch.cuda.is_bf16_supported()}"
+        found.append(Finding(f"gpu {number}", True, words))
+    return found
+
+
+def decoders() -> list[Finding]:
+    """Whether each decoder gives back a video that was just written."""
+    frames = np.full((4, 32, 32, 3), 128, dtype=np.uint8)
+    buffer = io.BytesIO()
+    encode_clip(frames, buffer, 8, 20)
+    video = buffer.getvalue()
+    return [_try_decoder("decord", _decord, video, needed=False), _try_decoder("pyav", _pyav, video, needed=True)]
+
+
+def disk() -> Finding:
+    """Room in the current folder."""
+    free = shutil.disk_usage(".").free / 2**30
+    return Finding("disk", free > 2, f"{free:.0f} GiB free here" + ("" if free > 2 else "; the demo needs 2"))
+
+
+def _try_decoder(name: str, decode: Callable[[bytes], int], video: bytes, needed: bool) -> Finding:
+    if importlib.util.find_spec({"pyav": "av"}.get(name, name)) is None:
+        return Finding(f"decodes: {name}", False, "not installed", needed)
+    try:
+        frames = decode(video)
+    except (RuntimeError, OSError, ValueError) as error:
+        return Finding(f"decodes: {name}", False, f"failed on an H.264 video: {error}", needed)
+    return Finding(f"decodes: {name}", frames == 4, f"H.264, {frames} of 4 frames", needed)
+
+
+def _decord(video: bytes) -> int:
+    import decord
+
+    return len(decord.VideoReader(io.BytesIO(video), num_threads=1))
+
+
+def _pyav(video: bytes) -> int:
+    import av
+
+    with av.open(io.BytesIO(video), mode="r") as container:
+        return len(list(container.decode(video=0)))

@@ -1,0 +1,61 @@
+"""Write an encoder for others to load.
+
+    python -m launch export runs/demo/run encoder                           native: for vjepa.load_encoder
+    python -m launch export runs/vitl vitl-hf --format transformers         for AutoModel.from_pretrained
+    ... --format transformers --probe runs/probe                            for AutoModelForVideoClassification
+    python -m launch export runs/vitl vitl-onnx --format onnx               for onnxruntime
+    python -m launch export runs/vitl vitl-pt2 --format program             for torch.export.load
+    python -m launch export runs/vitl vitl-meta --format meta               for the public V-JEPA code
+    python -m launch export vitl.pt vitl --weights target_encoder           an official checkpoint as input
+
+What was written is loaded again and compared with the original on a clip; a difference above the tolerance is an error.
+A model card, README.md, is written beside it.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from launch.exchange.card import CardConfig
+from launch.exchange.encoders import add_encoder_arguments, read_head, read_hints, read_origin
+from launch.exchange.export import FORMATS, _read_run, describe_head, export_origin, find_results
+from launch.exchange.features import read_clip
+from probes.results import read_results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `export`."""
+    parser.add_argument("checkpoint", help="run directory, .ckpt file, exported folder or official checkpoint")
+    parser.add_argument("output", help="folder to write")
+    parser.add_argument("--format", choices=FORMATS, default="native")
+    add_encoder_arguments(parser)
+    parser.add_argument(
+        "--probe",
+        default="",
+        help="folder or results.json of `python -m launch probe`: its attentive head as classifier",
+    )
+    parser.add_argument("--clip", help="video to compare on (default: a generated one)")
+    group = parser.add_argument_group("model card")
+    group.add_argument("--licence", default="", help="of the weights, as apache-2.0")
+    group.add_argument("--data", default="", help="what it was trained on, in words")
+    group.add_argument("--results", default="", help="results.json of `python -m launch probe`, to be shown")
+    group.add_argument("--no-picture", action="store_true", help="without the picture of its features")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Export, check, and write the card."""
+    if arguments.probe and arguments.format != "transformers":
+        raise ValueError(f"--probe makes a classifier of --format transformers, got --format {arguments.format}")
+    results = arguments.results or find_results(arguments.probe)
+    if results:
+        read_results(results)  # a wrong file is better known before the work than after
+    origin = read_origin(arguments.checkpoint, arguments.weights, read_hints(arguments))
+    origin = replace(origin, facts={**origin.facts, **_read_run(Path(arguments.checkpoint))})
+    head = read_head(arguments.probe, origin.pretrained.encoder) if arguments.probe else None
+    output = Path(arguments.output)
+    clip = read_clip(arguments.clip, origin.pretrained.encoder.config) if arguments.clip else None
+    card = CardConfig(arguments.licence, arguments.data, results)
+    difference = export_origin(origin, output, arguments.format, clip, card, not arguments.no_picture, head)
+    print(origin.pretrained)
+    print(f"written as {arguments.format} to {output}" + (f", with an {describe_head(head)}" if head else ""))
+    print(f"loaded again and compared on a clip: largest difference {difference:.1e}")

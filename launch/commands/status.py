@@ -1,0 +1,28 @@
+"""Say where runs are: state, step, rate, time left, how often they came back, newest checkpoint and loss.
+
+    python -m launch status runs/vitl runs/sweep/*/
+
+What SLURM says is shown where it is at hand; else the state follows from what the run wrote into its folder.
+"""
+
+import argparse
+from pathlib import Path
+
+from launch.cluster.status import COLUMNS, read_status
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `status`."""
+    parser.add_argument("runs", nargs="+", help="run directories")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table. FileNotFoundError for a folder that is no run."""
+    found = [read_status(Path(name)) for name in arguments.runs]
+    rows = [COLUMNS, *(status.cells for status in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for name, status in zip(arguments.runs, found, strict=True):
+        if status.note:
+            print(f"\n{name}: {status.note}")

@@ -1,0 +1,35 @@
+"""Pretrain an encoder on packed videos.
+
+    python -m launch train configs/pretrain/vjepa2_vitl.yaml data.path=shards/ run.output=runs/vitl
+    torchrun --nproc-per-node 8 -m launch train CONFIG ...        (the same command on every node with --nnodes)
+    srun --ntasks-per-node 8 python -m launch train CONFIG ...    (`python -m launch submit` writes the script for it)
+
+Started again with the same run.output, a run continues where its last checkpoint was. SIGTERM, SIGUSR1 and Ctrl-C save
+after the step at hand and stop with exit status 75: the same command continues.
+"""
+
+import argparse
+from pathlib import Path
+
+from launch.config import add_config_arguments, read_config
+from launch.training.budget import within_budget
+from launch.training.config import TrainConfig
+from launch.training.logs import keep_output
+from launch.training.ranks import find_ranks
+from launch.training.trainer import train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `train`."""
+    add_config_arguments(parser, "configs/pretrain/")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train as the config says; what is printed is kept in the run directory."""
+    config = read_config(TrainConfig, arguments)
+    if config is None:
+        return
+    ranks = find_ranks(config.run)
+    config = within_budget(train, config, ranks.world)
+    with keep_output(Path(config.run.output), ranks.rank):
+        train(config)

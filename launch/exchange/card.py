@@ -1,0 +1,118 @@
+"""The model card of an export: what it is, how it is loaded, where it comes from, and only what was measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.exchange.encoders import Origin
+from launch.exchange.round_trip import count_parameters
+from probes.results import read_results
+
+PICTURE = "features.png"
+
+_LOAD = {
+    "native": """import vjepa
+
+encoder = vjepa.load_encoder("{folder}")
+features = encoder(vjepa.normalise(clips))  # clips uint8 [B, {frames}, {crop}, {crop}, 3] -> [B, {tokens}, {width}]""",
+    "transformers": """from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{folder}")
+features = model.get_vision_features(video)  # float32 [B, {frames}, 3, {crop}, {crop}] -> [B, {tokens}, {width}]""",
+    "classifier": """from transformers import AutoModelForVideoClassification
+
+model = AutoModelForVideoClassification.from_pretrained("{folder}")
+logits = model(video).logits  # float32 [B, {frames}, 3, {crop}, {crop}] -> [B, classes], named by model.config.id2label
+features = model.vjepa2.get_vision_features(video)  # [B, {tokens}, {width}]""",
+    "onnx": """import onnxruntime
+
+session = onnxruntime.InferenceSession("{folder}/encoder.onnx")
+(features,) = session.run(None, {{"video": video}})  # float32 [B, 3, {frames}, {crop}, {crop}]
+# -> [B, {tokens}, {width}]""",
+    "program": """import torch
+
+encoder = torch.export.load("{folder}/encoder.pt2").module()
+features = encoder(video)  # float32 [B, 3, {frames}, {crop}, {crop}] -> [B, {tokens}, {width}]""",
+    "meta": """import torch
+
+checkpoint = torch.load("{folder}/{file}", weights_only=True)
+weights = checkpoint["target_encoder"]  # names carry `module.backbone.`, as the public code expects""",
+}
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """What only the owner of the weights knows; empty: the card says that it is not stated."""
+
+    licence: str = ""
+    data: str = ""
+    results: str = ""  # results.json of `python -m launch probe`
+
+
+def write_card(
+    folder: Path, kind: str, origin: Origin, difference: float, config: CardConfig, picture: str = ""
+) -> Path:
+    """Write README.md into the export; `picture` is a caption for the features.png beside it."""
+    encoder = origin.pretrained.encoder.config
+    t, h, w = encoder.grid
+    checkpoint = next(folder.glob("checkpoint.*"), Path("checkpoint.pt")).name
+    words = {"folder": folder.name, "file": checkpoint, "tokens": t * h * w}
+    snippet = _LOAD[kind].format(frames=encoder.frames, crop=encoder.crop, width=encoder.width, **words)
+    task = "video-classification" if kind == "classifier" else "feature-extraction"
+    parts = [
+        f"---\nlicense: {config.licence or 'unknown'}\ntags:\n- video\n- {task}\n- v-jepa\n---",
+        f"# {folder.name}\n\nA video encoder, pretrained without labels: it predicts what is hidden.",
+        f"## Use\n\n```python\n{snippet}\n```\n\nColours are standardised with ImageNet's mean and deviation.",
+        "## Architecture\n\n"
+        + _list(
+            {
+                "encoder": f"{encoder.size}, {encoder.depth} blocks of width {encoder.width}, {encoder.heads} heads",
+                "parameters": f"{count_parameters(origin.pretrained.encoder):,}",
+                "positions": encoder.positions + (f", {encoder.rotary_order}" if encoder.positions == "rotary" else ""),
+                "clip": f"{encoder.frames} frames of {encoder.crop} x {encoder.crop} pixels = {t} x {h} x {w} tokens",
+                "predictor": "included" if _has_predictor(folder, kind, origin) else "not included",
+            }
+        ),
+        _training(origin, config),
+        _results(config.results),
+        f"## Features as colours\n\n![{picture}]({PICTURE})\n\n{picture}" if picture else "",
+        f"## Check\n\nLoaded again and compared with the original on a clip: largest difference {difference:.1e}.",
+    ]
+    path = folder / "README.md"
+    path.write_text("\n\n".join(part for part in parts if part) + "\n")
+    return path
+
+
+def _training(origin: Origin, config: CardConfig) -> str:
+    facts = {"data": config.data or "not stated", "licence": config.licence or "not stated", **origin.facts}
+    names = {"steps": "steps planned", "clips": "clips seen", "gauges": "gauges at the last reading"}
+    text = "## Training\n\n" + _list(
+        {names.get(name, name): value for name, value in facts.items() if name != "config"}
+    )
+    if "config" in facts:
+        text += f"\n\n<details><summary>config</summary>\n\n```yaml\n{facts['config'].strip()}\n```\n\n</details>"
+    return text
+
+
+def _results(path: str) -> str:
+    if not path:
+        return ""
+    document = read_results(path)
+    measure = "top-1 %" if document.classes else "mean absolute error"
+    lines = [f"| features | head | {measure} | 95 % interval | clips |", "| --- | --- | --- | --- | --- |"]
+    for row in document.rows:
+        if document.classes:
+            scores = f"{100 * row['top1']:.1f} | {100 * row['low']:.1f} to {100 * row['high']:.1f} | {row['samples']}"
+        else:
+            low, high = row["bootstrap"]["mae"]
+            scores = f"{row['mae']:.4g} | {low:.4g} to {high:.4g} | {row['samples']}"
+        lines.append(f"| {row['features']} | {row['head']} | {scores} |")
+    return "## Probes on frozen features\n\n" + "\n".join(lines)
+
+
+def _has_predictor(folder: Path, kind: str, origin: Origin) -> bool:
+    return origin.pretrained.predictor is not None and kind in ("native", "transformers", "classifier", "meta")
+
+
+def _list(items: dict[str, Any]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in items.items())

@@ -1,0 +1,119 @@
+"""Write an encoder for others to load, and load it again to check."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.generated.sprites import SyntheticConfig, render_clip
+from launch.exchange.card import PICTURE, CardConfig, write_card
+from launch.exchange.encoders import Origin, describe_run
+from launch.exchange.round_trip import measure_difference, read_again
+from launch.reports.pictures import draw_feature_colours, read_history
+from probes.heads import AttentiveHead
+from probes.saved import SavedHead, name_kind
+from vjepa.encoder import EncoderConfig
+from vjepa.formats.accounting import resize_encoder
+from vjepa.formats.classifier import save_classifier
+from vjepa.formats.graph import save_onnx, save_program
+from vjepa.formats.meta import save_meta
+from vjepa.formats.native import save_encoder
+from vjepa.formats.transformers import save_transformers
+from vjepa.jepa import JEPA
+from vjepa.pixels import normalise
+
+TOLERANCE = 1e-4
+PICTURE_FRAMES = 16  # at most: four clips of 64 frames take minutes on a CPU
+FORMATS = ("native", "transformers", "onnx", "program", "meta")
+
+
+def export(model: JEPA, output: Path, kind: str = "native", weights: str = "target", source: str = "") -> float:
+    """Write an encoder of `model`; returns the largest difference after loading it again (see `export_origin`)."""
+    return export_origin(describe_run(model, "context" if weights == "context" else "target", source), output, kind)
+
+
+def export_origin(
+    origin: Origin,
+    output: Path,
+    kind: str = "native",
+    clip: Tensor | None = None,
+    card: CardConfig | None = None,
+    picture: bool = False,
+    head: SavedHead[AttentiveHead] | None = None,
+) -> float:
+    """Write encoder, predictor where the format has one, and card; returns the largest difference after loading again.
+
+    clip: uint8 [1, T, H, W, 3]; head: makes the export to transformers a classifier. Raises ValueError where the format
+    cannot hold the encoder or the head, or what was loaded differs by more than the tolerance.
+    """
+    encoder, predictor = origin.pretrained.encoder, origin.pretrained.predictor
+    facts = {name: value for name, value in origin.facts.items() if name != "config"}
+    writers: dict[str, Callable[[], Path]] = {
+        "native": lambda: save_encoder(encoder, output, facts, predictor),
+        "transformers": lambda: save_transformers(encoder, predictor, output),
+        "onnx": lambda: save_onnx(encoder, output),
+        "program": lambda: save_program(encoder, output),
+        "meta": lambda: save_meta(encoder, predictor, output),
+    }
+    encoder.float().eval()
+    if head is None:
+        writers[kind]()
+    else:
+        save_classifier(encoder, predictor, head.head.state_dict(), head.head.heads, head.classes, output)
+        kind, origin = "classifier", replace(origin, facts={**origin.facts, "classifier": describe_head(head)})
+    clip = generate_clips(encoder.config, 1) if clip is None else clip
+    reader = read_again(kind, output)
+    difference = measure_difference(origin.pretrained, reader, normalise(clip), head.head if head else None)
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"{output}: what was loaded differs by {difference:.1e}, at most {TOLERANCE:.0e} is allowed; do not use it"
+        )
+    caption = draw_picture(origin, output) if picture else ""
+    write_card(output, kind, origin, difference, card or CardConfig(), caption)
+    return difference
+
+
+def find_results(probe: str) -> str:
+    """The results.json beside a probe's head, which the card of its classifier shows; empty where there is none."""
+    path = Path(probe)
+    path = path.parent if path.suffix == ".safetensors" else path
+    file = path / "results.json" if path.is_dir() else path
+    return str(file) if probe and file.is_file() else ""
+
+
+def describe_head(head: SavedHead[AttentiveHead]) -> str:
+    """A head in words."""
+    return f"{name_kind(head.head)} head of {len(head.classes)} classes: {', '.join(head.classes)}"
+
+
+def generate_clips(config: EncoderConfig, count: int) -> Tensor:
+    """Clips of moving things, as long and as large as the encoder was trained on: uint8 [count, T, H, W, 3]."""
+    size = max(32, config.crop + config.crop % 2)
+    settings = SyntheticConfig(size=size, frames=max(2, config.frames))
+    clips = [torch.from_numpy(render_clip(label, label, settings)) for label in range(count)]
+    whole = torch.stack(clips)[:, : config.frames]
+    rows = torch.arange(config.crop) * size // config.crop
+    return whole[:, :, rows][:, :, :, rows].contiguous()
+
+
+def draw_picture(origin: Origin, output: Path) -> str:
+    """Draw the features of generated clips as colours into the export; returns the caption."""
+    encoder = origin.pretrained.encoder.float().eval()
+    encoder = resize_encoder(encoder, frames=min(encoder.config.frames, PICTURE_FRAMES))
+    figure = draw_feature_colours(generate_clips(encoder.config, 4), encoder)
+    figure.savefig(output / PICTURE, dpi=110)
+    return "Generated clips above the first three principal components of their features, as red, green and blue."
+
+
+def _read_run(folder: Path) -> dict[str, str]:
+    """Config and last gauges of a run directory, as text; nothing for anything else."""
+    facts = {}
+    if (folder / "csv" / "metrics.csv").is_file():
+        last = {name: values[-1] for name, (_, values) in read_history(folder).items() if name.startswith("gauges/")}
+        if last:
+            facts["gauges"] = ", ".join(f"{name.removeprefix('gauges/')} {value:.3g}" for name, value in last.items())
+    if (folder / "config.yaml").is_file():
+        facts["config"] = (folder / "config.yaml").read_text()
+    return facts

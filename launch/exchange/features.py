@@ -1,0 +1,255 @@
+"""Features of videos of any length, with a window that slides over them."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.decode import (
+    DecodeError,
+    Frames,
+    decode_frames,
+    find_stream,
+    is_picture,
+    iterate_frames,
+    open_video,
+    probe_video,
+    to_pixels,
+)
+from data.loading.augment import crop_resize, square_boxes
+from data.loading.clips import Indices, Timing, choose_frames
+from data.packing.sources import Source, list_sources
+from launch.exchange.encoders import hash_weights
+from probes.heads import AttentiveHead
+from vjepa.encoder import Encoder, EncoderConfig
+from vjepa.formats.arrays import ArrayFormat, read_metadata, write_arrays
+from vjepa.pixels import normalise
+
+Pool = Literal["none", "mean", "attentive"]
+FORMAT = "vjepa-features-1"
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How a window slides; it counts frames of the sampled timeline: every `step`-th, or `fps` a second."""
+
+    window: int = 0  # frames a window shows the encoder; 0: as many as it was trained on
+    stride: int = 0  # frames from one window to the next; 0: the window's length
+    step: int = 1  # frames of the video from one frame to the next
+    fps: float = 0.0  # frames a second instead of `step`
+    pool: Pool = "none"  # one vector a window: the mean of its tokens, or what a trained head's query makes of them
+    layers: tuple[int, ...] = ()  # blocks whose features are wanted, 0-based, negative from the end; none: the last
+    batch: int = 4  # windows encoded at once
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        for name, least in (("window", 0), ("stride", 0), ("step", 1), ("batch", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, got {getattr(self, name)}")
+        if self.fps < 0:
+            raise ValueError(f"--fps must not be negative, got {self.fps}")
+        if self.pool == "attentive" and self.layers:
+            raise ValueError("--pool attentive is for the last features, which its head was trained on; drop --layers")
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video in memory, and when its frames are shown."""
+
+    content: bytes
+    timing: Timing
+
+
+def extract_videos(
+    videos: Sequence[str],
+    encoder: Encoder,
+    output: Path,
+    config: WindowConfig,
+    source: str,
+    overwrite: bool = False,
+    head: AttentiveHead | None = None,
+    to: ArrayFormat = "safetensors",
+) -> tuple[int, int, dict[str, str]]:
+    """One file a video into `output`; returns how many were made, how many were there, and why others were not.
+
+    Raises ValueError where two videos would get one file, or a file made in another way is in the place.
+    """
+    targets = _name_targets(videos, output, f".{to}")
+    made, kept, failed = 0, 0, dict[str, str]()
+    weights = {"encoder": source, "encoder_sha256": hash_weights(encoder, str(encoder.config))}
+    if head is not None:
+        weights["head_sha256"] = hash_weights(head)
+    for target, entry in tqdm(targets.items(), unit="video", disable=len(targets) < 2):
+        metadata = {**_describe(entry, encoder, config), **weights}
+        if target.is_file() and not overwrite:
+            _check_same(target, metadata)
+            kept += 1
+            continue
+        try:
+            found = extract_features(read_video(Path(entry.path)), encoder, config, head)
+        except DecodeError as error:
+            failed[entry.path] = str(error)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f"{target.name}.part")
+        write_arrays(found, unfinished, metadata, to)
+        os.replace(unfinished, target)
+        made += 1
+    return made, kept, failed
+
+
+@torch.no_grad()
+def extract_features(
+    video: Video, encoder: Encoder, config: WindowConfig, head: AttentiveHead | None = None
+) -> dict[str, Tensor]:
+    """`features` [W, N, D] or [W, D] (of layers: each as `layer_3`, ...), `times` [W, 2], `frames` [W, T].
+
+    head: that of --pool attentive, trained on this encoder's last features.
+    """
+    window = config.window or encoder.config.frames
+    indices = plan_windows(video.timing, window, config.stride or window, config.step, config.fps)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = encoder.to(device)
+    layers = config.layers or (-1,)
+    found: list[list[Tensor]] = []
+    windows = show_windows(video, indices, encoder.config.crop)
+    while batch := list(islice(windows, config.batch)):
+        clips = torch.stack(batch)
+        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
+            tokens = encoder.layers(normalise(clips.to(device)), layers)
+        found.append([pool_tokens(features.float(), config.pool, head).cpu() for features in tokens])
+    whole = [torch.cat(parts).contiguous() for parts in zip(*found, strict=True)]
+    names = [f"layer_{layer % len(encoder.blocks)}" for layer in layers] if config.layers else ["features"]
+    shown = _shown_at(video.timing)
+    times = torch.from_numpy(shown[indices[:, [0, -1]]]).contiguous()
+    return {**dict(zip(names, whole, strict=True)), "times": times, "frames": torch.from_numpy(indices)}
+
+
+def pool_tokens(tokens: Tensor, pool: Pool, head: AttentiveHead | None = None) -> Tensor:
+    """tokens [W, N, D] as they are, or one vector a window [W, D]."""
+    if head is not None:
+        return head.to(tokens.device).pool(tokens)
+    return tokens.mean(1) if pool == "mean" else tokens
+
+
+def plan_windows(timing: Timing, window: int, stride: int, step: int = 1, fps: float = 0.0) -> Indices:
+    """Frames [W, T] of every window: the first begins with the video, the last ends with it.
+
+    So the last one may overlap the one before it more than the others do; a video shorter than a window has one, which
+    repeats the last frame.
+    """
+    if window < 1 or stride < 1:
+        raise ValueError(f"window and stride must be at least 1, got {window} and {stride}")
+    shown = _shown_at(timing)
+    if fps > 0:
+        length = max(1, int((shown[-1] + 1 / timing.fps) * fps + 1e-6))
+        moments = np.arange(max(length, window)) / fps
+        line = np.searchsorted(shown, moments + 1e-3 / timing.fps, side="right") - 1
+    else:
+        length = -(-timing.frames // step)
+        line = np.arange(max(length, window)) * step
+    line = np.clip(line, 0, timing.frames - 1).astype(np.int64)
+    starts = list(range(0, length - window + 1, stride)) or [0]
+    if starts[-1] + window < length:
+        starts.append(length - window)
+    return np.stack([line[start : start + window] for start in starts])
+
+
+def show_windows(video: Video, indices: Indices, crop: int) -> Iterator[Tensor]:
+    """The central squares of these frames [W, T], resized: W times uint8 [T, crop, crop, 3].
+
+    The video is decoded once from front to back, and only the frames of a window are kept, so time grows with the
+    length of the video and memory does not.
+    """
+    wanted = set(indices.flatten().tolist())
+    kept: dict[int, Tensor] = {}
+    number = 0
+    for index, pixels in _iterate_pixels(video.content):
+        if index in wanted:
+            frames = pixels[None]
+            kept[index] = crop_resize(frames, square_boxes(frames.shape[1], frames.shape[2], 1)[0], crop)[0]
+        while number < len(indices) and indices[number, -1] <= index:
+            yield torch.stack([kept[frame] for frame in indices[number].tolist()])
+            number += 1
+            first = indices[number, 0] if number < len(indices) else index
+            kept = {frame: square for frame, square in kept.items() if frame >= first}
+        if number == len(indices):
+            return
+    raise DecodeError("too few frames", f"frame {indices[number, -1]} was asked for")
+
+
+def read_video(path: Path) -> Video:
+    """A video with its timing; DecodeError where no decoder reads it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DecodeError("cannot be read", error.strerror or str(error)) from error
+    info = probe_video(content)
+    return Video(content, Timing(info.frames, info.fps, info.times))
+
+
+def read_clip(path: str, config: EncoderConfig) -> Tensor:
+    """The middle of a video as the clip an encoder expects: uint8 [1, T, H, W, 3]."""
+    video = read_video(Path(path))
+    middle = choose_frames(video.timing, config.frames, 1, 0.0, 0.5)
+    return next(show_windows(video, middle[None], config.crop)).unsqueeze(0)
+
+
+def _iterate_pixels(content: bytes) -> Iterator[tuple[int, Frames]]:
+    """Every frame [H, W, C] with its number."""
+    if is_picture(content):
+        yield 0, decode_frames(content, [0])[0]
+        return
+    with open_video(content) as container:
+        for index, frame in enumerate(iterate_frames(container, find_stream(container))):
+            yield index, to_pixels(frame)
+
+
+def _shown_at(timing: Timing) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Seconds at which every frame is shown, [F]."""
+    if timing.times is None:
+        return np.arange(timing.frames, dtype=np.float64) / timing.fps
+    return np.asarray(timing.times, dtype=np.float64)
+
+
+def _name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path, Source]:
+    targets: dict[Path, Source] = {}
+    for given in videos:
+        for entry in list_sources(given).sources:
+            target = (output / entry.name).with_suffix(suffix)
+            if target in targets and targets[target].path != entry.path:
+                raise ValueError(f"{targets[target].path} and {entry.path} would both become {target}; give them apart")
+            targets[target] = entry
+    return targets
+
+
+def _describe(entry: Source, encoder: Encoder, config: WindowConfig) -> dict[str, str]:
+    """Metadata of a file, all text: what it was made from and how."""
+    settings = asdict(config)
+    del settings["batch"]
+    stat = Path(entry.path).stat()
+    t, side = (config.window or encoder.config.frames) // encoder.config.tubelet, encoder.config.grid[1]
+    return {
+        "format": FORMAT,
+        "video": entry.path,
+        "video_bytes": str(stat.st_size),
+        "windows": json.dumps(settings),
+        "grid": json.dumps([max(1, t), side, side]),
+    }
+
+
+def _check_same(target: Path, metadata: dict[str, str]) -> None:
+    """Raise ValueError where the file in place was made from another video or in another way."""
+    stored = read_metadata(target)
+    changed = [name for name, value in metadata.items() if stored.get(name) != value]
+    if changed:
+        was = ", ".join(f"{name} (was: {stored.get(name)})" for name in changed)
+        raise ValueError(f"{target} is there, made with another {was}; choose another --output, or give --overwrite")

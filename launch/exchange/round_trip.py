@@ -1,0 +1,130 @@
+"""Load what was exported with the library it was written for, and compare it with the original on a clip."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probes.heads import AttentiveHead
+from vjepa.encoder import Encoder, gather_tokens
+from vjepa.formats.accounting import Pretrained
+from vjepa.formats.graph import ONNX, PROGRAM
+from vjepa.formats.meta import load_meta
+from vjepa.formats.native import load_native
+from vjepa.predictor import Predictor
+
+Features = Callable[[Tensor], Tensor]
+Prediction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An export loaded again: `features` of a clip, `prediction` where it has a predictor, `logits` of a classifier."""
+
+    features: Features
+    prediction: Prediction | None = None
+    logits: Features | None = None
+
+
+@torch.no_grad()
+def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head: AttentiveHead | None = None) -> float:
+    """Largest absolute difference of features, of predictions where there is a predictor, of the head's logits.
+
+    clip is normalised, float32 [1, 3, T, H, W]. Half of the tokens are the predictor's context, the rest its targets.
+    """
+    encoder = original.encoder.float().eval()
+    features = encoder(clip)
+    difference = float((features - reader.features(clip)).abs().max())
+    if head is not None:
+        if reader.logits is None:
+            raise ValueError("what was loaded has no classifier")
+        logits = head(features)
+        difference = max(difference, float((logits - reader.logits(clip)).abs().max()))
+    if original.predictor is None or reader.prediction is None:
+        return difference
+    order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(0))
+    half = max(1, len(order) // 2)
+    context, target = order[:half].sort().values[None], order[half:].sort().values[None]
+    grid = encoder.patch_embed.grid(encoder.as_video(clip))
+    expected = _predict(original.predictor, features, context, target, grid)
+    return max(difference, float((expected - reader.prediction(clip, context, target)).abs().max()))
+
+
+def read_again(kind: str, folder: Path) -> Reader:
+    """The export in `folder`, loaded by the library that it was written for."""
+    readers: dict[str, Callable[[Path], Reader]] = {
+        "native": lambda folder: _ours(load_native(folder)),
+        "meta": lambda folder: _ours(load_meta(next(folder.glob("checkpoint.*")), "target_encoder")),
+        "transformers": _transformers,
+        "classifier": _classifier,
+        "onnx": _onnx,
+        "program": _program,
+    }
+    return readers[kind](folder)
+
+
+def _ours(loaded: Pretrained) -> Reader:
+    def predict(clip: Tensor, context: Tensor, target: Tensor) -> Tensor:
+        if loaded.predictor is None:
+            raise ValueError(f"{loaded.source} lost its predictor")
+        grid = loaded.encoder.patch_embed.grid(loaded.encoder.as_video(clip))
+        return _predict(loaded.predictor, loaded.encoder(clip), context, target, grid)
+
+    return Reader(loaded.encoder, predict)
+
+
+def _transformers(folder: Path) -> Reader:
+    from transformers import AutoModel
+
+    return _theirs(AutoModel.from_pretrained(folder).eval())
+
+
+def _classifier(folder: Path) -> Reader:
+    from transformers import AutoModelForVideoClassification
+
+    model = AutoModelForVideoClassification.from_pretrained(folder).eval()
+
+    def logits(clip: Tensor) -> Tensor:
+        found: Tensor = model(clip.transpose(1, 2)).logits
+        return found
+
+    return replace(_theirs(model.vjepa2), logits=logits)
+
+
+def _theirs(model: Any) -> Reader:
+    def features(clip: Tensor) -> Tensor:
+        found: Tensor = model.get_vision_features(clip.transpose(1, 2))
+        return found
+
+    def predict(clip: Tensor, context: Tensor, target: Tensor) -> Tensor:
+        output = model(clip.transpose(1, 2), context_mask=[context], target_mask=[target])
+        found: Tensor = output.predictor_output.last_hidden_state
+        return found
+
+    return Reader(features, predict)
+
+
+def _onnx(folder: Path) -> Reader:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
+    return Reader(lambda clip: torch.from_numpy(session.run(None, {"video": clip.numpy()})[0]))
+
+
+def _program(folder: Path) -> Reader:
+    module = torch.export.load(folder / PROGRAM).module()
+    return Reader(lambda clip: module(clip))
+
+
+def _predict(predictor: Predictor, features: Tensor, context: Tensor, target: Tensor, grid: Any) -> Tensor:
+    predictor = predictor.float().eval()
+    prediction: Tensor = predictor(gather_tokens(features, context), context, target, grid=grid)
+    return prediction
+
+
+def count_parameters(encoder: Encoder) -> int:
+    """Parameters of an encoder."""
+    return sum(parameter.numel() for parameter in encoder.parameters())

@@ -1,0 +1,1 @@
+"""Frozen evaluation from the command line: what is probed, and the run of a probe."""

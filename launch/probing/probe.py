@@ -1,0 +1,200 @@
+"""A probe of a frozen encoder: features of two labelled sets, heads on them, results and report."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from data.loading.loader import DataConfig, EvalLoader, Views
+from data.parallel import count_cores
+from launch.exchange.encoders import Weights, hash_weights
+from launch.probing.subjects import TIMM, Subject, read_subject
+from launch.reports.probe_page import clips_of, write_probe_report, write_scalars
+from launch.training.trainer import share_cores
+from probes.cache import FeatureCache
+from probes.evaluate import DEPTHS, HeadsConfig, Result, evaluate
+from probes.extract import Order, Progress, extract, stream
+from probes.extractors import Extractor, FirstFrame, Pixels, choose_layers
+from probes.features import Features
+from probes.results import write_results
+from probes.saved import save_heads
+from probes.targets import read_targets, with_targets
+
+MEMORY, OFF = "memory", "off"
+BASELINES = ("random", "pixels", "first_frame")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """One evaluation: clips are as long and as large as those the encoder was trained on, unless it says otherwise."""
+
+    encoder: str = ""  # run, .ckpt, exported or transformers folder, official checkpoint, or timm:NAME[:FILE]; required
+    weights: Weights = ""  # which encoder: target (default) or context of a run; of an official file its name
+    layers: tuple[int, ...] = ()  # blocks whose tokens attentive heads see, from 0 or negative; none: the last
+    train: str = ""  # folder of shards the heads learn from; required
+    test: str = ""  # folder of shards that is reported; required
+    targets: str = ""  # table `key,value` or `path,value` of values to regress; none: the labels in the shards
+    data: DataConfig = field(default_factory=DataConfig)  # its path follows from the above
+    frames: int = 0  # of a clip; 0: as the encoder was trained on (an image ViT: data.frames)
+    crop: int = 0  # pixels; 0: as the encoder was trained on
+    views: Views = field(default_factory=Views)  # augmented ones are for the training set alone
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    baselines: tuple[str, ...] = BASELINES  # measured beside the encoder; timm:NAME[:FILE] as well
+    batch: int = 32  # clips encoded at once
+    precision: Literal["bf16", "fp32"] = "bf16"  # of the encoder
+    cache: str = "~/.cache/video-features"  # folder; memory: in this process; off: encode again in every epoch
+    cache_gb: float = 50.0  # size of that folder
+    output: str = "runs/probe"
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.baselines if name not in BASELINES and not name.startswith(TIMM)]
+        if unknown:
+            raise ValueError(f"baselines must be among {', '.join(BASELINES)}, {TIMM}NAME, got {', '.join(unknown)}")
+        if self.batch < 1 or self.frames < 0 or self.crop < 0 or self.cache_gb <= 0:
+            found = f"{self.batch}, {self.frames}, {self.crop}, {self.cache_gb:g}"
+            raise ValueError(f"batch and cache_gb must be positive, frames and crop not negative, got {found}")
+        if self.cache in ("", "False", "false"):  # YAML reads a bare off as false
+            object.__setattr__(self, "cache", OFF)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which of the processes of a probe this is."""
+
+    number: int = 0
+    world: int = 1
+    local: int = 0  # on its machine
+
+
+def probe(config: ProbeConfig) -> list[Result]:
+    """Evaluate the encoder and its baselines; writes results and heads. ValueError where a key is missing.
+
+    Of several processes only the first one has results, the others encode for it.
+    """
+    for name in ("encoder", "train", "test"):
+        if not getattr(config, name):
+            raise ValueError(f"{name} is required: give {name}=... on the command line or in the file")
+    rank = find_rank()
+    subject = read_subject(config.encoder, config.weights, config.heads.seed, config.crop)
+    orders = plan(subject, config, rank)
+    classes = check_classes(config, orders)
+    targets = read_targets(config.targets) if config.targets else {}
+    sets = collect(orders, config, rank)
+    if rank.number:
+        return []
+    train, test = sets
+    if config.targets:
+        train = {name: with_targets(features, targets, config.train) for name, features in train.items()}
+        test = {name: with_targets(features, targets, config.test) for name, features in test.items()}
+    attentive = config.heads.attentive
+    heads = replace(config.heads, attentive=replace(attentive, heads=attentive.heads or subject.heads))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(count_cores())  # the loading processes are gone
+    unfinished = Path(config.output) / "unfinished"
+    with tqdm(bar_format="heads: {desc} [{elapsed}]", leave=False) as bar:
+        results = evaluate(train, test, classes, heads, unfinished, bar.set_description_str)
+    write(config, results, classes, subject, orders[1].loader)
+    shutil.rmtree(unfinished, ignore_errors=True)  # that of earlier, other settings as well
+    return results
+
+
+def plan(subject: Subject, config: ProbeConfig, rank: Rank) -> list[Order]:
+    """What is to be encoded: the training set in its views, and the reported one in fixed views."""
+    frames = config.frames or subject.frames or config.data.frames
+    data = replace(config.data, frames=frames, crop=config.crop or subject.crop)
+    share_cores(data)
+    device = f"cuda:{rank.local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    found = extractors(subject, config, device, data.crop)
+    tokens = any(head in DEPTHS for head in config.heads.names)
+    orders = []
+    for path, views in ((config.train, config.views), (config.test, replace(config.views, augmented=0))):
+        videos = max(1, config.batch // (views.count * views.segments))
+        loader = EvalLoader(replace(data, path=path), videos, views)
+        orders.append(Order(found, loader, config.batch, tokens))
+    return orders
+
+
+def check_classes(config: ProbeConfig, orders: Sequence[Order]) -> list[str]:
+    """The class names, none where values are regressed; ValueError where the two sets do not name the same."""
+    train, test = (order.loader.manifest.classes for order in orders)
+    if config.targets:
+        return []
+    if train != test or not train:
+        raise ValueError(
+            f"{config.train} and {config.test} must name the same classes, got {train or 'none'} and {test or 'none'}; "
+            "pack both with the same labels, or give targets=TABLE to regress values"
+        )
+    return train
+
+
+def extractors(subject: Subject, config: ProbeConfig, device: str, crop: int) -> dict[str, Extractor]:
+    """The encoder and the baselines asked for, by the name they have in the table."""
+    seed, frozen = config.heads.seed, subject.freeze(device, config.precision, config.layers)
+    found: dict[str, Extractor] = {"encoder": frozen}
+    for name in config.baselines:
+        if name == "random":
+            found["random encoder"] = subject.fresh(seed).freeze(device, config.precision, config.layers)
+        elif name == "pixels":
+            found["raw pixels"] = Pixels()
+        elif name == "first_frame":
+            found["encoder, first frame only"] = FirstFrame(frozen)
+        else:
+            found[name] = read_subject(name, seed=seed, crop=crop).freeze(device, config.precision)
+    return found
+
+
+def collect(orders: Sequence[Order], config: ProbeConfig, rank: Rank) -> list[dict[str, Features]]:
+    """The features ordered, from where the config keeps them; none for a rank that only helps."""
+    check_cache(config, rank.world)
+    total = sum(order.loader.manifest.samples for order in orders)
+    with tqdm(total=total, desc="features", unit="sample", leave=False, disable=rank.number > 0) as bar:
+        progress: Progress = bar.update
+        if config.cache == MEMORY:
+            return [extract(order, progress) for order in orders]
+        if config.cache == OFF:
+            means = any(head not in DEPTHS for head in config.heads.names)
+            return [stream(order, progress, means) for order in orders]
+        return FeatureCache(config.cache, config.cache_gb).fetch(orders, progress, rank.number, rank.world)
+
+
+def check_cache(config: ProbeConfig, world: int) -> None:
+    """Raise ValueError where `world` processes have no folder in which they can exchange features."""
+    if config.cache in (MEMORY, OFF) and world > 1:
+        raise ValueError(
+            f"cache={config.cache} is for one process, there are {world}: give cache=FOLDER that all of them can "
+            "reach, they exchange features there"
+        )
+
+
+def write(
+    config: ProbeConfig, results: Sequence[Result], classes: Sequence[str], subject: Subject, loader: EvalLoader
+) -> None:
+    """Results, report and the trained heads of the encoder; those of an earlier probe do not stay. `loader`: reported.
+
+    A head on chosen layers is marked as such: who gives it the last layer's tokens is told.
+    """
+    folder = Path(config.output)
+    write_results(folder, results, classes, asdict(config))
+    chosen = choose_layers(config.layers, subject.depth)
+    layers = "" if chosen == choose_layers((), subject.depth) else f"layers {', '.join(map(str, chosen))}"
+    digest = hash_weights(subject.module, layers)
+    source = f"{subject.source}, {layers}" if layers else subject.source
+    trained = [result.trained for result in results if result.features == "encoder"]
+    save_heads(trained, folder, classes, source, digest)
+    write_scalars(folder, results)
+    write_probe_report(folder, clips_of(loader))
+
+
+def find_rank(environment: Mapping[str, str] = os.environ) -> Rank:
+    """This process among those that torchrun or srun started."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return Rank(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", 0)))
+    if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+        number, local = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
+        return Rank(number, int(environment["SLURM_STEP_NUM_TASKS"]), local)
+    return Rank()

@@ -1,0 +1,177 @@
+"""The pictures of a report: clips with their masks, curves, feature colours, confusion matrix.
+
+B clips, T frames, H W pixels, (t, h, w) the token grid, N = t*h*w, D width.
+"""
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vjepa.encoder import Encoder
+from vjepa.masks import MaskConfig, draw_masks
+from vjepa.pixels import normalise
+
+Images = npt.NDArray[np.float32]
+
+INK, BLUE, ORANGE, GREY = "#1d2433", "#2f6fde", "#e0752d", "#9aa3b2"
+NAMED = 40  # classes whose names fit beside a confusion matrix
+
+
+def draw_contact_sheet(clips: Tensor, names: list[str], masks: dict[str, MaskConfig], encoder: Encoder) -> Figure:
+    """Clips uint8 [B, T, H, W, 3]: a row a clip, then what the context encoder sees of it under each kind of mask."""
+    grid, columns = encoder.config.grid, 4
+    kinds = [("clip", None), *masks.items()]
+    figure = Figure(figsize=(1.55 * columns * len(kinds), 1.6 * len(clips)))
+    axes = figure.subplots(len(clips), columns * len(kinds), squeeze=False)
+    moments = np.linspace(0, clips.shape[1] - 1, columns).round().astype(int)
+    for kind, (title, mask) in enumerate(kinds):
+        shown = clips.numpy() / 255
+        if mask is not None:
+            drawn = draw_masks(mask, grid, torch.arange(len(clips)), 0, kind - 1)
+            visible = torch.zeros(len(clips), grid[0] * grid[1] * grid[2]).scatter_(1, drawn.context, 1.0)
+            shown = shown * _to_pixels(visible, encoder)[..., None] + 0.5 * (
+                1 - _to_pixels(visible, encoder)[..., None]
+            )
+        for row, name in enumerate(names):
+            for column, moment in enumerate(moments):
+                axis = axes[row, kind * columns + column]
+                axis.imshow(shown[row, moment], interpolation="nearest")
+                axis.set_axis_off()
+                if row == 0:
+                    axis.set_title(f"{title}, frame {moment + 1}", fontsize=7, color=INK)
+                if kind == 0 and column == 0:
+                    axis.text(
+                        -0.08, 0.5, name, transform=axis.transAxes, rotation=90, va="center", ha="right", fontsize=8
+                    )
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def draw_curves(history: dict[str, tuple[list[int], list[float]]]) -> Figure:
+    """Loss and collapse gauges over the optimiser steps."""
+    panels = [
+        ("loss/prediction", "prediction loss"),
+        ("gauges/spread", "spread across clips (0: collapsed)"),
+        ("gauges/rank", "effective rank of tokens"),
+        ("gauges/pooled_rank", "effective rank of clip means"),
+    ]
+    figure = Figure(figsize=(12, 2.6))
+    for axis, (key, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        steps, values = history.get(key, ([], []))
+        axis.plot(steps, values, color=BLUE, linewidth=1.4)
+        axis.set_title(title, fontsize=9, color=INK)
+        axis.set_xlabel("step", fontsize=8)
+        axis.set_ylim(bottom=0)
+        axis.grid(color="#e6e9ef")
+        axis.tick_params(labelsize=7)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def draw_feature_colours(clips: Tensor, encoder: Encoder) -> Figure:
+    """Clips uint8 [B, T, H, W, 3] over their features: three principal components as red, green and blue.
+
+    The mean of each position over the clips is taken out first, so the colours show what is there, not where.
+    """
+    with torch.no_grad():
+        features = encoder(normalise(clips))
+    t, h, w = encoder.config.grid
+    volume = feature_colours(features).unflatten(1, (t, h, w)).numpy()
+    figure = Figure(figsize=(1.5 * t * 2 + 0.4, 1.5 * len(clips)))
+    axes = figure.subplots(len(clips), 2 * t, squeeze=False)
+    for row in range(len(clips)):
+        for moment in range(t):
+            axes[row, 2 * moment].imshow(clips[row, moment * encoder.config.tubelet].numpy())
+            axes[row, 2 * moment + 1].imshow(volume[row, moment], interpolation="bicubic")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.2)
+    return figure
+
+
+def feature_colours(features: Tensor) -> Tensor:
+    """Three principal components of features [B, N, D] as red, green and blue in [0, 1]: [B, N, 3] on the CPU.
+
+    One set of directions for all clips. The mean of each position over the clips is taken out first, so the colours
+    show what is there, not where.
+    """
+    features = features.float()
+    centred = features - (features.mean(0) if len(features) > 1 else features.mean(1, keepdim=True))
+    flat = centred.flatten(0, 1)
+    _, directions = torch.linalg.eigh(flat.T @ flat)  # ascending; no random numbers, unlike a low-rank approximation
+    colours = (centred @ directions[:, -3:].flip(1)).cpu()
+    low, high = colours.flatten(0, 1).quantile(0.02, dim=0), colours.flatten(0, 1).quantile(0.98, dim=0)
+    scaled: Tensor = (colours - low) / (high - low).clamp(min=1e-12)
+    return scaled.clamp(0, 1)
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Rows: what it was; columns: what the probe said; per cent of the row. Names and numbers as far as they fit."""
+    counts = np.asarray(confusion, dtype=np.float64)
+    share = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
+    are_named = len(classes) <= NAMED
+    side = 1.6 + 0.42 * len(classes) if are_named else 9.0
+    figure = Figure(figsize=(side, side))
+    axis = figure.subplots()
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    axis.set_xlabel("predicted", fontsize=9)
+    axis.set_ylabel("true", fontsize=9)
+    if are_named:
+        axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
+        axis.set_yticks(range(len(classes)), classes, fontsize=8)
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 1:
+                colour = "white" if value > 55 else INK
+                axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.tight_layout()
+    return figure
+
+
+def read_history(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """What a run logged: name -> (steps, values), from its csv."""
+    history: dict[str, tuple[list[int], list[float]]] = {}
+    with (folder / "csv" / "metrics.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    steps, values = history.setdefault(name, ([], []))
+                    steps.append(int(row["step"]))
+                    values.append(float(value))
+    return history
+
+
+def rasterise(figure: Figure, dpi: int = 100) -> npt.NDArray[np.uint8]:
+    """A figure as pixels [H, W, 3]."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels: npt.NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels
+
+
+def embed(figure: Figure, alternative: str) -> str:
+    """A figure as an <img> that carries its own data."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{alternative}" src="data:image/png;base64,{data}">'
+
+
+def _to_pixels(tokens: Tensor, encoder: Encoder) -> Images:
+    """A value a token [B, N] spread over its pixels [B, T, H, W]."""
+    config = encoder.config
+    volume = tokens.unflatten(1, config.grid)
+    volume = volume.repeat_interleave(config.tubelet, 1)
+    spread: Images = volume.repeat_interleave(config.patch, 2).repeat_interleave(config.patch, 3).numpy()
+    return spread

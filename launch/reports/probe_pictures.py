@@ -1,0 +1,84 @@
+"""The pictures of a probe's report: few-shot curves, values against the truth, frames of clips."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from launch.reports.pictures import BLUE, GREY, INK, ORANGE
+
+COLOURS = (BLUE, ORANGE, "#3a9e6e", "#a05bc4", GREY, "#c4475b")
+FRAMES = 6  # shown of a clip
+
+
+def draw_shares(rows: Sequence[Mapping[str, Any]], chance: float | None) -> Figure:
+    """Accuracy (or the mean absolute error) against the share of labels: a panel a head, a line a kind of features.
+
+    Dots are seeds, the band is the 95 % interval of their mean.
+    """
+    heads = list(dict.fromkeys(row["head"] for row in rows if row["shares"]))
+    names = list(dict.fromkeys(row["features"] for row in rows))
+    figure = Figure(figsize=(0.6 + 4.2 * len(heads), 3.4))
+    panels = figure.subplots(1, len(heads), squeeze=False, sharey=True)[0]
+    size = 1 if chance is None else 100
+    top = size * max(value for row in rows for point in row["shares"] for value in point["scores"])
+    for axis, head in zip(panels, heads, strict=True):
+        for row in (row for row in rows if row["head"] == head and row["shares"]):
+            colour = COLOURS[names.index(row["features"]) % len(COLOURS)]
+            points = row["shares"]
+            x = [100 * point["share"] for point in points]
+            axis.plot(x, [size * point["mean"] for point in points], color=colour, linewidth=1.6, label=row["features"])
+            low, high = ([size * point.get(end, point["mean"]) for point in points] for end in ("low", "high"))
+            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            for share, point in zip(x, points, strict=True):
+                seeds = [size * value for value in point["scores"]]
+                axis.plot([share] * len(seeds), seeds, ".", color=colour, markersize=4)
+        if chance is not None:
+            axis.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1)
+            axis.set_ylim(0, min(101, 1.2 * top))
+        shares = sorted({100 * point["share"] for row in rows for point in row["shares"]})
+        axis.set_xscale("log")
+        axis.set_xticks(shares, [f"{share:g} %" for share in shares], fontsize=8)
+        axis.set_xticks([], minor=True)
+        axis.set_title(head, fontsize=10, color=INK)
+        axis.set_xlabel("share of the labels", fontsize=8)
+        _tidy(axis)
+    panels[0].set_ylabel("mean absolute error" if chance is None else "top-1, %", fontsize=8)
+    panels[-1].legend(fontsize=7, frameon=False, loc="best")
+    figure.tight_layout()
+    return figure
+
+
+def draw_values(truth: Sequence[float], said: Sequence[float]) -> Figure:
+    """What the probe said against the true values."""
+    figure = Figure(figsize=(4.6, 4.4))
+    axis = figure.subplots()
+    axis.plot(truth, said, ".", color=BLUE, markersize=4, alpha=0.6)
+    ends = [min(truth), max(truth)]
+    axis.plot(ends, ends, color=GREY, linewidth=1)
+    axis.set_xlabel("true value", fontsize=9)
+    axis.set_ylabel("predicted", fontsize=9)
+    _tidy(axis)
+    figure.tight_layout()
+    return figure
+
+
+def draw_frames(clip: Tensor) -> Figure:
+    """Some frames of a clip uint8 [T, H, W, 3], side by side."""
+    moments = np.linspace(0, len(clip) - 1, min(FRAMES, len(clip))).round().astype(int)
+    strip = np.concatenate([clip[moment].numpy() for moment in moments], 1)
+    height, width = strip.shape[:2]
+    figure = Figure(figsize=(5.4, 5.4 * height / width))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.imshow(strip, interpolation="nearest")
+    axis.set_axis_off()
+    return figure
+
+
+def _tidy(axis: Any) -> None:
+    axis.grid(color="#e6e9ef")
+    axis.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

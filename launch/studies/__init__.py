@@ -1,0 +1,1 @@
+"""Several runs put side by side, and the demo."""

@@ -1,0 +1,225 @@
+"""Train objectives for the same compute, probe each, and put them side by side with intervals over seeds."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from data.loading.loader import EvalLoader
+from launch.config import load_config
+from launch.probing.probe import ProbeConfig, probe
+from launch.studies.objective_table import DIVERGED, as_plain, collect, draw_figure, render
+from launch.training.budget import measure_step, parse_duration
+from launch.training.checkpoints import list_checkpoints, load_module
+from launch.training.config import TrainConfig
+from launch.training.rundir import check_same
+from launch.training.trainer import train
+from launch.training.watchers.skips import DivergedError
+from probes.extractors import FrozenEncoder
+from vjepa.gauges import collapse_gauges, uniformity
+from vjepa.jepa import JEPA
+
+GAUGED = 8  # batches of 32 clips
+ROUNDS = 2  # of measuring a step, each over all choices; the faster one counts
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One objective: what differs from the base config."""
+
+    about: str = ""  # in plain words, for the table
+    settings: dict[str, Any] = field(default_factory=dict)  # a part of a pretraining config; masks replace the base's
+    teacher: dict[str, Any] = field(default_factory=dict)  # of a teacher that is trained first and then frozen
+    teacher_share: float = 0.4  # of the budget, where there is such a teacher
+
+    def __post_init__(self) -> None:
+        if not 0 < self.teacher_share < 1:
+            raise ValueError(f"choices: teacher_share must lie in (0, 1), got {self.teacher_share}")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Another labelled set on which every encoder is probed too."""
+
+    train: str = ""
+    test: str = ""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Which objectives, on what, for how long."""
+
+    base: str = "configs/pretrain/demo.yaml"  # pretraining config
+    probe: str = "configs/probe/synthetic.yaml"
+    train: str = ""  # folder of shards that is pretrained on and that the probes learn from; required
+    test: str = ""  # folder of shards that is reported; required
+    choices: dict[str, Choice] = field(default_factory=dict)
+    transfer: dict[str, Transfer] = field(default_factory=dict)
+    only: list[str] = field(default_factory=list)  # of the choices; none: all
+    budget: str = "10min"  # compute of a run
+    seeds: int = 3  # runs of each choice
+    output: str = "runs/objectives"
+
+    def __post_init__(self) -> None:
+        parse_duration(self.budget, "budget")
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        unknown = [name for name in self.only if name not in self.choices]
+        if unknown:
+            raise ValueError(f"only names {', '.join(unknown)}; the choices are {', '.join(self.choices)}")
+
+    def chosen(self) -> dict[str, Choice]:
+        """The choices to run."""
+        return {name: choice for name, choice in self.choices.items() if not self.only or name in self.only}
+
+
+def compare(config: StudyConfig) -> None:
+    """Measure, train, probe, write the table."""
+    folder = Path(config.output)
+    steps = choose_steps(config, folder)
+    for seed in range(config.seeds):
+        for name, choice in config.chosen().items():
+            place = folder / name / f"seed-{seed}"
+            if pretrain(config, choice, place, seed, steps[name]):
+                measure(config, place, seed, baselines=name == first_whole(config, folder, seed))
+    rows = collect(folder, {name: choice.about for name, choice in config.choices.items()}, steps)
+    (folder / "results.json").write_text(json.dumps({"budget": config.budget, "rows": as_plain(rows)}, indent=1) + "\n")
+    (folder / "table.md").write_text(render(rows, config.budget))
+    draw_figure(rows, folder / "figure.png")
+
+
+def first_whole(config: StudyConfig, folder: Path, seed: int) -> str:
+    """The choice whose probe measures the baselines of a seed, too: the first that did not diverge."""
+    whole = (name for name in config.choices if not (folder / name / f"seed-{seed}" / DIVERGED).is_file())
+    return next(whole, "")
+
+
+def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps: Mapping[str, int]) -> bool:
+    """Train one choice from one seed; a teacher to be frozen comes first. A run that was interrupted continues.
+
+    False where it diverged: that is a result too, kept in diverged.txt, and not tried again.
+    Raises ValueError where the folder holds a run with other settings.
+    """
+    parts = {"run": dict(choice.settings)}
+    if choice.teacher:
+        weights = {"teacher": {**choice.settings.get("teacher", {}), "weights": str(place / "teacher")}}
+        parts = {"teacher": choice.teacher, "run": {**choice.settings, **weights}}
+    note, runs = place / DIVERGED, []
+    for part, settings in parts.items():
+        resolved = resolve(config, settings, place)
+        runs.append(
+            replace(resolved, run=replace(resolved.run, output=str(place / part), seed=seed, steps=steps[part]))
+        )
+        try:
+            check_same(place / part, runs[-1])
+        except ValueError as error:
+            raise ValueError(f"{error}; here that means: delete {place}, or choose another output") from error
+    if note.is_file():
+        print(f"{place} diverged before and is not tried again: {note.read_text().strip()}")
+        return False
+    try:
+        for whole in runs:
+            if whole.run.steps not in list_checkpoints(Path(whole.run.output)):
+                train(whole)
+    except DivergedError as error:
+        note.write_text(f"{error}\n")
+        print(f"{place} diverged: {error}")
+        return False
+    return True
+
+
+def resolve(config: StudyConfig, settings: Mapping[str, Any], folder: Path) -> TrainConfig:
+    """The base config with a choice's settings, also written as pretrain.yaml; ValueError where a key is unknown."""
+    base = cast("DictConfig", OmegaConf.load(config.base))
+    if "masks" in settings:
+        base.pop("masks", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "pretrain.yaml"
+    OmegaConf.save(OmegaConf.merge(base, dict(settings), {"data": {"path": config.train}}), path)
+    return load_config(TrainConfig, path, [])
+
+
+def choose_steps(config: StudyConfig, folder: Path) -> dict[str, dict[str, int]]:
+    """Steps that fit into the budget, of each choice's run and of its teacher; measured once, kept in steps.json."""
+    path, budget = folder / "steps.json", parse_duration(config.budget, "budget")
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"budget": config.budget, "seconds": {}}
+    if known["budget"] != config.budget:
+        raise ValueError(f"{folder} holds a comparison with budget={known['budget']}; choose another output")
+    missing = {name: choice for name, choice in config.choices.items() if name not in known["seconds"]}
+    if missing:
+        known["seconds"] |= measure_steps(config, missing, folder / "measured")
+        partial = path.with_name(".steps.json.partial")
+        partial.write_text(json.dumps(known, indent=1) + "\n")
+        partial.replace(path)
+    steps = {}
+    for name, choice in config.choices.items():
+        seconds = known["seconds"][name]
+        share = choice.teacher_share if choice.teacher else 0.0
+        steps[name] = {"run": max(1, int((1 - share) * budget / seconds["run"]))}
+        if share:
+            steps[name]["teacher"] = max(1, int(share * budget / seconds["teacher"]))
+    return steps
+
+
+def measure_steps(config: StudyConfig, choices: Mapping[str, Choice], folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds of a step of each choice and of its teacher, the faster of two rounds over all of them."""
+    parts = {
+        (name, part): resolve(config, settings, folder / f"{name}-{part}")  # all of them first: a typo stops here
+        for name, choice in choices.items()
+        for part, settings in measured_parts(choice).items()
+    }
+    found: dict[str, dict[str, float]] = {name: {} for name in choices}
+    for _ in range(ROUNDS):
+        for (name, part), trial in parts.items():
+            seconds = measure_step(train, trial, compute=True)
+            found[name][part] = min(seconds, found[name].get(part, seconds))
+            print(f"{name}: a step of its {part} takes {1000 * seconds:.0f} ms", flush=True)
+    return found
+
+
+def measured_parts(choice: Choice) -> dict[str, dict[str, Any]]:
+    """What is timed of a choice: its run, and the teacher where one is trained first.
+
+    A frozen teacher costs what a moving average costs, but for the update: it is timed as one.
+    """
+    settings = dict(choice.settings)
+    if not choice.teacher:
+        return {"run": settings}
+    return {"run": {**settings, "teacher": {"source": "average"}}, "teacher": choice.teacher}
+
+
+def measure(config: StudyConfig, place: Path, seed: int, baselines: bool) -> None:
+    """Probe one run on every set, and read its gauges; what is there is not made again."""
+    if not (place / "gauges.json").is_file():
+        gauges = read_gauges(load_module(place / "run"), config)
+        (place / "gauges.json").write_text(json.dumps(gauges, indent=1) + "\n")
+    for name, subject in {"": Transfer(config.train, config.test), **config.transfer}.items():
+        output = place / (f"probe-{name}" if name else "probe")
+        if not (output / "results.json").is_file():
+            words = [
+                f"encoder={place / 'run'}",
+                f"train={subject.train}",
+                f"test={subject.test}",
+                f"output={output}",
+                f"heads.seed={seed}",
+                *([] if baselines else ["baselines=[]"]),
+            ]
+            probe(load_config(ProbeConfig, config.probe, words))
+
+
+def read_gauges(model: JEPA, config: StudyConfig) -> dict[str, float]:
+    """The collapse gauges of the trained encoder on the first clips of the reported set, the same for every choice."""
+    encoder = model.trained_encoder
+    data = load_config(ProbeConfig, config.probe, []).data
+    data = replace(data, path=config.test, frames=encoder.config.frames, crop=encoder.config.crop)
+    frozen, features = FrozenEncoder(encoder), []
+    for batch in itertools.islice(EvalLoader(data, batch=32), GAUGED):
+        features.append(frozen(batch.clips[:, 0]).float())
+    tokens = torch.cat(features)
+    found = collapse_gauges(tokens)
+    return {"rank": found["rank"], "spread": found["spread"], "uniformity": uniformity(tokens.mean(1))}

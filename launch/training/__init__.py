@@ -1,0 +1,1 @@
+"""A pretraining run: config, trainer, checkpoints, run directory, signals, logs, watchers."""

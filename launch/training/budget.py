@@ -1,0 +1,98 @@
+"""How many steps fit into a time, measured by training for a moment: one key for a run of minutes or of days."""
+
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from launch.config import load_config
+from launch.training.config import TrainConfig
+
+SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+MEASURED, WARMUP = 30, 10  # steps
+
+
+def parse_duration(text: str, where: str) -> float:
+    """Seconds of "90s", "10min", "2.5h" or "5d"; ValueError names `where` otherwise."""
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*", text)
+    if found is None or found[2] not in SECONDS or float(found[1]) <= 0:
+        raise ValueError(f"{where} must be a duration like 90s, 10min, 2.5h or 5d, got {text!r}")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+class Clock(Callback):
+    """Seconds from the end of step `start` to the end of the run.
+
+    With `compute` on a CPU: processor seconds a thread of the training process, which other work on the machine
+    does not stretch; on a GPU always wall time.
+    """
+
+    def __init__(self, start: int, compute: bool = False) -> None:
+        self.start, self.compute = start, compute and not torch.cuda.is_available()
+        self.begun, self.seconds, self.steps = 0.0, 0.0, 0
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
+        """Read the clock."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.process_time() / torch.get_num_threads() if self.compute else time.monotonic()
+        if trainer.global_step <= self.start:
+            self.begun = now
+        self.seconds, self.steps = now - self.begun, trainer.global_step - self.start
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean time of a step."""
+        return self.seconds / self.steps
+
+
+Train = Callable[[TrainConfig, list[Callback]], object]
+
+
+def measure_step(train: Train, config: TrainConfig, compute: bool = False) -> float:
+    """Seconds of an optimiser step of this run on this machine, measured in a scratch folder (see `Clock`)."""
+    clock = Clock(WARMUP, compute)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = replace(config.run, output=scratch, steps=MEASURED, total_clips=0, budget="", progress=False)
+        health = replace(config.health, max_skips=MEASURED)  # one that diverges takes its time like any other
+        train(replace(config, run=run, health=health), [clock])
+    return clock.step_seconds
+
+
+def keep_steps(config: TrainConfig, ranks: int) -> TrainConfig:
+    """With run.budget: the config with the steps of the run that is continued; what begins is left to `within_budget`.
+
+    Raises ValueError where several ranks would begin: they would have to measure together.
+    """
+    if not config.run.budget:
+        return config
+    parse_duration(config.run.budget, "run.budget")
+    steps = stored_steps(config)
+    if not steps and ranks > 1:
+        raise ValueError(f"run.budget is measured by one process, there are {ranks}; give run.steps or run.total_clips")
+    return replace(config, run=replace(config.run, steps=steps or config.run.steps))
+
+
+def stored_steps(config: TrainConfig) -> int:
+    """Steps that the run in run.output began with for the same budget; 0 where there is none."""
+    stored = Path(config.run.output) / "config.yaml"
+    before = load_config(TrainConfig, stored, []).run if stored.is_file() else None
+    return before.steps if before and before.budget == config.run.budget else 0
+
+
+def within_budget(train: Train, config: TrainConfig, ranks: int) -> TrainConfig:
+    """The config with the steps that fit into run.budget; a run that continues keeps the steps it began with."""
+    config = keep_steps(config, ranks)
+    if not config.run.budget or stored_steps(config):
+        return config
+    step = measure_step(train, config)
+    steps = max(1, int(parse_duration(config.run.budget, "run.budget") / step))
+    print(f"a step of {config.run.batch} clips takes {1000 * step:.0f} ms here: {steps} steps in {config.run.budget}")
+    return replace(config, run=replace(config.run, steps=steps))

@@ -1,0 +1,238 @@
+"""The checkpoints of a run: written whole, kept for a while, found again and checked before anything is read from them.
+
+A file under its final name is whole: it is written beside it, brought to disk and renamed. Bits that change later are
+found by the checksums inside it, which `torch.load` does not look at.
+"""
+
+import logging
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
+
+from data.loading.loader import TrainLoader
+from launch.training.randomness import gather_random_states, set_random_state
+from vjepa.jepa import JEPA, JepaConfig
+
+MODULE = ("state_dict", "config", "position")  # what the module is made of
+REQUIRED = (*MODULE, "global_step", "optimizer_states", "loops", "data", "random")  # what a run goes on from
+
+logger = logging.getLogger(__name__)
+
+
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """step -> file of the checkpoints of a run directory, the newest first."""
+    found = {}
+    for path in (folder / "checkpoints").glob("step-*.ckpt"):
+        number = path.stem.removeprefix("step-")
+        if number.isdigit():
+            found[int(number)] = path
+    return dict(sorted(found.items(), reverse=True))
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run directory that is not damaged, or None where there is none at all.
+
+    Raises ValueError where all are damaged: beginning anew in silence would lose the run.
+    """
+    damaged = []
+    for path in list_checkpoints(folder).values():
+        fault = find_fault(path)
+        if not fault:
+            return path
+        damaged.append(f"{path} is damaged ({fault})")
+        logger.warning("CHECKPOINT DAMAGED: %s is passed over: %s. The one before it is taken", path, fault)
+    if damaged:
+        raise ValueError(f"{'; '.join(damaged)}. None is left to go on from: restore one, or delete them to begin anew")
+    return None
+
+
+def find_fault(path: Path) -> str:
+    """What is wrong with a file, in words; "" where all of it is as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        return f"{error}, {path.stat().st_size} bytes"
+    return f"the checksum of {part} does not match" if part else ""
+
+
+def read_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> dict[str, Any]:
+    """What a checkpoint of a run holds; its tensors stay on disk until they are used.
+
+    Raises ValueError where the file is something else.
+    """
+    stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    missing = [name for name in required if name not in stored]
+    if missing:
+        raise ValueError(
+            f"{path} is not a checkpoint of `python -m launch train`: it lacks {', '.join(missing)} and holds "
+            f"{', '.join(sorted(map(str, stored))[:8])}"
+        )
+    return stored
+
+
+def read_config_of(stored: Mapping[str, Any], path: Path) -> JepaConfig:
+    """What decides what is learned, as a checkpoint stores it; ValueError where another version of this code did."""
+    try:
+        return JepaConfig.from_dict(stored["config"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} was written by another version of this code ({error}); read it with that one"
+        ) from error
+
+
+def check_fits(stored: Mapping[str, Any], model: JEPA, path: Path) -> None:
+    """Raise ValueError unless every tensor of the module and its optimiser is there, in its shape, and no other."""
+    _compare(stored["state_dict"], model.state_dict(), path, "weights")
+    groups = stored["optimizer_states"][0]["param_groups"]
+    state = stored["optimizer_states"][0]["state"]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    wanted: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
+    own = model.configure_optimizers().param_groups
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own]:
+        raise ValueError(
+            f"{path} does not fit the config: its optimiser has groups of {[len(g['params']) for g in groups]} "
+            f"parameters, the run's {[len(g['params']) for g in own]}"
+        )
+    for group, mine in zip(groups, own, strict=True):
+        for number, parameter in zip(group["params"], mine["params"], strict=True):
+            if state:
+                wanted[names[id(parameter)]] = parameter
+            if number in state:
+                found[names[id(parameter)]] = state[number]["exp_avg"]
+    _compare(found, wanted, path, "the optimiser's state")
+
+
+def load_module(checkpoint: str | Path) -> JEPA:
+    """The module stored in a training checkpoint.
+
+    Raises FileNotFoundError where there is none, ValueError where the file is something else or damaged.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        path = latest_checkpoint(path) or path / "checkpoints"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; give a run directory or a .ckpt file")
+    stored = read_checkpoint(path, MODULE)
+    model = JEPA(read_config_of(stored, path))
+    _compare(stored["state_dict"], model.state_dict(), path, "weights")
+    model.load_state_dict(stored["state_dict"])
+    model.on_load_checkpoint(stored)
+    return model
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's writer copies from a temporary folder onto the final name; this one renames what is on disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; under `path` there is the old file, or none, until all of the new one is on disk."""
+        whole = Path(path)
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        partial = whole.with_name(f".{whole.name}.partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, whole)
+        folder = os.open(whole.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class Saver(Checkpoint):
+    """Writes a checkpoint every so many optimiser steps and at the end, and removes the old ones.
+
+    It writes when the next batch begins: by then the step before is in the logs, so that a run that is killed and
+    continued has logged every step. Progress is stored in optimiser steps alone, for on another number of ranks they
+    are made of another number of batches.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int, keep_every: int, loader: TrainLoader) -> None:
+        self.folder, self.every, self.keep, self.keep_every = folder, every, keep, keep_every
+        self.loader = loader
+        self.saved = 0  # step of the newest checkpoint
+        self.random: list[dict[str, Any]] = []  # states to go on with, by rank
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """What is there already need not be written again."""
+        self.saved = trainer.global_step
+        if trainer.global_rank < len(self.random):
+            set_random_state(self.random[trainer.global_rank])
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write where it is due."""
+        if trainer.global_step != self.saved and trainer.global_step % self.every == 0:
+            self.write(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """The end of a run is kept wherever it falls."""
+        if trainer.global_step != self.saved:
+            self.write(trainer)
+
+    def write(self, trainer: lightning.Trainer) -> None:
+        """Write a checkpoint of this moment, between two optimiser steps; called on all ranks."""
+        for one in trainer.loggers:
+            one.save()
+        self.saved = trainer.global_step
+        trainer.save_checkpoint(self.folder / "checkpoints" / f"step-{self.saved:07d}.ckpt", weights_only=False)
+        if trainer.is_global_zero:
+            self.remove_old()
+
+    def remove_old(self) -> None:
+        """Keep the newest ones and those at every `keep_every` steps; half-written files of a killed run go too."""
+        for number, (step, path) in enumerate(list_checkpoints(self.folder).items()):
+            if number >= self.keep and not (self.keep_every and step % self.keep_every == 0):
+                path.unlink()
+        for path in (self.folder / "checkpoints").glob(".step-*.partial"):
+            path.unlink()
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the place in the data and all random states; called on all ranks."""
+        assert isinstance(module, JEPA)
+        checkpoint["data"] = {**self.loader.state_dict(), "position": module.position}
+        checkpoint["random"] = gather_random_states()
+        loop = checkpoint["loops"]["fit_loop"]
+        loop["epoch_loop.batch_progress"] = _zeroed(loop["epoch_loop.batch_progress"])
+        loop["epoch_progress"] = _zeroed(loop["epoch_progress"])
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the random states back, once training begins."""
+        self.random = checkpoint["random"]
+
+
+def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, what: str) -> None:
+    faults = [f"{name} is missing" for name in wanted if name not in found]
+    faults += [f"{name} is not known to the config" for name in found if name not in wanted]
+    faults += [
+        f"{name} is {list(found[name].shape)} in the file and {list(wanted[name].shape)} in the config"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(f"{path} does not fit the config, {what}: {'; '.join(faults[:3])}{more}")
+
+
+def _zeroed(progress: Any) -> Any:
+    """Lightning's nested counts, all at zero."""
+    if isinstance(progress, dict):
+        return {name: _zeroed(value) for name, value in progress.items()}
+    return progress if isinstance(progress, bool) else 0

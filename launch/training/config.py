@@ -1,0 +1,138 @@
+"""What a pretraining run can be told: RunConfig, HealthConfig, and TrainConfig, which joins all of them."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from data.loading.loader import DataConfig
+from vjepa.encoder import EncoderConfig
+from vjepa.jepa import JepaConfig, ObjectiveName
+from vjepa.loss import LossConfig
+from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
+from vjepa.objectives.dense import DenseConfig
+from vjepa.objectives.views import ViewsConfig
+from vjepa.optim import OptimConfig
+from vjepa.predictor import PredictorConfig
+from vjepa.regularise import RegulariserConfig
+from vjepa.targets import TeacherConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where, how long and on what a run happens."""
+
+    output: str = "runs/pretrain"  # run directory; started again with the same config, it continues
+    steps: int = 90_000  # optimiser steps
+    total_clips: int = 0  # clips seen over the whole run, instead of steps; 0: steps
+    budget: str = ""  # time the run may take, as 10min or 5d, instead of steps: a step is measured first
+    batch: int = 3072  # clips of an optimiser step, over all devices and accumulated batches
+    batch_per_device: int = 0  # clips a device takes at once; the batches it adds up follow. 0: run.accumulate says it
+    accumulate: int = 1  # batches a device adds up before a step, where run.batch_per_device is 0
+    start: str = ""  # weights to begin with: run, .ckpt, exported folder, transformers folder or official checkpoint
+    start_weights: Literal["", "target", "context", "encoder", "target_encoder", "ema_encoder"] = ""  # which of them
+    seed: int = 0  # of weights, masks, order and augmentation
+    precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = False  # torch.compile the transformer blocks: a minute at the start, faster steps on a GPU
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 0  # of a node; 0: as many as torchrun or srun started, else all there are (one process on a CPU)
+    nodes: int = 0  # 0: as many as torchrun or srun started, else one
+    log_every: int = 10  # optimiser steps
+    checkpoint_every: int = 1000  # optimiser steps
+    keep: int = 2  # newest checkpoints kept; the one before the newest is for the day the newest is damaged
+    keep_every: int = 0  # optimiser steps; checkpoints at multiples of it are kept for good. 0: none
+    progress: bool = True  # show a progress bar
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"run.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("total_clips", "batch_per_device", "devices", "nodes", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"run.{name} must not be negative, got {getattr(self, name)}")
+        if self.total_clips and self.budget:
+            raise ValueError(f"give run.total_clips={self.total_clips} or run.budget={self.budget}, not both")
+        if self.total_clips:
+            object.__setattr__(self, "steps", max(1, self.total_clips // self.batch))
+        if self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"run.keep_every must be a multiple of run.checkpoint_every={self.checkpoint_every}, for only then is "
+                f"there a checkpoint to keep; got {self.keep_every}"
+            )
+        if self.batch_per_device and self.accumulate != 1:
+            raise ValueError(
+                f"give run.batch_per_device={self.batch_per_device} or run.accumulate={self.accumulate}, not both"
+            )
+
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """What a run watches while it trains; gauges and pictures also after the first and the last step."""
+
+    every: int = 100  # optimiser steps between two readings of the gauges
+    min_rank: float = 0.05  # effective rank under which a collapse is announced, as a share of encoder.width; 0: never
+    min_spread: float = 0.05  # spread across clips under which a collapse is announced; 0: never
+    max_skips: int = 10  # updates skipped in a row before the run stops
+    pictures_every: int = 1000  # optimiser steps between two sets of pictures; 0: none
+    probe_every: int = 5000  # optimiser steps between two online probes
+    probe_train: str = ""  # folder of labelled shards that the probe learns from; none: no probe
+    probe_test: str = ""  # folder of labelled shards on which it is measured
+    probe_clips: int = 1000  # of each of the two sets, chosen once at random; 0: all
+    matrix_tflops: float = 0.0  # what a device could do, for speed/utilisation; 0: measured at the start of the run
+
+    def __post_init__(self) -> None:
+        for name in ("every", "probe_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"health.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_skips", "pictures_every", "probe_clips", "matrix_tflops"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"health.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("min_rank", "min_spread"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"health.{name} must lie in [0, 1), got {getattr(self, name)}")
+        if bool(self.probe_train) != bool(self.probe_test):
+            raise ValueError(
+                f"health.probe_train and health.probe_test must be given together, got {self.probe_train!r} and "
+                f"{self.probe_test!r}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One pretraining run. `encoder.frames` and `encoder.crop` follow `data.frames` and `data.crop`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    objective: ObjectiveName = "masked"  # masked: V-JEPA; dense: V-JEPA 2.1; views: no prediction
+    masks: dict[str, MaskConfig] = field(default_factory=dict)  # none: V-JEPA's short_range and long_range
+    loss: LossConfig = field(default_factory=LossConfig)
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        encoder = replace(self.encoder, frames=self.data.frames, crop=self.data.crop)
+        object.__setattr__(self, "encoder", encoder)
+        masks = self.masks or {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
+        object.__setattr__(self, "masks", dict(masks))
+
+    @property
+    def jepa(self) -> JepaConfig:
+        """What decides what is learned."""
+        return JepaConfig(
+            objective=self.objective,
+            encoder=self.encoder,
+            predictor=self.predictor,
+            masks=self.masks,
+            loss=self.loss,
+            dense=self.dense,
+            views=self.views,
+            regulariser=self.regulariser,
+            teacher=self.teacher,
+            optim=self.optim.for_batch(self.run.batch),
+            steps=self.run.steps,
+            seed=self.run.seed,
+        )

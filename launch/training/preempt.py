@@ -1,0 +1,83 @@
+"""Stopping a run that was asked to: all ranks agree after a step, save, and leave together.
+
+A signal reaches the ranks at different moments, perhaps only some of them. After every optimiser step the ranks take
+the maximum of their flags, on the CPU and in a group of its own, so that no device waits for it.
+"""
+
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+import torch.distributed
+from pytorch_lightning.callbacks import Callback
+
+from launch.training import signals
+
+
+class Preemption(Callback):
+    """Ends a run after the step in which any of its ranks received a signal; `signal` is its number, 0 for none."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.step = 0
+        self.group: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """From here on a Ctrl-C is answered by saving. ValueError where the ranks do not begin at the same step."""
+        self.step = trainer.global_step
+        if trainer.world_size > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
+        first, last = -self.agree(-self.step), self.agree(self.step)
+        if first != last:
+            raise ValueError(
+                f"the ranks found different checkpoints, of step {first} and of step {last}: not all nodes see "
+                "the same files in the run directory; start again once they do, or mend the shared folder"
+            )
+        signals.watch_interrupts()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Agree after each optimiser step; the last one ends the run anyway."""
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        self.signal = self.agree(signals.received())
+        if self.signal and self.step < trainer.max_steps:
+            trainer.should_stop = True
+
+    def agree(self, number: int) -> int:
+        """The largest of the ranks' numbers, on all of them."""
+        if self.group is None:
+            return number
+        flag = torch.tensor([number])
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self.group)
+        return int(flag)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Ctrl-C ends the process again."""
+        signals.stop_watching_interrupts()
+
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: Any) -> None:
+        """Ctrl-C ends the process again."""
+        signals.stop_watching_interrupts()
+
+
+def leave_signals_alone(trainer: lightning.Trainer) -> None:
+    """Keep Lightning from answering signals.
+
+    Its handler for SIGTERM waits for the other ranks inside the handler and ends the run without saving; and before
+    every batch of several ranks it waits for the device to hear whether rank 0 had a SIGTERM.
+    """
+    trainer._signal_connector = _Deaf()  # type: ignore[assignment]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+class _Deaf:
+    """In the place of Lightning's signal connector."""
+
+    received_sigterm = False
+
+    def register_signal_handlers(self) -> None: ...
+
+    def teardown(self) -> None: ...

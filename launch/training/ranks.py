@@ -1,0 +1,122 @@
+"""How many processes a run has, and what each of them takes of a batch.
+
+The same command serves one process, `torchrun` and `srun`: who started it says how many there are in the environment,
+and run.devices and run.nodes need not be typed.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from launch.training.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run."""
+
+    devices: int  # processes of a node
+    nodes: int
+    rank: int = 0  # of this process
+    starter: str = ""  # who started them: torchrun, srun, or nobody yet
+
+    @property
+    def world(self) -> int:
+        """All of them."""
+        return self.devices * self.nodes
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rank takes: `clips` at once, `batches` of them before a step."""
+
+    clips: int
+    batches: int
+
+
+def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> Ranks:
+    """The processes that torchrun or srun started, else those that run.devices asks for on this machine.
+
+    Raises ValueError where run.devices or run.nodes says something else than who started them.
+    """
+    found = _started_by_srun(environment) or _started_by_torchrun(environment)
+    if found is None:
+        if run.nodes > 1:
+            raise ValueError(
+                f"run.nodes={run.nodes}: several nodes need `python -m launch submit`, srun, or torchrun on each of "
+                "them; started by hand a run has the devices of this machine"
+            )
+        rank = int(environment.get("LOCAL_RANK", 0))  # Lightning starts the others of this machine
+        there = count_devices(run.accelerator)
+        if find_accelerator(run.accelerator) == "gpu" and there < max(1, run.devices):
+            raise ValueError(
+                f"run.accelerator={run.accelerator} with run.devices={run.devices or 'all'}, but torch sees {there} "
+                "GPUs here; `python -m launch doctor` says more"
+            )
+        return Ranks(run.devices or there, 1, rank)
+    for name, wanted, there in (("devices", run.devices, found.devices), ("nodes", run.nodes, found.nodes)):
+        if wanted and wanted != there:
+            raise ValueError(f"run.{name}={wanted}, but {found.starter} started {there}; leave run.{name} out")
+    return found
+
+
+def share_out(run: RunConfig, world: int) -> Share:
+    """What each of `world` ranks takes of run.batch.
+
+    run.batch_per_device says how many clips fit on a device at once, and the number of batches added up follows; where
+    it is 0, run.accumulate says that number. Raises ValueError where run.batch cannot be shared out evenly.
+    """
+    if not run.batch_per_device:
+        parts, name = world * run.accumulate, f"ranks x run.accumulate = {world} x {run.accumulate}"
+    else:
+        parts, name = world * run.batch_per_device, f"ranks x run.batch_per_device = {world} x {run.batch_per_device}"
+    if run.batch % parts:
+        raise ValueError(
+            f"run.batch must be a multiple of {name}, got {run.batch}; the nearest are "
+            f"{run.batch // parts * parts or parts} and {-(-run.batch // parts) * parts}"
+        )
+    if run.batch_per_device:
+        return Share(run.batch_per_device, run.batch // parts)
+    return Share(run.batch // parts, run.accumulate)
+
+
+def share_of_device(run: RunConfig) -> Share:
+    """What one device takes of run.batch; run.devices and run.nodes count as one where they are not given."""
+    return share_out(run, max(1, run.devices) * max(1, run.nodes))
+
+
+def find_accelerator(wanted: str) -> str:
+    """`auto` is a GPU where there is one."""
+    return ("gpu" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def count_devices(accelerator: str) -> int:
+    """Devices of this machine; a CPU is one."""
+    return torch.cuda.device_count() if find_accelerator(accelerator) == "gpu" else 1
+
+
+def _started_by_srun(environment: Mapping[str, str]) -> Ranks | None:
+    """SLURM_STEP_ID is there in what srun starts, not in the batch script around it; a shell starts by hand."""
+    if environment.get("SLURM_JOB_NAME") in ("bash", "interactive") and environment.get("SLURM_STEP_NUM_TASKS") == "1":
+        return None
+    if "SLURM_STEP_ID" not in environment or "SLURM_PROCID" not in environment or "LOCAL_WORLD_SIZE" in environment:
+        return None
+    nodes, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])
+    return Ranks(_divide(tasks, nodes, "srun"), nodes, int(environment["SLURM_PROCID"]), "srun")
+
+
+def _started_by_torchrun(environment: Mapping[str, str]) -> Ranks | None:
+    if not {"LOCAL_WORLD_SIZE", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"} <= environment.keys():
+        return None
+    devices, world = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
+    return Ranks(devices, _divide(world, devices, "torchrun"), int(environment["RANK"]), "torchrun")
+
+
+def _divide(tasks: int, parts: int, starter: str) -> int:
+    if tasks % parts:
+        raise ValueError(
+            f"{starter} started {tasks} processes, not the same number on every node; start as many on each"
+        )
+    return tasks // parts

@@ -1,0 +1,185 @@
+"""The run directory: it explains itself, refuses another config, and keeps a history of starts and ends.
+
+config.yaml        the resolved config of the last start
+environment.yaml   versions, code, data and machine of the last start
+history.jsonl      a line for each start and end
+progress.json      where the run is, written every few seconds while it trains
+"""
+
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from data.loading.loader import TrainLoader
+from launch.cluster.snapshot import describe_code
+from launch.config import load_config, to_yaml
+from launch.training.config import TrainConfig
+
+HARMLESS = (
+    "run.output", "run.devices", "run.nodes", "run.accumulate", "run.batch_per_device", "run.accelerator",
+    "run.compile", "run.progress", "run.log_every", "run.checkpoint_every", "run.keep", "run.keep_every",
+    "run.start", "teacher.weights", "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb",
+    "data.max_bad_fraction", "health.",
+)  # fmt: skip  # the order of samples and what is learned do not depend on them; the data has its own fingerprint
+
+HEARTBEAT = 5.0  # seconds
+
+
+def claim_folder(folder: Path, config: TrainConfig, loader: TrainLoader, step: int, ranks: int, clips: int) -> None:
+    """Write into the run directory what is about to happen there, `ranks` taking `clips` at once each.
+
+    Raises ValueError where it holds a run with another config: what differs is named.
+    """
+    changed = check_same(folder, config) if step else []
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "config.yaml", to_yaml(config))  # other ranks may be reading it
+    facts = describe_environment(loader)
+    lines = [f"{name}: {json.dumps(value)}" for name, value in facts.items()]
+    _replace(folder / "environment.yaml", "\n".join(lines) + "\n")
+    (folder / "unfinished").unlink(missing_ok=True)
+    add_event(
+        folder, "start", step=step, ranks=ranks, clips=clips, changed=changed, code=facts["code"], data=facts["data"]
+    )
+
+
+def check_same(folder: Path, config: TrainConfig) -> list[str]:
+    """Keys that differ from those of the run in `folder` without harm, in words.
+
+    Raises ValueError that names the others, which would make it another run.
+    """
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        return []
+    try:
+        before = load_config(TrainConfig, stored, [])
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} holds a run of another version of this code ({error}); continue it with that version, or "
+            "choose another run.output"
+        ) from error
+    old, new = dict(_flatten(asdict(before))), dict(_flatten(asdict(config)))
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    words = {name: f"{name}: {new.get(name)} (was {old.get(name)})" for name in differing}
+    harmful = [words[name] for name in differing if not name.startswith(HARMLESS)]
+    if harmful:
+        more = f" and {len(harmful) - 8} more" if len(harmful) > 8 else ""
+        raise ValueError(
+            f"{folder} holds a run with another config; it differs in {'; '.join(harmful[:8])}{more}. "
+            "Choose another run.output, or give the same values to continue"
+        )
+    return list(words.values())
+
+
+def check_share(folder: Path, config: TrainConfig, clips: int, continues: bool) -> None:
+    """Raise ValueError where a device takes too few `clips` at once, or not as many as before, and it matters.
+
+    Regularisers, views and masks that are cut to the shortest look at the clips of one device.
+    """
+    if not config.jepa.follows_device_batch:
+        return
+    why = "what is learned depends on the clips of a device (regulariser, objective=views, or masks without keep)"
+    if clips < 2:
+        raise ValueError(f"{why}: a device must take at least 2 at once, not {clips}; raise run.batch_per_device")
+    starts = [event["clips"] for event in read_history(folder) if event["event"] == "start"]
+    if continues and starts and starts[-1] != clips:
+        raise ValueError(
+            f"{why}: the run in {folder} took {starts[-1]} at once, now a device would take {clips}; "
+            f"give run.batch_per_device={starts[-1]}"
+        )
+
+
+def describe_environment(loader: TrainLoader) -> dict[str, Any]:
+    """Versions, code, data and machine, as plain data."""
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": version("pytorch-lightning"),
+        "cuda": torch.version.cuda if cuda else None,
+        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "host": socket.gethostname(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "code": describe_code(),
+        "data": str(loader.state_dict()["fingerprint"]),
+        "samples": sum(manifest.samples for manifest in loader.manifests),
+    }
+
+
+def add_event(folder: Path, event: str, **facts: Any) -> None:
+    """Add a line to the history."""
+    line = {
+        "event": event, "time": round(time.time(), 1), "host": socket.gethostname(), "process": os.getpid(),
+        "job": os.environ.get("SLURM_JOB_ID"), **facts,
+    }  # fmt: skip
+    with (folder / "history.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Starts and ends of a run; a line that a killed process cut short does not count."""
+    path = folder / "history.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+class Heartbeat(Callback):
+    """Writes where the run is, so that `status` can say it from the files alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "progress.json"
+        self.begun = self.written = 0.0
+        self.first = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Rates count from here."""
+        self.begun, self.first = time.time(), trainer.global_step
+        self.write(trainer)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write every few seconds."""
+        if time.time() - self.written > HEARTBEAT:
+            self.write(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Write the last step."""
+        self.write(trainer)
+
+    def write(self, trainer: lightning.Trainer) -> None:
+        """Replace the file."""
+        self.written = time.time()
+        if not trainer.is_global_zero:
+            return
+        facts = {
+            "step": trainer.global_step, "steps": trainer.max_steps, "time": self.written,
+            "since": self.begun, "first": self.first,
+        }  # fmt: skip
+        _replace(self.path, json.dumps(facts))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that is never seen half-written."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

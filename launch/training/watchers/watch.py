@@ -1,0 +1,78 @@
+"""Looks into a training step where a reading is due: asks the module to leave its outcome, hands it to the readers.
+
+Only rank 0 reads, and only its own part of the batch: nothing is exchanged between ranks, so nothing can hang.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from launch.training.watchers.board import has_stepped, log_numbers
+from vjepa.objectives.objective import Outcome
+
+
+class Watchable(Protocol):
+    """What a training module offers to whoever watches it."""
+
+    watching: bool  # set before a step: leave what was worked out
+    watched: Outcome | None  # of the latest such step, without its graph
+    watched_video: Tensor | None  # its clips, normalised [B, C, T, H, W]
+
+
+class Reader(Protocol):
+    """Reads a step's outcome, every `every` optimiser steps."""
+
+    name: str
+    every: int  # 0: never
+
+    def read(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outcome: Outcome, video: Tensor
+    ) -> None: ...
+
+
+class Watch(Callback):
+    """Runs the readers after the first step, after every `every`-th, and after the last."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self.readers = readers
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask for the outcome; of accumulated batches only for the last one, which ends the step."""
+        due = self._due(trainer, trainer.global_step + 1)
+        cast(Watchable, module).watching = trainer.is_global_zero and has_stepped(trainer, batch_idx) and bool(due)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Hand the outcome to the readers that are due; what each took is logged as well."""
+        watchable = cast(Watchable, module)
+        outcome, video = watchable.watched, watchable.watched_video
+        watchable.watching, watchable.watched, watchable.watched_video = False, None, None
+        if outcome is None or video is None:
+            return
+        costs = {}
+        for reader in self._due(trainer, trainer.global_step):
+            _wait_for(video.device)
+            begun = time.perf_counter()
+            with torch.no_grad():
+                reader.read(trainer, module, outcome, video)
+            costs[f"speed/{reader.name}_ms"] = 1000 * (time.perf_counter() - begun)
+        log_numbers(trainer, costs)
+
+    def _due(self, trainer: lightning.Trainer, step: int) -> list[Reader]:
+        """Readers for the state after `step` optimiser steps."""
+        edge = step in (1, trainer.max_steps)
+        return [one for one in self.readers if one.every and (edge or step % one.every == 0)]
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until the device has done what it was told: what a reader costs must not include the step before it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
