@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from vjepa.encoder import Encoder
 from vjepa.pixels import normalise
+from vjepa.precision import Precision, choose_precision
 
 
 class Extractor(Protocol):
@@ -32,10 +33,10 @@ class FrozenEncoder:
     """An encoder's features after some of its blocks; its weights are never touched."""
 
     def __init__(
-        self, encoder: Encoder, device: str = "cpu", precision: str = "bf16", layers: Sequence[int] = ()
+        self, encoder: Encoder, device: str = "cpu", precision: Precision = "auto", layers: Sequence[int] = ()
     ) -> None:
         self.encoder = encoder.eval().requires_grad_(False).to(device)
-        self.device, self.precision = device, precision
+        self.device, self.precision = device, choose_precision(precision, device)
         self.which = choose_layers(layers, encoder.config.depth)
         self.layers = len(self.which)
 
@@ -59,10 +60,15 @@ class FrameByFrame:
     """A timm image ViT that sees each frame alone: the patch tokens of all frames, joined in time."""
 
     def __init__(
-        self, image: nn.Module, name: str, device: str = "cpu", precision: str = "bf16", layers: Sequence[int] = ()
+        self,
+        image: nn.Module,
+        name: str,
+        device: str = "cpu",
+        precision: Precision = "auto",
+        layers: Sequence[int] = (),
     ) -> None:
         self.image = image.eval().requires_grad_(False).to(device)
-        self.name, self.device, self.precision = name, device, precision
+        self.name, self.device, self.precision = name, device, choose_precision(precision, device)
         blocks: Any = image.blocks
         patches: Any = image.patch_embed
         self.which = choose_layers(layers, len(blocks))

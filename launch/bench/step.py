@@ -26,6 +26,7 @@ from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
 from vjepa.jepa import JEPA
 from vjepa.masks import draw_all
+from vjepa.precision import choose_precision
 
 WARM_UP = 3  # steps before anything is timed
 PROFILED = 3  # steps in a trace
@@ -134,10 +135,15 @@ def describe(config: TrainConfig, size: int) -> dict[str, Any]:
         "encoder": config.encoder.size,
         "tokens": config.encoder.grid,
         "batch": size,
-        "precision": config.run.precision,
+        "precision": choose_precision(config.run.precision, find_device()),
         "compile": config.run.compile,
         "checkpoint_activations": config.encoder.checkpoint_activations,
     }
+
+
+def find_device() -> torch.device:
+    """What is measured: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class StepBench:
@@ -145,8 +151,8 @@ class StepBench:
 
     def __init__(self, config: TrainConfig, size: int) -> None:
         self.config, self.size = config, size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.half = config.run.precision == "bf16"
+        self.device = find_device()
+        self.half = choose_precision(config.run.precision, self.device) == "bf16"
         self.compiled, self.warm = _count_graphs(), 0
 
     def take(self, step: Step, batch: Clips, clock: PartClock) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from launch.bench.step import OurStep, StepBench
+from launch.bench.step import OurStep, StepBench, find_device
 from launch.meter import available_gib, release
 from launch.training.config import TrainConfig
+from vjepa.precision import Precision, choose_precision
 
 VARIED = ("precision", "compile", "checkpoint")
 MOST_ON_CPU = 64  # clips of a batch where nobody says a limit
@@ -49,7 +50,7 @@ def sweep(config: TrainConfig, repeats: int, most_clips: int, vary: Sequence[str
 def choices(config: TrainConfig, vary: Sequence[str]) -> Iterator[TrainConfig]:
     """The config with every combination of what is varied; the rest stays as it is."""
     run, encoder = config.run, config.encoder
-    precisions: tuple[Literal["bf16", "fp32"], ...] = ("bf16", "fp32") if "precision" in vary else (run.precision,)
+    precisions: tuple[Precision, ...] = ("bf16", "fp32") if "precision" in vary else (run.precision,)
     compiles = (False, True) if "compile" in vary else (run.compile,)
     checkpoints = (False, True) if "checkpoint" in vary else (encoder.checkpoint_activations,)
     for precision, compiled, checkpointed in product(precisions, compiles, checkpoints):
@@ -87,7 +88,12 @@ def fits(peaks: Sequence[float]) -> bool:
 
 def measure(config: TrainConfig, batch: int, repeats: int) -> Point:
     """One point; what the device cannot do is said in it."""
-    point = Point(config.run.precision, config.run.compile, config.encoder.checkpoint_activations, batch)
+    point = Point(
+        choose_precision(config.run.precision, find_device()),
+        config.run.compile,
+        config.encoder.checkpoint_activations,
+        batch,
+    )
     try:
         bench = StepBench(config, batch)
         peak = bench.peak(OurStep)

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from probes.features import Features
 from probes.results import write_results
 from probes.saved import save_heads
 from probes.targets import read_targets, with_targets
+from vjepa.precision import Precision
 
 MEMORY, OFF = "memory", "off"
 BASELINES = ("random", "pixels", "first_frame")
@@ -46,7 +46,7 @@ class ProbeConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     baselines: tuple[str, ...] = BASELINES  # measured beside the encoder; timm:NAME[:FILE] as well
     batch: int = 32  # clips encoded at once
-    precision: Literal["bf16", "fp32"] = "bf16"  # of the encoder
+    precision: Precision = "auto"  # of the encoder: bf16 where the device computes in it, else fp32
     cache: str = "~/.cache/video-features"  # folder; memory: in this process; off: encode again in every epoch
     cache_gb: float = 50.0  # size of that folder
     output: str = "runs/probe"

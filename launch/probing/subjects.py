@@ -11,6 +11,7 @@ from probes.extractors import Extractor, FrameByFrame, FrozenEncoder
 from vjepa.encoder import Encoder
 from vjepa.formats.native import read_safetensors
 from vjepa.formats.pickled import load_pickled
+from vjepa.precision import Precision
 
 TIMM = "timm:"
 
@@ -25,7 +26,7 @@ class Subject(Protocol):
     heads: int  # of its attention
     depth: int  # blocks
 
-    def freeze(self, device: str, precision: str, layers: tuple[int, ...] = ()) -> Extractor:
+    def freeze(self, device: str, precision: Precision, layers: tuple[int, ...] = ()) -> Extractor:
         """What turns clips into its tokens."""
         ...
 
@@ -43,7 +44,7 @@ class VideoSubject:
         self.frames, self.crop, self.heads = encoder.config.frames, encoder.config.crop, encoder.config.heads
         self.depth = encoder.config.depth
 
-    def freeze(self, device: str, precision: str, layers: tuple[int, ...] = ()) -> Extractor:
+    def freeze(self, device: str, precision: Precision, layers: tuple[int, ...] = ()) -> Extractor:
         """See `Subject`."""
         return FrozenEncoder(self.encoder, device, precision, layers)
 
@@ -66,7 +67,7 @@ class ImageSubject:
         self.frames, self.crop, self.heads = 0, int(patches.img_size[0]), int(blocks[0].attn.num_heads)
         self.depth = len(blocks)
 
-    def freeze(self, device: str, precision: str, layers: tuple[int, ...] = ()) -> Extractor:
+    def freeze(self, device: str, precision: Precision, layers: tuple[int, ...] = ()) -> Extractor:
         """See `Subject`."""
         return FrameByFrame(self.image, self.name, device, precision, layers)
 

@@ -12,8 +12,8 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from launch.config import load_config
 from launch.training.config import TrainConfig
+from launch.training.rundir import read_config_of_run
 
 SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 MEASURED, WARMUP = 30, 10  # steps
@@ -82,9 +82,8 @@ def keep_steps(config: TrainConfig, ranks: int) -> TrainConfig:
 
 def stored_steps(config: TrainConfig) -> int:
     """Steps that the run in run.output began with for the same budget; 0 where there is none."""
-    stored = Path(config.run.output) / "config.yaml"
-    before = load_config(TrainConfig, stored, []).run if stored.is_file() else None
-    return before.steps if before and before.budget == config.run.budget else 0
+    before = read_config_of_run(Path(config.run.output))
+    return before.run.steps if before and before.run.budget == config.run.budget else 0
 
 
 def within_budget(train: Train, config: TrainConfig, ranks: int) -> TrainConfig:

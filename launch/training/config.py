@@ -11,6 +11,7 @@ from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
 from vjepa.objectives.dense import DenseConfig
 from vjepa.objectives.views import ViewsConfig
 from vjepa.optim import OptimConfig
+from vjepa.precision import Precision
 from vjepa.predictor import PredictorConfig
 from vjepa.regularise import RegulariserConfig
 from vjepa.targets import TeacherConfig
@@ -30,7 +31,7 @@ class RunConfig:
     start: str = ""  # weights to begin with: run, .ckpt, exported folder, transformers folder or official checkpoint
     start_weights: Literal["", "target", "context", "encoder", "target_encoder", "ema_encoder"] = ""  # which of them
     seed: int = 0  # of weights, masks, order and augmentation
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"  # bf16 where the device computes in it, else fp32; a run keeps what it began with
     compile: bool = False  # torch.compile the transformer blocks: a minute at the start, faster steps on a GPU
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 0  # of a node; 0: as many as torchrun or srun started, else all there are (one process on a CPU)

@@ -12,7 +12,7 @@ import platform
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from data.loading.loader import TrainLoader
 from launch.cluster.snapshot import describe_code
 from launch.config import load_config, to_yaml
 from launch.training.config import TrainConfig
+from launch.training.ranks import find_accelerator
+from vjepa.precision import choose_precision
 
 HARMLESS = (
     "run.output", "run.devices", "run.nodes", "run.accumulate", "run.batch_per_device", "run.accelerator",
@@ -58,16 +60,9 @@ def check_same(folder: Path, config: TrainConfig) -> list[str]:
 
     Raises ValueError that names the others, which would make it another run.
     """
-    stored = folder / "config.yaml"
-    if not stored.is_file():
+    before = read_config_of_run(folder)
+    if before is None:
         return []
-    try:
-        before = load_config(TrainConfig, stored, [])
-    except ValueError as error:
-        raise ValueError(
-            f"{folder} holds a run of another version of this code ({error}); continue it with that version, or "
-            "choose another run.output"
-        ) from error
     old, new = dict(_flatten(asdict(before))), dict(_flatten(asdict(config)))
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     words = {name: f"{name}: {new.get(name)} (was {old.get(name)})" for name in differing}
@@ -79,6 +74,31 @@ def check_same(folder: Path, config: TrainConfig) -> list[str]:
             "Choose another run.output, or give the same values to continue"
         )
     return list(words.values())
+
+
+def read_config_of_run(folder: Path) -> TrainConfig | None:
+    """The config that the run in a folder began with, None where there is none; ValueError where it does not load."""
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        return None
+    try:
+        return load_config(TrainConfig, stored, [])
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} holds a run of another version of this code ({error}); continue it with that version, or "
+            "choose another run.output"
+        ) from error
+
+
+def settle_precision(config: TrainConfig) -> TrainConfig:
+    """run.precision=auto made definite: as the run in run.output began, else what the device computes in natively."""
+    run = config.run
+    if run.precision != "auto":
+        return config
+    before = read_config_of_run(Path(run.output))
+    device = "cuda" if find_accelerator(run.accelerator) == "gpu" else "cpu"
+    chosen = before.run.precision if before else choose_precision("auto", device)
+    return replace(config, run=replace(run, precision=chosen))
 
 
 def check_share(folder: Path, config: TrainConfig, clips: int, continues: bool) -> None:

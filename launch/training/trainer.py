@@ -34,7 +34,7 @@ from launch.training.preempt import Preemption, leave_signals_alone
 from launch.training.progress import Progress
 from launch.training.randomness import seed_generators
 from launch.training.ranks import Ranks, Share, find_accelerator, find_ranks, share_out
-from launch.training.rundir import Heartbeat, add_event, check_same, check_share, claim_folder
+from launch.training.rundir import Heartbeat, add_event, check_same, check_share, claim_folder, settle_precision
 from launch.training.signals import Interrupted
 from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import start_from
@@ -47,6 +47,7 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     Raises ValueError where run.output holds a run with another config, other data, or a checkpoint that does not fit;
     Interrupted where a signal asked to stop, once the run is saved.
     """
+    config = settle_precision(config)
     folder, run = Path(config.run.output), config.run
     ranks = find_ranks(run)
     share = share_out(run, ranks.world)

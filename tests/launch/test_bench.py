@@ -22,6 +22,7 @@ from launch.flops import clip_flops
 from launch.meter import PartClock, _read_limits
 from launch.training.config import TrainConfig
 from vjepa.jepa import JEPA
+from vjepa.precision import choose_precision
 
 CPU = torch.device("cpu")
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "pretrain" / "tiny_cpu.yaml"
@@ -193,7 +194,7 @@ def test_flops_are_those_that_torch_counts(words: list[str]) -> None:
 
 def test_step_says_all_of_it_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture, traces = tmp_path / "parts.png", tmp_path / "traces"
-    words = [*TINY, "run.precision=bf16", "--repeats", "1", "--figure", str(picture), "--profile", str(traces)]
+    words = [*TINY, "run.precision=auto", "--repeats", "1", "--figure", str(picture), "--profile", str(traces)]
     assert main(["bench", "step", str(CONFIG), *words, "--plain"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     row = json.loads(lines[-1])
@@ -201,7 +202,7 @@ def test_step_says_all_of_it_and_draws_it(tmp_path: Path, capsys: pytest.Capture
     assert set(row["plain"]) == {"step_ms", "clips_per_s", "utilisation", "parts_ms", "peak_gib"}
     assert set(row["parts_ms"]) == set(row["plain"]["parts_ms"]) == set(PARTS)
     assert row["parts_ms"]["data_wait"] is None
-    assert row["precision"] == "bf16"
+    assert row["precision"] == choose_precision("auto", "cpu")
     assert row["recompilations"] is None
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert Path(row["profile"]["trace"]).stat().st_size > 0
