@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from vjepa.registry import import_plugins
+
 Config = TypeVar("Config")
 
 
@@ -37,16 +39,31 @@ def load_config(kind: type[Config], path: str | Path | None, words: list[str]) -
     Raises FileNotFoundError for a missing file and ValueError for a key that does not exist (it names the nearest
     one), a value of the wrong type, or one that the dataclass refuses.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(kind), _declared(kind))
+    if path is not None and not Path(path).is_file():
+        raise FileNotFoundError(f"there is no config {path}; the ready ones are in configs/")
+    import_plugins(find_plugins(path, words))
+    schema: Any = getattr(kind, "schema", lambda: kind)()
+    merged = OmegaConf.merge(OmegaConf.structured(schema), _declared(schema))
     if path is not None:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no config {path}; the ready ones are in configs/")
-        merged = _merge(merged, OmegaConf.load(path), str(path), kind)
+        merged = _merge(merged, OmegaConf.load(path), str(path), schema)
     for word in words:
         if "=" not in word:
             raise ValueError(f"{word!r} must have the form key=value, for instance run.steps=1000")
-        merged = _merge(merged, OmegaConf.from_dotlist([word]), word, kind)
+        merged = _merge(merged, OmegaConf.from_dotlist([word]), word, schema)
     return cast(Config, OmegaConf.to_object(merged))
+
+
+def find_plugins(path: str | Path | None, words: list[str]) -> list[str]:
+    """The modules that a config names under `plugins` or `run.plugins`: known before anything else is read."""
+    found: list[str] = []
+    layers = [] if path is None else [OmegaConf.load(path)]
+    layers += [OmegaConf.from_dotlist([word]) for word in words if "=" in word]
+    for layer in layers:
+        for key in ("plugins", "run.plugins"):
+            named = OmegaConf.select(layer, key)
+            if named is not None:
+                found = [named] if isinstance(named, str) else list(named)
+    return found
 
 
 def to_yaml(config: Any) -> str:

@@ -163,3 +163,20 @@ def _read_kib(path: Path, name: str) -> int:
     if found is None:
         raise OSError(f"{path} has no line {name}, which Linux writes; without it memory cannot be measured")
     return int(found[1])
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, repeats: int = 10) -> float:
+    """Floating-point operations a second of a large matrix product on this device, measured now.
+
+    The run's random numbers stay as they are.
+    """
+    product, operations = matrix_product(dtype, device)
+    return operations / time_in_turn([product], repeats, 3, device)[0]
+
+
+def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
+    """A large matrix product that can be done again and again, and its floating-point operations."""
+    side = 8192 if device.type == "cuda" else 2048
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
+    return lambda: torch.mm(left, right), 2 * side**3

@@ -37,7 +37,7 @@ class FrozenEncoder:
     ) -> None:
         self.encoder = encoder.eval().requires_grad_(False).to(device)
         self.device, self.precision = device, choose_precision(precision, device)
-        self.which = choose_layers(layers, encoder.config.depth)
+        self.which = choose_layers(layers, encoder.config.shape.depth)
         self.layers = len(self.which)
 
     @torch.no_grad()

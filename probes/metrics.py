@@ -124,9 +124,9 @@ def bootstrap_accuracy(
     of these counts: the same distribution as drawing n samples with replacement.
     """
     samples = len(labels)
-    outcome = torch.where(hit, 0, torch.where(among, 1, 2))
+    output = torch.where(hit, 0, torch.where(among, 1, 2))
     classes, number = labels.unique(return_inverse=True)
-    shares = torch.bincount(number * 3 + outcome, minlength=3 * len(classes)).numpy() / samples
+    shares = torch.bincount(number * 3 + output, minlength=3 * len(classes)).numpy() / samples
     random = np.random.default_rng(seed)
     top1, top5, mean_class = [], [], []
     for first in range(0, draws, size := max(1, _PER_DRAW // len(shares))):

@@ -102,7 +102,7 @@ class OnlineProbe(Callback):
         loader, places, rank = self.loaders[number], self.places[number], trainer.global_rank
         share = places[len(places) * rank // trainer.world_size : len(places) * (rank + 1) // trainer.world_size]
         asked = (Request(share[first : first + loader.batch]) for first in range(0, len(share), loader.batch))
-        pooled, labels = [torch.empty(0, encoder.config.width)], [torch.empty(0, dtype=torch.int64)]
+        pooled, labels = [torch.empty(0, encoder.config.shape.width)], [torch.empty(0, dtype=torch.int64)]
         for batch in loader.read(asked):
             if batch.keys:
                 tokens = encoder(normalise(batch.clips.flatten(0, 1).to(device)))

@@ -5,15 +5,15 @@ Only the tokens named by `index` are ever embedded, so a hidden pixel cannot rea
 Several selections of the same clip lie in one row and go through the blocks together, attending each to itself alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vjepa.blocks import Block, check_heads, initialise, run_block
+from vjepa.patches import PatchEmbedding
 from vjepa.positions import (
     Grid,
     RotaryOrder,
@@ -23,29 +23,44 @@ from vjepa.positions import (
     rotary_rotation,
     sincos_table,
 )
+from vjepa.registry import ENCODERS
 
 SizeName = Literal["tiny", "small", "base", "large", "huge", "giant", "custom"]
 
-# width, depth, heads, mlp ratio (V-JEPA 1; giant as in V-JEPA 2)
-SIZES: dict[str, tuple[int, int, int, float]] = {
-    "tiny": (192, 12, 3, 4.0),
-    "small": (384, 12, 6, 4.0),
-    "base": (768, 12, 12, 4.0),
-    "large": (1024, 24, 16, 4.0),
-    "huge": (1280, 32, 16, 4.0),
-    "giant": (1408, 40, 22, 6144 / 1408),
+
+class Shape(NamedTuple):
+    """What an encoder's parameters are made of."""
+
+    width: int  # channels of a token
+    depth: int  # blocks
+    heads: int  # attention heads
+    mlp_ratio: float  # hidden width of the MLP over width
+
+
+# V-JEPA 1; giant as in V-JEPA 2
+SIZES: dict[str, Shape] = {
+    "tiny": Shape(192, 12, 3, 4.0),
+    "small": Shape(384, 12, 6, 4.0),
+    "base": Shape(768, 12, 12, 4.0),
+    "large": Shape(1024, 24, 16, 4.0),
+    "huge": Shape(1280, 32, 16, 4.0),
+    "giant": Shape(1408, 40, 22, 6144 / 1408),
 }
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A named size, or `size: custom` with width, depth and heads; a number given beside a name replaces the name's."""
+    """A named size, or `size: custom` with width, depth and heads; a number given beside a name replaces the name's.
 
+    The numbers in force are those of `shape`.
+    """
+
+    kind: str = "vit"  # a registered encoder
     size: SizeName = "large"
-    width: int = 0  # channels of a token; 0: as the size says
-    depth: int = 0  # blocks; 0: as the size says
-    heads: int = 0  # attention heads; 0: as the size says
-    mlp_ratio: float = 0.0  # hidden width of the MLP over width; 0: as the size says
+    width: int | None = None  # channels of a token; None: as the size says
+    depth: int | None = None  # blocks; None: as the size says
+    heads: int | None = None  # attention heads; None: as the size says
+    mlp_ratio: float | None = None  # hidden width of the MLP over width; None: as the size says
     patch: int = 16  # pixels, both sides
     tubelet: int = 2  # frames a token spans
     frames: int = 16  # of the clips it is trained on; other lengths are resampled (sincos) or extrapolated (rotary)
@@ -55,17 +70,16 @@ class EncoderConfig:
     checkpoint_activations: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
 
     def __post_init__(self) -> None:
-        width, depth, heads, mlp_ratio = SIZES.get(self.size, (0, 0, 0, 4.0))
-        object.__setattr__(self, "width", self.width or width)
-        object.__setattr__(self, "depth", self.depth or depth)
-        object.__setattr__(self, "heads", self.heads or heads)
-        object.__setattr__(self, "mlp_ratio", self.mlp_ratio or mlp_ratio)
-        if min(self.width, self.depth, self.heads) <= 0:
+        for name, usual in SIZES[self.size]._asdict().items() if self.size in SIZES else [("mlp_ratio", 4.0)]:
+            if getattr(self, name) == usual:
+                object.__setattr__(self, name, None)  # one way to say it: configs that mean the same are equal
+        shape = self.shape
+        if min(shape[:3]) <= 0:
             raise ValueError(
                 f"encoder.size {self.size!r} needs encoder.width, encoder.depth and encoder.heads above 0, "
                 f"got {self.width}, {self.depth}, {self.heads}"
             )
-        check_heads("encoder", self.width, self.heads, self.positions)
+        check_heads("encoder", shape.width, shape.heads, self.positions)
         if self.crop % self.patch:
             raise ValueError(
                 f"data.crop must be a multiple of encoder.patch ({self.patch} pixels), got {self.crop}; "
@@ -77,53 +91,95 @@ class EncoderConfig:
             )
 
     @property
+    def shape(self) -> Shape:
+        """The numbers in force: those given, else the size's."""
+        usual = SIZES.get(self.size, Shape(0, 0, 0, 4.0))
+        return Shape(
+            usual.width if self.width is None else self.width,
+            usual.depth if self.depth is None else self.depth,
+            usual.heads if self.heads is None else self.heads,
+            usual.mlp_ratio if self.mlp_ratio is None else self.mlp_ratio,
+        )
+
+    @property
     def grid(self) -> Grid:
         """Token grid (t, h, w) of the clips it is trained on."""
         side = self.crop // self.patch
         return max(1, self.frames // self.tubelet), side, side
 
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> "EncoderConfig":
+        """The config that a file stores as plain data; TypeError where it has a field this version lacks."""
+        return cls(**stored)
 
-def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens: x [B, N, D], index [B, K] -> [B, K, D]."""
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-
-def cut_patches(video: Tensor, tubelet: int, patch: int) -> Tensor:
-    """Tubelets of a clip, a row each: video [B, C, T, H, W] -> [B, N, C * tubelet * patch * patch]."""
-    cut = video.unflatten(4, (-1, patch)).unflatten(3, (-1, patch)).unflatten(2, (-1, tubelet))
-    patches: Tensor = cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
-    return patches
+    def describe(self) -> dict[str, Any]:
+        """Plain data for a file, with the numbers in force."""
+        return {**asdict(self), **self.shape._asdict()}
 
 
-class PatchEmbedding(nn.Module):
-    """Tubelets to vectors. The weight has a 3D convolution's shape; the product is one matrix multiplication."""
+class VideoEncoder(Protocol):
+    """What a training step asks of an encoder: clips in, one vector a token out. `Encoder` is ours.
 
-    def __init__(self, patch: int, tubelet: int, width: int) -> None:
-        super().__init__()
-        self.patch, self.tubelet = patch, tubelet
-        size = (tubelet, patch, patch)
-        self.proj = nn.Conv3d(3, width, kernel_size=size, stride=size)
+    One of your own is an `nn.Module` registered with `@ENCODERS.register("name")` and built from an `EncoderConfig`.
+    Where it has `layers` as ours does, objectives that look at several levels can use it, and all kinds of masks go
+    through it in one pass.
+    """
 
-    def grid(self, video: Tensor) -> Grid:
-        """Token grid of video [B, C, T, H, W]; ValueError where it does not divide."""
-        frames, height, width = video.shape[2:]
-        if frames % self.tubelet or height % self.patch or width % self.patch:
-            raise ValueError(
-                f"a clip must have a multiple of {self.tubelet} frames and sides that are multiples of {self.patch} "
-                f"pixels, got {frames} frames of {height}x{width}"
-            )
-        return frames // self.tubelet, height // self.patch, width // self.patch
+    config: EncoderConfig
 
-    def forward(self, video: Tensor, index: Tensor | None = None) -> Tensor:
-        """video [B, C, T, H, W], index [B, K] or None -> [B, K or N, D]."""
-        self.grid(video)  # says where the clip does not divide
-        patches = cut_patches(video, self.tubelet, self.patch)
-        if index is not None:
-            patches = gather_tokens(patches, index)
-        embedded: Tensor = functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
-        return embedded
+    def token_grid(self, video: Tensor) -> Grid:
+        """Grid (t, h, w) of the tokens of video [B, C, T, H, W]; ValueError where it does not divide."""
+        ...
+
+    def __call__(self, video: Tensor, index: Tensor | None = None) -> Tensor:
+        """Features of the tokens index [B, K] (None: all) of video [B, C, T, H, W] -> [B, K, D].
+
+        With `index` nothing outside these tokens may reach the output.
+        """
+        ...
 
 
+def build_encoder(config: EncoderConfig) -> Any:
+    """A fresh encoder of the kind that the config names."""
+    return ENCODERS.find(config.kind)(config)
+
+
+def encode_selections(encoder: Any, video: Tensor, selections: Sequence[Tensor]) -> list[Tensor]:
+    """Features of several selections of tokens, each index [B, K] encoded as if it were alone -> one [B, K, D] each."""
+    return [levels[-1] for levels in encode_levels(encoder, video, selections, (-1,))]
+
+
+def encode_levels(
+    encoder: Any, video: Tensor, selections: Sequence[Tensor], levels: Sequence[int]
+) -> list[list[Tensor]]:
+    """The same after each of the blocks `levels`: for each selection one [B, K, D] a level, in one pass if possible."""
+    if not hasattr(encoder, "layers"):
+        check_levels(encoder, levels)
+        return [[encoder(video, index)] for index in selections]
+    lengths = [index.shape[1] for index in selections]
+    features = encoder.layers(video, levels, torch.cat(list(selections), 1), lengths)
+    return [list(parts) for parts in zip(*(level.split(lengths, 1) for level in features), strict=True)]
+
+
+def all_levels(encoder: Any, video: Tensor, levels: Sequence[int]) -> list[Tensor]:
+    """Features of all tokens after each of the blocks `levels`: one [B, N, D] a level."""
+    if hasattr(encoder, "layers"):
+        found: list[Tensor] = encoder.layers(video, levels)
+        return found
+    check_levels(encoder, levels)
+    return [encoder(video)]
+
+
+def check_levels(encoder: Any, levels: Sequence[int]) -> None:
+    """Raise ValueError where several levels are asked of an encoder that has its last one alone."""
+    if tuple(levels) not in ((-1,), (encoder.config.shape.depth - 1,)):
+        raise ValueError(
+            f"encoder.kind={encoder.config.kind} gives its last level alone, blocks {list(levels)} were asked for; "
+            "give it a method `layers` as vjepa.encoder.Encoder has"
+        )
+
+
+@ENCODERS.register("vit")
 class Encoder(nn.Module):
     """Video ViT without class token (V-JEPA 1 and 2)."""
 
@@ -132,10 +188,12 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = PatchEmbedding(config.patch, config.tubelet, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        table = sincos_table(config.width, config.grid) if config.positions == "sincos" else torch.empty(0)
+        self.patch_embed = PatchEmbedding(config.patch, config.tubelet, config.shape.width)
+        self.blocks = nn.ModuleList(
+            Block(config.shape.width, config.shape.heads, config.shape.mlp_ratio) for _ in range(config.shape.depth)
+        )
+        self.norm = nn.LayerNorm(config.shape.width, eps=1e-6)
+        table = sincos_table(config.shape.width, config.grid) if config.positions == "sincos" else torch.empty(0)
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
         initialise(self)
@@ -173,6 +231,10 @@ class Encoder(nn.Module):
                 found[number] = self.norm(x)
         return [found[number] for number in wanted]
 
+    def token_grid(self, video: Tensor) -> Grid:
+        """Token grid of video [B, C, T, H, W]; ValueError where it does not divide."""
+        return self.patch_embed.grid(video)
+
     def as_video(self, video: Tensor) -> Tensor:
         """Images [B, C, H, W] and one-frame clips become one tubelet of equal frames."""
         if video.ndim == 4:
@@ -190,7 +252,7 @@ class PositionCache:
 
     def rotation(self, config: EncoderConfig, grid: Grid, index: Tensor | None, x: Tensor, heads: int = 0) -> Rotation:
         """Rotation of the tokens `index` for the features x [B, K, D], in the type that attention computes in."""
-        head_width = x.shape[-1] // (heads or config.heads)
+        head_width = x.shape[-1] // (heads or config.shape.heads)
         key = (head_width, grid, str(x.device))
         if key not in self.tables:
             self.tables[key] = rotary_rotation(head_width, grid, config.rotary_order, x.device)
@@ -205,5 +267,5 @@ def choose_levels(depth: int, levels: int) -> tuple[int, ...]:
     Raises ValueError for more levels than blocks.
     """
     if levels > depth:
-        raise ValueError(f"dense.levels must be at most the encoder's {depth} blocks, got {levels}")
+        raise ValueError(f"levels must be at most the encoder's {depth} blocks, got {levels}")
     return tuple(round(depth * (level + 1) / levels) - 1 for level in range(levels))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vjepa.objectives.objective import Outcome, Prediction
+from vjepa.objectives.objective import MaskPrediction, StepOutput
 from vjepa.regularise import centre_per_position
 
 NAMES = ("spread", "rank", "rankme", "cosine", "pooled_rank")
@@ -49,27 +49,27 @@ def collapse_gauges(features: Tensor, index: Tensor | None = None, tokens: int =
 
 
 @torch.no_grad()
-def outcome_gauges(outcome: Outcome, features: Tensor) -> dict[str, float]:
+def step_gauges(output: StepOutput, features: Tensor) -> dict[str, float]:
     """What a step says of its health; `features` [B, N, D] are those of whole clips, normally its targets.
 
     The context's gauges (without its pooled rank) are those of the kind of mask that shows most.
     """
     found = {f"gauges/{name}": value for name, value in collapse_gauges(features).items()}
-    places = math.prod(outcome.grid)
-    if outcome.predictions:
-        widest = max(outcome.predictions, key=lambda one: one.context.shape[1])
+    places = math.prod(output.grid)
+    if output.predictions:
+        widest = max(output.predictions, key=lambda one: one.context.shape[1])
         seen = collapse_gauges(widest.context, widest.context_index, places)
         found |= {f"gauges/context_{name}": value for name, value in seen.items() if name != "pooled_rank"}
-    for one in outcome.predictions:
+    for one in output.predictions:
         found[f"lengths/{one.name}/context"] = one.context_index.shape[1] / places
         found[f"lengths/{one.name}/target"] = one.target_index.shape[1] / places
-        if outcome.targets is not None:
-            found[f"gauges/prediction_spread/{one.name}"] = prediction_spread(one, outcome.targets)
+        if output.targets is not None:
+            found[f"gauges/prediction_spread/{one.name}"] = prediction_spread(one, output.targets)
     return found
 
 
 @torch.no_grad()
-def prediction_spread(one: Prediction, targets: Tensor) -> float:
+def prediction_spread(one: MaskPrediction, targets: Tensor) -> float:
     """Deviation of predictions across clips at a fixed position, over that of what they predict: targets [B, N, D].
 
     0 for a predictor that says the mean of the position, whatever the clip; 1 for one that varies as the targets do.

@@ -1,180 +1,113 @@
 """The training algorithm of the V-JEPA family as a LightningModule.
 
-Encode what is visible, predict the representation of what is hidden, compare in latent space.
-B clips, T frames, H W pixels, C channels; N tokens, K kept as context, M to predict, D width.
+Encode what is visible, predict the representation of what is hidden, compare in latent space. What that means in
+detail is the objective's (vjepa/objectives/); here are optimiser, schedules, guard, teacher update and position.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from vjepa.batch import ClipGroup, OpenBatch, open_batch
 from vjepa.blocks import compile_blocks
-from vjepa.encoder import Encoder, EncoderConfig, choose_levels
+from vjepa.config import JepaConfig
 from vjepa.guard import Guard
-from vjepa.loss import LossConfig
-from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
-from vjepa.objectives.dense import DenseConfig, predict_dense
-from vjepa.objectives.masked import predict_masked
-from vjepa.objectives.objective import Moment, Outcome
-from vjepa.objectives.views import ViewsConfig, match_views
-from vjepa.optim import OptimConfig, lr_schedule, make_optimizer, momentum_schedule, set_schedule, weight_decay_schedule
-from vjepa.pixels import normalise
-from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.regularise import Expander, Regulariser, RegulariserConfig
-from vjepa.targets import TargetEncoder, TeacherConfig, make_targets
+from vjepa.objectives.objective import StepContext, StepOutput, build_objective
+from vjepa.optim import lr_schedule, make_optimizer, momentum_schedule, set_schedule, weight_decay_schedule
+from vjepa.predictor import Predictor
+from vjepa.targets import Targets
 
-ObjectiveName = Literal["masked", "dense", "views"]
-OBJECTIVES: dict[ObjectiveName, Callable[["JEPA", Tensor, Moment], Outcome]] = {
-    "masked": predict_masked,
-    "dense": predict_dense,
-    "views": match_views,
-}
+__all__ = ["JEPA", "JepaConfig", "convert_weights"]
 
-
-@dataclass(frozen=True)
-class JepaConfig:
-    """Everything that decides what is learned, but for the data."""
-
-    objective: ObjectiveName = "masked"
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)
-    masks: dict[str, MaskConfig] = field(default_factory=lambda: {"short_range": SHORT_RANGE, "long_range": LONG_RANGE})
-    loss: LossConfig = field(default_factory=LossConfig)
-    dense: DenseConfig = field(default_factory=DenseConfig)
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    frozen: EncoderConfig | None = None  # architecture of a frozen teacher; None: the encoder's
-    steps: int = 90_000  # optimiser steps of the whole run
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.masks:
-            raise ValueError("masks must name at least one kind of mask, got none")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.objective == "dense" and self.teacher.source == "pixels":
-            raise ValueError("objective=dense compares levels of an encoder, teacher.source=pixels has none")
-        if self.objective == "views" and self.regulariser.expander:
-            raise ValueError(
-                "regulariser.expander must be 0 with objective=views: views.projection stands in its place"
-            )
-
-    @property
-    def follows_device_batch(self) -> bool:
-        """Does what is learned depend on the number of clips that a device holds, not only on that of a step?"""
-        lengths = self.objective != "views" and any(mask.follows_batch for mask in self.masks.values())
-        return self.regulariser.active or self.objective == "views" or lengths
-
-    @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> "JepaConfig":
-        """The config that a checkpoint stores as plain data; TypeError where it has a field this version lacks."""
-        kinds = {
-            "encoder": EncoderConfig,
-            "predictor": PredictorConfig,
-            "loss": LossConfig,
-            "dense": DenseConfig,
-            "views": ViewsConfig,
-            "regulariser": RegulariserConfig,
-            "teacher": TeacherConfig,
-            "optim": OptimConfig,
-        }
-        values = {name: kinds[name](**value) if name in kinds else value for name, value in stored.items()}
-        values["masks"] = {name: MaskConfig(**mask) for name, mask in stored["masks"].items()}
-        values["frozen"] = EncoderConfig(**stored["frozen"]) if stored["frozen"] else None
-        return cls(**values)
-
-
-class ClipBatch(Protocol):
-    """What the module needs of a batch."""
-
-    clips: Tensor  # uint8 [B, T, H, W, C]
-    position: int  # samples that all ranks together have consumed once this batch is done
+# Where weights of checkpoints before version 0.2 went: the module owned what an objective owns now.
+OWNED_BEFORE_0_2 = ("context_encoder.", "target_encoder.", "predictor.", "projector.", "regulariser.")
 
 
 class JEPA(lightning.LightningModule):
-    """Context encoder, predictor and targets, and the step that trains them."""
+    """An objective, and the step that trains it.
 
-    def __init__(self, config: JepaConfig, teacher: Encoder | None = None) -> None:
-        """Fresh weights from the seed alone; `teacher` is the frozen encoder of teacher.source=frozen."""
+    A batch may be one of this project's loader, a plain uint8 tensor [B, T, H, W, C], or a dict: see
+    `vjepa.batch.open_batch`. So `Trainer().fit(JEPA(config), DataLoader(...))` works with anybody's loader.
+    """
+
+    def __init__(self, config: JepaConfig, teacher: Any = None) -> None:
+        """Fresh weights from the seed alone; `teacher` is the frozen encoder of teacher.source=frozen.
+
+        Raises ValueError where such a teacher is asked for and there is none.
+        """
         super().__init__()
         if teacher is not None:
             config = replace(config, frozen=teacher.config)
         self.config = config
-        self.levels = choose_levels(config.encoder.depth, config.dense.levels) if config.objective == "dense" else (-1,)
-        # Weights depend on the seed alone, whatever was drawn before; the caller's random state stays as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self._build()
+        self.objective = build_objective(config, config.frozen)
         if teacher is not None:
-            self.target_encoder.load_state_dict(
-                {f"encoder.{name}": value for name, value in teacher.state_dict().items()}
-            )
+            weights = {f"encoder.{name}": value for name, value in teacher.state_dict().items()}
+            self.objective.target_encoder.load_state_dict(weights)
         self.guard = Guard(config.optim.spike)
         self.position = 0  # samples consumed by all ranks
         self.watching = False  # set before a step: leave behind what it worked out
-        self.watched: Outcome | None = None
+        self.watched: StepOutput | None = None
         self.watched_video: Tensor | None = None  # normalised [B, C, T, H, W]
         self.lr_at = lr_schedule(config.optim, config.steps)
         self.weight_decay_at = weight_decay_schedule(config.optim, config.steps)
         momenta = config.teacher.momenta(config.steps)
         self.momentum_at = momentum_schedule(*momenta, config.steps, config.optim.stretch)
 
-    def _build(self) -> None:
-        config, encoder = self.config, self.config.encoder
-        self.context_encoder = Encoder(encoder)
-        predictor = _with_mask_tokens(config.predictor, len(config.masks))
-        self.predictor: Predictor | None = None
-        self.projector: Expander | None = None
-        if config.objective == "views":
-            self.projector = Expander(encoder.width, config.views.projection)
-            self.target_encoder = make_targets(config.teacher, self.context_encoder, frozen=config.frozen)
-            self.regulariser = Regulariser(config.regulariser, config.views.projection)
-            return
-        self.target_encoder = make_targets(config.teacher, self.context_encoder, self.levels, config.frozen)
-        self.predictor = Predictor(predictor, encoder, len(self.levels), self.target_encoder.width)
-        for spare in list(self.predictor.mask_tokens)[len(config.masks) :]:
-            spare.requires_grad_(False)  # no gradient reaches it: DDP would wait for one
-        self.regulariser = Regulariser(config.regulariser, encoder.width)
-
-    def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
-        """One step of the objective: batch of B clips -> loss. What it does stands in vjepa/objectives/."""
-        video = normalise(batch.clips)
-        moment = Moment(self._places(batch), batch.position, self.global_step / self.config.steps)
-        outcome = OBJECTIVES[self.config.objective](self, video, moment)
-        self._report(outcome, len(video))
-        if self.watching:
-            self.watched, self.watched_video = outcome.detach(), video
-        self.position = batch.position
-        return outcome.loss
+    @property
+    def context_encoder(self) -> Any:
+        """The encoder that gradients train."""
+        return self.objective.context_encoder
 
     @property
-    def trained_encoder(self) -> Encoder:
+    def target_encoder(self) -> Targets:
+        """Where targets come from."""
+        return self.objective.target_encoder
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """The latent predictor, where the objective has one."""
+        return self.objective.predictor
+
+    @property
+    def trained_encoder(self) -> Any:
         """The encoder to evaluate and export: the moving average where there is one, else the one that is trained."""
-        average = self.config.teacher.source == "average" and isinstance(self.target_encoder, TargetEncoder)
-        return self.target_encoder.encoder if average else self.context_encoder  # type: ignore[return-value]
+        return self.objective.trained_encoder
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> OpenBatch:
+        """Read a batch on its device and normalise its pixels."""
+        return open_batch(batch)
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        """One step: the objective's loss, averaged over the groups of clips in the batch."""
+        opened = open_batch(batch)
+        size, ranks = opened.size, self.trainer.world_size if self._trainer else 1
+        position = self.position + size * ranks if opened.position is None else opened.position
+        first = position - size * (ranks - self.global_rank)
+        progress, outputs = self.global_step / self.config.steps, []
+        for group in opened.groups:
+            count = len(group.video)
+            samples = torch.arange(first, first + count, device=group.video.device)
+            outputs.append(self.objective.step(group, StepContext(samples, position, progress)))
+            first += count
+        output = join_outputs(opened.groups, outputs)
+        self._report(output, size)
+        if self.watching:
+            self.watched, self.watched_video = outputs[0].detach(), opened.groups[0].video
+        self.position = position
+        return output.loss
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What the optimiser moves, by name."""
-        modules = {
-            "context_encoder": self.context_encoder,
-            "predictor": self.predictor,
-            "projector": self.projector,
-            "expander": self.regulariser.expander,
-        }
-        return {name: module for name, module in modules.items() if module is not None and list(module.parameters())}
+        modules = self.objective.trained_modules()
+        return {name: module for name, module in modules.items() if list(module.parameters())}
 
     def compile_blocks(self) -> None:
         """Compile the transformer blocks, one by one, for any number of tokens (torch.compile)."""
-        for module in (self.context_encoder, self.predictor, self.target_encoder):
-            if module is not None:
-                compile_blocks(module)
+        compile_blocks(self.objective)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over what is trained."""
@@ -208,17 +141,11 @@ class JEPA(lightning.LightningModule):
         """Take the position in the data back."""
         self.position = checkpoint["position"]
 
-    def _places(self, batch: ClipBatch) -> Tensor:
-        """Place of each of this rank's clips in the run's sequence of samples: int64 [B]."""
-        size, ranks = len(batch.clips), self.trainer.world_size if self._trainer else 1
-        first = batch.position - size * (ranks - self.global_rank)
-        return torch.arange(first, first + size, device=batch.clips.device)
-
-    def _report(self, outcome: Outcome, clips: int) -> None:
+    def _report(self, output: StepOutput, clips: int) -> None:
         step = self.global_step
         values: dict[str, Tensor] = {
-            "loss": outcome.loss.detach(),
-            **{f"loss/{name}": value for name, value in outcome.parts.items()},
+            "loss": output.loss.detach(),
+            **{f"loss/{name}": value for name, value in output.parts.items()},
             "schedule/lr": torch.tensor(
                 self.lr_at(step)
             ),  # tensors: a number would be copied to the device, and waited for
@@ -228,10 +155,23 @@ class JEPA(lightning.LightningModule):
         self.log_dict(values, batch_size=clips)
 
 
-def _with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:
-    """The predictor's config with a mask token for each kind of mask; ValueError where it asks for fewer."""
-    if config.mask_tokens and config.mask_tokens < kinds:
-        raise ValueError(
-            f"predictor.mask_tokens must be 0 or at least the {kinds} kinds of masks, got {config.mask_tokens}"
-        )
-    return replace(config, mask_tokens=config.mask_tokens or kinds)
+def join_outputs(groups: tuple[ClipGroup, ...], outputs: list[StepOutput]) -> StepOutput:
+    """One output for a batch: the mean loss of its groups, each normalised by itself; parts carry the group's name."""
+    if not outputs:
+        raise ValueError("a batch must hold at least one clip, got none")
+    if len(outputs) == 1:
+        return outputs[0]
+    loss = torch.stack([output.loss for output in outputs]).mean()
+    parts = {
+        f"{group.name}/{name}" if group.name else name: value
+        for group, output in zip(groups, outputs, strict=True)
+        for name, value in output.parts.items()
+    }
+    return replace(outputs[0], loss=loss, parts=parts)
+
+
+def convert_weights(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a checkpoint under today's names; those of checkpoints before version 0.2 are renamed."""
+    return {
+        f"objective.{name}" if name.startswith(OWNED_BEFORE_0_2) else name: tensor for name, tensor in stored.items()
+    }

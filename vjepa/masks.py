@@ -9,16 +9,15 @@ differ, a resumed run draws what it would have drawn, two ranks with half the ba
 it.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vjepa.positions import Grid
-
-Kind = Literal["blocks", "tubes", "random", "future", "past"]
+from vjepa.registry import MASKS
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,23 @@ class MaskConfig:
     """One kind of mask.
 
     With `keep` and `predict` the lengths are fixed shares of N, and so is the task, whatever the batch a device holds.
-    With both 0 the clips of a batch are cut to the shortest among them, as published; then the task depends on the
+    Without them the clips of a batch are cut to the shortest among them, as published; then the task depends on the
     batch.
     """
 
-    kind: Kind = "blocks"
+    kind: str = "blocks"  # a registered mask
     num_blocks: int = 8  # boxes whose union is hidden (blocks)
     spatial_scale: tuple[float, float] = (0.15, 0.15)  # area of a box, fraction of the h x w grid (blocks)
-    aspect: tuple[float, float] = (0.75, 1.5)  # height over width of a box (blocks)
+    aspect: tuple[float, float] = (2 / 3, 4 / 3)  # width over height of a box (blocks); its inverse is drawn evenly
     hidden: tuple[float, float] = (0.5, 0.5)  # share hidden (tubes, random: of the tokens; future, past: of the time)
-    keep: float = 0.0  # context tokens, fraction of N; 0: what the shortest context of the batch has
-    predict: float = 0.0  # target tokens, fraction of N; 0: what the smallest target of the batch has
+    keep: float | None = None  # context tokens, fraction of N; None: what the shortest context of the batch has
+    predict: float | None = None  # target tokens, fraction of N; None: what the smallest target of the batch has
     drop: Literal["random", "last"] = (
         "random"  # which tokens go when a mask is longer than wanted; `last`: as published
     )
-    max_keep: int = 0  # most context tokens; 0: no limit
+    max_keep: int | None = None  # most context tokens; None: no limit
     max_temporal_keep: float = 1.0  # context only from the first part of the clip, fraction of the time
+    options: dict[str, float] = field(default_factory=dict)  # numbers for a mask of your own
 
     def __post_init__(self) -> None:
         for name in ("spatial_scale", "hidden"):
@@ -52,13 +52,14 @@ class MaskConfig:
             raise ValueError(f"masks.aspect must satisfy 0 < low <= high, got {list(self.aspect)}")
         if self.num_blocks < 1:
             raise ValueError(f"masks.num_blocks must be at least 1, got {self.num_blocks}")
-        if bool(self.keep) != bool(self.predict):
+        MASKS.find(self.kind)
+        if (self.keep is None) != (self.predict is None):
             raise ValueError(
                 f"masks.keep and masks.predict must be set together or not at all, got {self.keep} and {self.predict}"
             )
-        if min(self.keep, self.predict) < 0 or self.keep + self.predict > 1:
+        if self.keep is not None and self.predict is not None and not _are_shares(self.keep, self.predict):
             raise ValueError(
-                f"masks.keep + masks.predict must be fractions of the tokens with a sum of at most 1, "
+                f"masks.keep + masks.predict must be fractions of the tokens above 0 with a sum of at most 1, "
                 f"got {self.keep} + {self.predict}: more mask than grid"
             )
         if not 0 < self.max_temporal_keep <= 1:
@@ -67,12 +68,7 @@ class MaskConfig:
     @property
     def follows_batch(self) -> bool:
         """Do the lengths depend on the other clips of a device's batch?"""
-        return not self.keep and (self.kind == "blocks" or self.hidden[0] != self.hidden[1])
-
-
-# The two kinds of V-JEPA 1 and 2. Lengths: what the published cut leaves of a batch of 24 clips.
-SHORT_RANGE = MaskConfig(num_blocks=8, spatial_scale=(0.15, 0.15), keep=0.235, predict=0.477)
-LONG_RANGE = MaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7), keep=0.069, predict=0.697)
+        return self.keep is None and MASKS.find(self.kind).varies(self)
 
 
 REDRAWS = 4  # placements drawn for a clip; the first that leaves a context is taken (published: again until one does)
@@ -85,20 +81,42 @@ class Masks(NamedTuple):
     target: Tensor
 
 
-def draw_all(configs: Iterable[MaskConfig], grid: Grid, clips: Tensor, seed: int) -> list[Masks]:
+@dataclass(frozen=True)
+class MaskGenerator:
+    """How one kind of mask hides tokens."""
+
+    hide: Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]  # -> hidden [B, N] bool
+    varies: Callable[[MaskConfig], bool]  # may the number of hidden tokens differ from clip to clip?
+
+
+def mask(
+    name: str, varies: Callable[[MaskConfig], bool] = lambda config: True
+) -> Callable[[Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]], Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]]:
+    """Decorator: register a function (config, grid, random) -> hidden [B, N] bool as the mask `name`."""
+
+    def add(
+        hide: Callable[[MaskConfig, Grid, "ClipRandom"], Tensor],
+    ) -> Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]:
+        MASKS.register(name)(MaskGenerator(hide, varies))
+        return hide
+
+    return add
+
+
+def draw_all(configs: Mapping[str, MaskConfig], grid: Grid, clips: Tensor, seed: int) -> list[Masks]:
     """Masks of every kind of a run, see `draw_masks`."""
-    return [draw_masks(config, grid, clips, seed, kind) for kind, config in enumerate(configs)]
+    return [draw_masks(config, grid, clips, seed, kind, name) for kind, (name, config) in enumerate(configs.items())]
 
 
-def draw_masks(config: MaskConfig, grid: Grid, clips: Tensor, seed: int, kind: int = 0) -> Masks:
+def draw_masks(config: MaskConfig, grid: Grid, clips: Tensor, seed: int, kind: int = 0, name: str = "") -> Masks:
     """Masks of one kind for the clips at positions `clips` [B] of the run (int64, on the device to draw on).
 
-    `seed` and `kind` (which of the run's mask kinds) choose the random numbers.
+    `seed` and `kind` (which of the run's mask kinds) choose the random numbers; `name` is that of errors.
     Raises ValueError where the grid is too small to leave a context and a target.
     """
     t, h, w = grid
     random = ClipRandom(seed * 1009 + kind, clips)
-    hidden = HIDERS[config.kind](config, grid, random)
+    hidden = MASKS.find(config.kind).hide(config, grid, random)
     if config.max_temporal_keep < 1:
         hidden = hidden.view(-1, t, h * w).clone()
         hidden[:, max(1, int(t * config.max_temporal_keep)) :] = True
@@ -106,8 +124,8 @@ def draw_masks(config: MaskConfig, grid: Grid, clips: Tensor, seed: int, kind: i
     keep, predict = _lengths(config, hidden)
     if keep < 1 or predict < 1:
         raise ValueError(
-            f"masks: a {config.kind} mask on the token grid {t}x{h}x{w} leaves {keep} context and {predict} target "
-            f"tokens, at least 1 of each is needed; use a larger data.crop or smaller masks"
+            f"masks{name and '.' + name}: a {config.kind} mask on the token grid {t}x{h}x{w} leaves {keep} context and "
+            f"{predict} target tokens, at least 1 of each is needed; use a larger data.crop or smaller masks"
         )
     order = random.uniform(hidden.shape[1]) if config.drop == "random" else _ascending(hidden)
     context = _first(order + hidden, keep)  # visible tokens first; hidden ones only where those do not suffice
@@ -138,6 +156,11 @@ class ClipRandom:
         return low + (high - low) * self.uniform(*shape)
 
 
+def _share_varies(config: MaskConfig) -> bool:
+    return config.hidden[0] != config.hidden[1]
+
+
+@mask("blocks")
 def hide_blocks(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     """Union of `num_blocks` boxes through all time -> [B, N] bool.
 
@@ -147,8 +170,8 @@ def hide_blocks(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     """
     t, h, w = grid
     area = (h * w * random.between(config.spatial_scale, 1)).floor()
-    aspect = random.between(config.aspect, 1)
-    if not config.keep:
+    aspect = random.between((1 / config.aspect[1], 1 / config.aspect[0]), 1)  # height over width
+    if config.keep is None:
         area, aspect = area[:1], aspect[:1]
     height = (area * aspect).sqrt().round().clamp(1, h)
     width = (area / aspect).sqrt().round().clamp(1, w)
@@ -164,18 +187,21 @@ def hide_blocks(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     return _first_with_context(planes, random).repeat(1, t)
 
 
+@mask("tubes", _share_varies)
 def hide_tubes(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     """The same random places in all frames -> [B, N] bool (VideoMAE's tubes)."""
     t, h, w = grid
     return _hide_share(random, h * w, config.hidden).repeat(1, t)
 
 
+@mask("random", _share_varies)
 def hide_random(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     """Random tokens -> [B, N] bool."""
     t, h, w = grid
     return _hide_share(random, t * h * w, config.hidden)
 
 
+@mask("future", _share_varies)
 def hide_future(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     """The last part of the time -> [B, N] bool: predict what comes next."""
     t, h, w = grid
@@ -184,18 +210,10 @@ def hide_future(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     return late.repeat_interleave(h * w, dim=1)
 
 
+@mask("past", _share_varies)
 def hide_past(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     """The first part of the time -> [B, N] bool: predict what came before."""
     return hide_future(config, grid, random).flip(1)
-
-
-HIDERS: dict[Kind, Callable[[MaskConfig, Grid, ClipRandom], Tensor]] = {
-    "blocks": hide_blocks,
-    "tubes": hide_tubes,
-    "random": hide_random,
-    "future": hide_future,
-    "past": hide_past,
-}
 
 
 def _first_with_context(planes: Tensor, random: ClipRandom) -> Tensor:
@@ -207,15 +225,20 @@ def _first_with_context(planes: Tensor, random: ClipRandom) -> Tensor:
     return plane.scatter(1, place, plane.gather(1, place) & ~full.all(1, keepdim=True))
 
 
+def _are_shares(keep: float, predict: float) -> bool:
+    return min(keep, predict) > 0 and keep + predict <= 1
+
+
 def _lengths(config: MaskConfig, hidden: Tensor) -> tuple[int, int]:
     """K and M for a batch of masks [B, N]."""
     tokens = hidden.shape[1]
-    if config.keep:
-        keep, predict = round(tokens * config.keep), round(tokens * config.predict)
+    if config.keep is not None and config.predict is not None:
+        keep = round(tokens * config.keep)
+        predict = min(round(tokens * config.predict), tokens - keep)  # both may have been rounded up
     else:
         counts = hidden.sum(1)
         keep, predict = tokens - int(counts.max()), int(counts.min())
-    return (min(keep, config.max_keep) if config.max_keep else keep), predict
+    return (keep if config.max_keep is None else min(keep, config.max_keep)), predict
 
 
 def _hide_share(random: ClipRandom, places: int, limits: tuple[float, float]) -> Tensor:
@@ -245,3 +268,8 @@ def _mix(x: Tensor) -> Tensor:
 def _signed(value: int) -> int:
     """An unsigned 64-bit constant as the signed number of the same bits."""
     return value - 2**64 if value >= 2**63 else value
+
+
+# The two kinds of V-JEPA 1 and 2. Lengths: what the published cut leaves of a batch of 24 clips.
+SHORT_RANGE = MaskConfig(num_blocks=8, spatial_scale=(0.15, 0.15), keep=0.235, predict=0.477)
+LONG_RANGE = MaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7), keep=0.069, predict=0.697)

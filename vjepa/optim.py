@@ -21,8 +21,10 @@ class OptimConfig:
     start_lr: float = 2e-4  # at step 0
     final_lr: float = 1e-6  # at the end of the (stretched) schedule
     warmup_steps: int = 12_000
-    warmup_share: float = 0.0  # of the run, instead of warmup_steps; 0: warmup_steps
-    reference_batch: int = 0  # the rates are for this many clips and scale with the root of run.batch; 0: as they are
+    warmup_share: float | None = None  # of the run, instead of warmup_steps
+    reference_batch: int | None = (
+        None  # the rates are for so many clips and scale with the root of run.batch; None: as is
+    )
     lr_shape: Shape = "cosine"  # after the warm-up
     weight_decay: float = 0.04
     final_weight_decay: float = 0.4  # cosine from weight_decay to this
@@ -41,23 +43,24 @@ class OptimConfig:
             )
         if self.stretch < 1:
             raise ValueError(f"optim.stretch must be at least 1, got {self.stretch}")
-        if self.warmup_steps < 0 or not 0 <= self.warmup_share < 1 or self.reference_batch < 0:
+        share, reference = self.warmup_share or 0.0, 1 if self.reference_batch is None else self.reference_batch
+        if self.warmup_steps < 0 or not 0 <= share < 1 or reference < 1:
             raise ValueError(
-                f"optim needs warmup_steps >= 0, warmup_share in [0, 1) and reference_batch >= 0, "
+                f"optim needs warmup_steps >= 0, warmup_share in [0, 1) and reference_batch >= 1, "
                 f"got {self.warmup_steps}, {self.warmup_share} and {self.reference_batch}"
             )
 
     def warmup(self, steps: int) -> int:
         """Length of the warm-up of a run of `steps` optimiser steps."""
-        return round(self.warmup_share * steps) if self.warmup_share else self.warmup_steps
+        return self.warmup_steps if self.warmup_share is None else round(self.warmup_share * steps)
 
     def for_batch(self, clips: int) -> "OptimConfig":
         """The same with learning rates for an optimiser step of `clips` clips: the root keeps Adam's noise alike."""
-        if not self.reference_batch:
+        if self.reference_batch is None:
             return self
         factor = math.sqrt(clips / self.reference_batch)
         rates = {name: factor * getattr(self, name) for name in ("lr", "start_lr", "final_lr")}
-        return replace(self, reference_batch=0, **rates)
+        return replace(self, reference_batch=None, **rates)
 
 
 @dataclass(frozen=True)

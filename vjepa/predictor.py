@@ -21,11 +21,16 @@ class PredictorConfig:
 
     width: int = 384  # channels of a token inside the predictor
     depth: int = 12  # blocks; 0: none, each hidden token is guessed from its position alone
-    heads: int = 0  # attention heads; 0: as many as the encoder
+    heads: int | None = None  # attention heads; None: as many as the encoder
     mlp_ratio: float = 4.0
-    mask_tokens: int = 0  # learnable mask tokens, one a kind of mask; 0: as many as there are kinds
+    mask_tokens: int | None = None  # learnable mask tokens, one a kind of mask; None: as many as there are kinds
 
     def __post_init__(self) -> None:
+        if (self.heads is not None and self.heads < 1) or (self.mask_tokens is not None and self.mask_tokens < 1):
+            raise ValueError(
+                f"predictor.heads and predictor.mask_tokens must be at least 1 or null, got {self.heads} and "
+                f"{self.mask_tokens}"
+            )
         if self.width < 1 or self.depth < 0:
             raise ValueError(f"predictor needs width >= 1 and depth >= 0, got {self.width} and {self.depth}")
 
@@ -41,14 +46,17 @@ class Predictor(nn.Module):
 
     def __init__(self, config: PredictorConfig, encoder: EncoderConfig, levels: int = 1, target_width: int = 0) -> None:
         super().__init__()
-        heads = config.heads or encoder.heads
+        heads = config.heads or encoder.shape.heads
         check_heads("predictor", config.width, heads, encoder.positions)
         self.config, self.encoder_config, self.heads = config, encoder, heads
-        self.latent = levels == 1 and target_width in (0, encoder.width)  # as published: one representation, its own
-        width = levels * encoder.width
-        single = nn.Linear(encoder.width, config.width)
-        self.predictor_embed = single if levels == 1 else Mlp(width, encoder.width, config.width)
-        tokens = (torch.zeros(1, 1, config.width) for _ in range(max(1, config.mask_tokens)))
+        self.latent = levels == 1 and target_width in (
+            0,
+            encoder.shape.width,
+        )  # as published: one representation, its own
+        width = levels * encoder.shape.width
+        single = nn.Linear(encoder.shape.width, config.width)
+        self.predictor_embed = single if levels == 1 else Mlp(width, encoder.shape.width, config.width)
+        tokens = (torch.zeros(1, 1, config.width) for _ in range(config.mask_tokens or 1))
         self.mask_tokens = nn.ParameterList(nn.Parameter(token) for token in tokens)
         self.predictor_blocks = nn.ModuleList(Block(config.width, heads, config.mlp_ratio) for _ in range(config.depth))
         self.predictor_norm = nn.LayerNorm(config.width, eps=1e-6)

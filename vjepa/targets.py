@@ -3,19 +3,21 @@
 B clips, N tokens, D width, R values of a tubelet's pixels.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vjepa.encoder import Encoder, EncoderConfig, choose_levels, cut_patches
-
-Source = Literal["average", "stop_gradient", "frozen", "pixels"]
+from vjepa.encoder import EncoderConfig, all_levels, build_encoder, choose_levels
+from vjepa.flops import encoder_flops
+from vjepa.patches import cut_patches
+from vjepa.registry import TARGETS
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,11 @@ class TeacherConfig:
     normalised pixels of each tubelet (masked autoencoder).
     """
 
-    source: Source = "average"
+    source: str = "average"  # a registered source of targets
     momentum: float = 0.998
     final_momentum: float = 1.0
-    horizon: tuple[float, float] = (0.0, 0.0)  # instead: updates averaged over, shares of the run; 0: the momenta
-    weights: str = ""  # for frozen: run, .ckpt, exported folder, transformers folder or official checkpoint
+    horizon: tuple[float, float] | None = None  # instead: updates averaged over, shares of the run at start and end
+    weights: str | None = None  # for frozen: run, .ckpt, exported folder, transformers folder or official checkpoint
 
     def __post_init__(self) -> None:
         if not (0 <= self.momentum <= 1 and 0 <= self.final_momentum <= 1):
@@ -39,9 +41,9 @@ class TeacherConfig:
                 f"teacher.momentum and teacher.final_momentum must lie in [0, 1], "
                 f"got {self.momentum} and {self.final_momentum}"
             )
-        if min(self.horizon) < 0 or (max(self.horizon) > 0) != (min(self.horizon) > 0):
-            raise ValueError(f"teacher.horizon must be two shares above 0, or 0 and 0, got {list(self.horizon)}")
-        if bool(self.weights) != (self.source == "frozen"):
+        if self.horizon is not None and min(self.horizon) <= 0:
+            raise ValueError(f"teacher.horizon must be two shares above 0, or null, got {list(self.horizon)}")
+        if (self.weights is not None) != TARGETS.find(self.source).needs_weights:
             raise ValueError(
                 f"teacher.weights must be given with teacher.source=frozen and only there, "
                 f"got source {self.source} and weights {self.weights!r}"
@@ -49,7 +51,7 @@ class TeacherConfig:
 
     def momenta(self, steps: int) -> tuple[float, float]:
         """Momentum at the start and the end of a run of `steps` optimiser steps; 1 / (1 - momentum) is the horizon."""
-        if not any(self.horizon):
+        if self.horizon is None:
             return self.momentum, self.final_momentum
         first, last = (1 - 1 / max(1.0, share * steps) for share in self.horizon)
         return first, last
@@ -58,103 +60,199 @@ class TeacherConfig:
 class Targets(nn.Module, ABC):
     """What is predicted, for all tokens; no gradient reaches it."""
 
+    needs_weights: ClassVar[bool] = False  # must teacher.weights be given?
+    follows_encoder: ClassVar[bool] = False  # does a collapse of the context encoder show in the targets?
+    has_levels: ClassVar[bool] = True  # can targets of several levels be asked for?
     width: int  # of a target
 
+    @classmethod
     @abstractmethod
-    def forward(self, video: Tensor, encoder: Encoder) -> Tensor:
+    def build(cls, encoder: Any, levels: Sequence[int], frozen: EncoderConfig | None) -> "Targets":
+        """Targets of the blocks `levels` beside the context encoder; `frozen`: architecture of a frozen encoder.
+
+        Raises ValueError where that encoder cuts a clip into other tokens.
+        """
+
+    @classmethod
+    @abstractmethod
+    def width_of(cls, encoder: EncoderConfig, levels: int, frozen: EncoderConfig | None) -> int:
+        """Width of a target, as `build` would make it."""
+
+    @classmethod
+    def flops(cls, encoder: EncoderConfig, frozen: EncoderConfig | None) -> float:
+        """Floating-point operations for the targets of one clip of `encoder`'s grid."""
+        return encoder_flops(encoder, math.prod(encoder.grid), embedded=True)
+
+    @abstractmethod
+    def forward(self, video: Tensor, encoder: Any) -> Tensor:
         """Targets of video [B, C, T, H, W]; `encoder` is the context encoder -> [B, N, width]."""
 
-    def update(self, encoder: Encoder, momentum: float) -> None:
+    def update(self, encoder: nn.Module, momentum: float) -> None:
         """Follow the context encoder after a step; most sources do not."""
 
+    @property
+    def moving_average(self) -> nn.Module | None:
+        """The encoder that is a moving average of the context encoder, where there is one."""
+        return None
 
+
+@TARGETS.register("average")
 class TargetEncoder(Targets):
     """An encoder of its own, in fp32: a moving average of the context encoder (V-JEPA).
 
     Each level (block) is normalised over D (LayerNorm without scale and shift); several are joined.
     """
 
-    def __init__(self, encoder: Encoder, levels: Sequence[int] = (-1,)) -> None:
+    follows_encoder = True
+
+    def __init__(self, encoder: Any, levels: Sequence[int] = (-1,)) -> None:
         super().__init__()
         self.encoder = deepcopy(encoder).requires_grad_(False)
-        self.levels, self.width = tuple(levels), len(levels) * encoder.config.width
+        self.levels, self.width = tuple(levels), len(levels) * encoder.config.shape.width
+
+    @classmethod
+    def build(cls, encoder: Any, levels: Sequence[int], frozen: EncoderConfig | None) -> "Targets":
+        """See `Targets`."""
+        return cls(encoder, levels)
+
+    @classmethod
+    def width_of(cls, encoder: EncoderConfig, levels: int, frozen: EncoderConfig | None) -> int:
+        """See `Targets`."""
+        return levels * encoder.shape.width
 
     @torch.no_grad()
-    def forward(self, video: Tensor, encoder: Encoder) -> Tensor:
+    def forward(self, video: Tensor, encoder: Any) -> Tensor:
         """video [B, C, T, H, W] -> [B, N, levels * D]."""
         return normalised_levels(self.encoder, video, self.levels)
 
     @torch.no_grad()
-    def update(self, encoder: Encoder, momentum: float) -> None:
+    def update(self, encoder: nn.Module, momentum: float) -> None:
         """parameter <- momentum * parameter + (1 - momentum) * the encoder's, all of them in one call."""
         mine: list[Tensor] = list(self.encoder.parameters())
         theirs: list[Tensor] = list(encoder.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
+    @property
+    def moving_average(self) -> nn.Module | None:
+        """See `Targets`."""
+        found: nn.Module = self.encoder
+        return found
 
+
+@TARGETS.register("frozen")
 class FrozenTargets(TargetEncoder):
     """An encoder that stays as it is (SALT, distillation): a moving average of momentum 1."""
 
-    def update(self, encoder: Encoder, momentum: float) -> None:
+    needs_weights, follows_encoder = True, False
+
+    @classmethod
+    def build(cls, encoder: Any, levels: Sequence[int], frozen: EncoderConfig | None) -> "Targets":
+        """See `Targets`; its weights come later."""
+        if frozen is None:
+            raise ValueError(
+                "teacher.source=frozen needs the encoder to freeze: pass it as JEPA(config, teacher), or give "
+                "teacher.weights to `python -m launch train`; fresh random weights would be frozen otherwise"
+            )
+        for name in ("patch", "tubelet"):
+            mine, its = getattr(encoder.config, name), getattr(frozen, name)
+            if mine != its:
+                raise ValueError(
+                    f"teacher.weights: a frozen encoder must cut clips into the same tokens, its {name} is {its} and "
+                    f"encoder.{name} is {mine}; set encoder.{name}={its} or take another teacher"
+                )
+        with torch.random.fork_rng(devices=[]):  # what comes after draws the weights it would draw with any source
+            teacher = build_encoder(frozen)
+        return cls(teacher, (-1,) if tuple(levels) == (-1,) else choose_levels(frozen.shape.depth, len(levels)))
+
+    @classmethod
+    def width_of(cls, encoder: EncoderConfig, levels: int, frozen: EncoderConfig | None) -> int:
+        """See `Targets`."""
+        return levels * (frozen or encoder).shape.width
+
+    @classmethod
+    def flops(cls, encoder: EncoderConfig, frozen: EncoderConfig | None) -> float:
+        """See `Targets`: the frozen encoder sees the run's clips, whatever it was trained on."""
+        return encoder_flops(frozen or encoder, math.prod(encoder.grid), embedded=True)
+
+    def update(self, encoder: nn.Module, momentum: float) -> None:
         """Nothing moves."""
 
+    @property
+    def moving_average(self) -> nn.Module | None:
+        """See `Targets`."""
+        return None
 
+
+@TARGETS.register("stop_gradient")
 class OwnTargets(Targets):
     """The context encoder's own output, shown everything, without gradient: a moving average of momentum 0."""
 
+    follows_encoder = True
+
     def __init__(self, encoder: EncoderConfig, levels: Sequence[int] = (-1,)) -> None:
         super().__init__()
-        self.levels, self.width = tuple(levels), len(levels) * encoder.width
+        self.levels, self.width = tuple(levels), len(levels) * encoder.shape.width
+
+    @classmethod
+    def build(cls, encoder: Any, levels: Sequence[int], frozen: EncoderConfig | None) -> "Targets":
+        """See `Targets`."""
+        return cls(encoder.config, levels)
+
+    @classmethod
+    def width_of(cls, encoder: EncoderConfig, levels: int, frozen: EncoderConfig | None) -> int:
+        """See `Targets`."""
+        return levels * encoder.shape.width
 
     @torch.no_grad()
-    def forward(self, video: Tensor, encoder: Encoder) -> Tensor:
+    def forward(self, video: Tensor, encoder: Any) -> Tensor:
         """video [B, C, T, H, W] -> [B, N, levels * D]."""
         targets = normalised_levels(encoder, video, self.levels)
         torch.clear_autocast_cache()  # weights cast here carry no gradient, and are the ones trained next
         return targets
 
 
+@TARGETS.register("pixels")
 class PixelTargets(Targets):
     """The pixels of each tubelet, normalised inside it (masked autoencoder)."""
+
+    has_levels = False
 
     def __init__(self, encoder: EncoderConfig) -> None:
         super().__init__()
         self.patch, self.tubelet = encoder.patch, encoder.tubelet
         self.width = 3 * encoder.tubelet * encoder.patch**2
 
+    @classmethod
+    def build(cls, encoder: Any, levels: Sequence[int], frozen: EncoderConfig | None) -> "Targets":
+        """See `Targets`."""
+        return cls(encoder.config)
+
+    @classmethod
+    def width_of(cls, encoder: EncoderConfig, levels: int, frozen: EncoderConfig | None) -> int:
+        """See `Targets`."""
+        return 3 * encoder.tubelet * encoder.patch**2
+
+    @classmethod
+    def flops(cls, encoder: EncoderConfig, frozen: EncoderConfig | None) -> float:
+        """See `Targets`: nothing is multiplied."""
+        return 0.0
+
     @torch.no_grad()
-    def forward(self, video: Tensor, encoder: Encoder) -> Tensor:
+    def forward(self, video: Tensor, encoder: Any) -> Tensor:
         """video [B, C, T, H, W] -> [B, N, R]."""
         patches = cut_patches(video, self.tubelet, self.patch)
         return functional.layer_norm(patches.float(), patches.shape[-1:])
 
 
-def normalised_levels(encoder: Encoder, video: Tensor, levels: Sequence[int]) -> Tensor:
+def normalised_levels(encoder: Any, video: Tensor, levels: Sequence[int]) -> Tensor:
     """Features of the blocks `levels` for all tokens, each normalised over D, joined: [B, N, levels * D]."""
-    features = encoder.layers(video, levels)
+    features = all_levels(encoder, video, levels)
     return torch.cat([functional.layer_norm(level.float(), level.shape[-1:]) for level in features], dim=-1)
 
 
 def make_targets(
-    config: TeacherConfig, encoder: Encoder, levels: Sequence[int] = (-1,), frozen: EncoderConfig | None = None
+    config: TeacherConfig, encoder: Any, levels: Sequence[int] = (-1,), frozen: EncoderConfig | None = None
 ) -> Targets:
-    """The targets a config asks for; `frozen` is the architecture of a frozen encoder, its weights come later.
-
-    Raises ValueError where a frozen encoder cuts a clip into other tokens.
-    """
-    if config.source == "average":
-        return TargetEncoder(encoder, levels)
-    if config.source == "stop_gradient":
-        return OwnTargets(encoder.config, levels)
-    if config.source == "pixels":
-        return PixelTargets(encoder.config)
-    with torch.random.fork_rng(devices=[]):  # what comes after draws the weights it would draw with any source
-        teacher = Encoder(frozen) if frozen else encoder
-    for name in ("patch", "tubelet"):
-        mine, its = getattr(encoder.config, name), getattr(teacher.config, name)
-        if mine != its:
-            raise ValueError(
-                f"teacher.weights: a frozen encoder must cut clips into the same tokens, its {name} is {its} and "
-                f"encoder.{name} is {mine}; set encoder.{name}={its} or take another teacher"
-            )
-    return FrozenTargets(teacher, choose_levels(teacher.config.depth, len(levels)))
+    """The targets a config asks for; see `Targets.build`."""
+    found: Targets = TARGETS.find(config.source).build(encoder, levels, frozen)
+    return found

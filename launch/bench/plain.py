@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 from launch.bench.step import Clips
 from launch.meter import Border
 from launch.training.config import TrainConfig
-from vjepa.encoder import EncoderConfig, gather_tokens
+from vjepa.encoder import EncoderConfig
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.loss import prediction_loss
 from vjepa.masks import draw_masks
+from vjepa.patches import gather_tokens
 from vjepa.pixels import normalise
 from vjepa.positions import Rotation, gather_rotation, rotary_rotation, rotate, sincos_table
 from vjepa.predictor import PredictorConfig
@@ -167,12 +168,13 @@ class PlainEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         size = (config.tubelet, config.patch, config.patch)
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, config.width, kernel_size=size, stride=size)})
-        self.places = Places(config, config.width, config.heads)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, config.shape.width, kernel_size=size, stride=size)})
+        self.places = Places(config, config.shape.width, config.shape.heads)
         self.blocks = nn.ModuleList(
-            PlainBlock(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+            PlainBlock(config.shape.width, config.shape.heads, config.shape.mlp_ratio)
+            for _ in range(config.shape.depth)
         )
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm = nn.LayerNorm(config.shape.width, eps=1e-6)
         self.recompute = config.checkpoint_activations
 
     def forward(self, video: Tensor, index: Tensor | None = None) -> Tensor:
@@ -190,16 +192,16 @@ class PlainPredictor(nn.Module):
 
     def __init__(self, config: PredictorConfig, encoder: EncoderConfig) -> None:
         super().__init__()
-        heads = config.heads or encoder.heads
-        self.predictor_embed = nn.Linear(encoder.width, config.width)
-        tokens = (torch.zeros(1, 1, config.width) for _ in range(config.mask_tokens))
+        heads = config.heads or encoder.shape.heads
+        self.predictor_embed = nn.Linear(encoder.shape.width, config.width)
+        tokens = (torch.zeros(1, 1, config.width) for _ in range(config.mask_tokens or 1))
         self.mask_tokens = nn.ParameterList(nn.Parameter(token) for token in tokens)
         self.places = Places(encoder, config.width, heads)
         self.predictor_blocks = nn.ModuleList(
             PlainBlock(config.width, heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.predictor_norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.predictor_proj = nn.Linear(config.width, encoder.width)
+        self.predictor_proj = nn.Linear(config.width, encoder.shape.width)
         self.recompute = encoder.checkpoint_activations
 
     def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int) -> Tensor:

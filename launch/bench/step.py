@@ -20,8 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from data.loading.loader import TrainLoader
 from launch.bench.loader import empty_store
-from launch.flops import clip_flops, matrix_product
-from launch.meter import Border, PartClock, peak_gib, release, time_in_turn
+from launch.meter import Border, PartClock, matrix_product, peak_gib, release, time_in_turn
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
 from vjepa.jepa import JEPA
@@ -206,7 +205,7 @@ class StepBench:
             work()
         self.warm = _count_graphs()
         product_seconds, *seconds = time_in_turn([product, *works], repeats, 1, self.device)
-        rate, flops = operations / product_seconds, self.size * clip_flops(self.config.jepa, self.size)
+        rate, flops = operations / product_seconds, self.size * self.config.jepa.clip_flops(self.size)
         return {
             name: {
                 "step_ms": round(1000 * took, 2),
@@ -259,12 +258,12 @@ class StepBench:
     def masks(self, repeats: int) -> float | None:
         """Milliseconds to draw the masks of all kinds for a batch; None where the objective has none."""
         config = self.config.jepa
-        if config.objective == "views":
+        if not config.objective_class.draws_masks:
             return None
         places = torch.arange(self.size, device=self.device)
 
         def draw() -> None:
-            draw_all(config.masks.values(), config.encoder.grid, places, config.seed)
+            draw_all(config.masks, config.encoder.grid, places, config.seed)
 
         return round(1000 * time_in_turn([draw], repeats, WARM_UP, self.device)[0], 3)
 

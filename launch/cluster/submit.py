@@ -23,7 +23,7 @@ from launch.training.config import TrainConfig
 from launch.training.ranks import share_out
 from launch.training.rundir import check_same
 from launch.training.trainer import describe
-from vjepa.masks import draw_masks
+from vjepa.masks import draw_all
 
 SUBMITTED = "submitted.yaml"
 REQUEST = "request.json"
@@ -120,20 +120,20 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
         config,
         data=replace(config.data, path=_absolute(config.data.path), mix=mix, cache=_absolute(config.data.cache)),
         health=replace(health, probe_train=_absolute(health.probe_train), probe_test=_absolute(health.probe_test)),
-        teacher=replace(config.teacher, weights=_absolute(config.teacher.weights)),
+        teacher=replace(config.teacher, weights=_absolute(config.teacher.weights or "") or None),
         run=replace(run, output=str(folder), start=_absolute(run.start), devices=0, nodes=0),
     )
     if not options.after:
         _need(config.run.start, "run.start")
-        _need(config.teacher.weights, "teacher.weights")
+        _need(config.teacher.weights or "", "teacher.weights")
     _need(config.health.probe_train, "health.probe_train")
     _need(config.health.probe_test, "health.probe_test")
     world = options.nodes * options.tasks
     config = keep_steps(config, world)
     share = share_out(config.run, world)
     TrainLoader(config.data, share.clips, run.seed, rank=0, world=world)
-    for mask in config.masks.values():
-        draw_masks(mask, config.encoder.grid, torch.arange(1), run.seed)
+    if config.jepa.objective_class.draws_masks:
+        draw_all(config.jepa.masks, config.encoder.grid, torch.arange(1), run.seed)
     step = next(iter(list_checkpoints(folder)), 0)
     if step:
         check_same(folder, config)

@@ -54,10 +54,10 @@ def write_card(
 ) -> Path:
     """Write README.md into the export; `picture` is a caption for the features.png beside it."""
     encoder = origin.pretrained.encoder.config
-    t, h, w = encoder.grid
+    shape, (t, h, w) = encoder.shape, encoder.grid
     checkpoint = next(folder.glob("checkpoint.*"), Path("checkpoint.pt")).name
     words = {"folder": folder.name, "file": checkpoint, "tokens": t * h * w}
-    snippet = _LOAD[kind].format(frames=encoder.frames, crop=encoder.crop, width=encoder.width, **words)
+    snippet = _LOAD[kind].format(frames=encoder.frames, crop=encoder.crop, width=encoder.shape.width, **words)
     task = "video-classification" if kind == "classifier" else "feature-extraction"
     parts = [
         f"---\nlicense: {config.licence or 'unknown'}\ntags:\n- video\n- {task}\n- v-jepa\n---",
@@ -66,7 +66,7 @@ def write_card(
         "## Architecture\n\n"
         + _list(
             {
-                "encoder": f"{encoder.size}, {encoder.depth} blocks of width {encoder.width}, {encoder.heads} heads",
+                "encoder": f"{encoder.size}, {shape.depth} blocks of width {shape.width}, {shape.heads} heads",
                 "parameters": f"{count_parameters(origin.pretrained.encoder):,}",
                 "positions": encoder.positions + (f", {encoder.rotary_order}" if encoder.positions == "rotary" else ""),
                 "clip": f"{encoder.frames} frames of {encoder.crop} x {encoder.crop} pixels = {t} x {h} x {w} tokens",

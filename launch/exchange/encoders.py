@@ -88,5 +88,5 @@ def describe_run(model: JEPA, weights: Literal["target", "context"], source: str
 def read_head(path: str, encoder: Encoder) -> SavedHead[AttentiveHead]:
     """The attentive head that a probe of this encoder left; ValueError where it is another encoder's."""
     saved = load_attentive(path)
-    saved.check_encoder(encoder.config.width, hash_weights(encoder.float()))
+    saved.check_encoder(encoder.config.shape.width, hash_weights(encoder.float()))
     return saved

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from probes.heads import AttentiveHead
-from vjepa.encoder import Encoder, gather_tokens
+from vjepa.encoder import Encoder
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.graph import ONNX, PROGRAM
 from vjepa.formats.meta import load_meta
 from vjepa.formats.native import load_native
+from vjepa.patches import gather_tokens
 from vjepa.predictor import Predictor
 
 Features = Callable[[Tensor], Tensor]

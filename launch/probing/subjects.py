@@ -41,8 +41,8 @@ class VideoSubject:
     def __init__(self, encoder: Encoder, source: str) -> None:
         self.module: nn.Module = encoder
         self.encoder, self.source = encoder, source
-        self.frames, self.crop, self.heads = encoder.config.frames, encoder.config.crop, encoder.config.heads
-        self.depth = encoder.config.depth
+        self.frames, self.crop, self.heads = encoder.config.frames, encoder.config.crop, encoder.config.shape.heads
+        self.depth = encoder.config.shape.depth
 
     def freeze(self, device: str, precision: Precision, layers: tuple[int, ...] = ()) -> Extractor:
         """See `Subject`."""

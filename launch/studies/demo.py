@@ -118,7 +118,7 @@ def report(folder: Path, config: TrainConfig, results: list[Result], train_secon
     linear = next(result for result in results if result.features == "encoder" and result.head == "linear")
     pictures = {
         "What was learned": result_table([result.as_dict() for result in results]),
-        "What it was shown": embed(draw_contact_sheet(clips, names, config.masks, encoder), "clips and masks"),
+        "What it was shown": embed(draw_contact_sheet(clips, names, config.jepa.masks, encoder), "clips and masks"),
         "How it went": embed(draw_curves(read_history(folder / "run")), "loss and gauges"),
         "What it sees": embed(draw_feature_colours(clips, encoder), "clips and feature colours"),
         "What it confuses": embed(draw_confusion(linear.as_dict()["confusion"], classes), "confusion matrix"),

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from data.loading.loader import TrainLoader
 from launch.training.randomness import gather_random_states, set_random_state
-from vjepa.jepa import JEPA, JepaConfig
+from vjepa.config import JepaConfig
+from vjepa.jepa import JEPA, convert_weights
 
 MODULE = ("state_dict", "config", "position")  # what the module is made of
 REQUIRED = (*MODULE, "global_step", "optimizer_states", "loops", "data", "random")  # what a run goes on from
@@ -76,6 +77,8 @@ def read_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> dict[st
             f"{path} is not a checkpoint of `python -m launch train`: it lacks {', '.join(missing)} and holds "
             f"{', '.join(sorted(map(str, stored))[:8])}"
         )
+    if "state_dict" in stored:
+        stored["state_dict"] = convert_weights(stored["state_dict"])
     return stored
 
 
@@ -132,6 +135,11 @@ def load_module(checkpoint: str | Path) -> JEPA:
 
 class WholeFiles(TorchCheckpointIO):
     """Lightning's writer copies from a temporary folder onto the final name; this one renames what is on disk."""
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint, of an earlier version too."""
+        stored: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        return {**stored, "state_dict": convert_weights(stored["state_dict"])}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; under `path` there is the old file, or none, until all of the new one is on disk."""

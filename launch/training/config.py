@@ -1,20 +1,14 @@
 """What a pretraining run can be told: RunConfig, HealthConfig, and TrainConfig, which joins all of them."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
 
 from data.loading.loader import DataConfig
-from vjepa.encoder import EncoderConfig
-from vjepa.jepa import JepaConfig, ObjectiveName
-from vjepa.loss import LossConfig
-from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
-from vjepa.objectives.dense import DenseConfig
-from vjepa.objectives.views import ViewsConfig
-from vjepa.optim import OptimConfig
+from vjepa.config import JepaConfig, ModelConfig, published_masks
+from vjepa.masks import MaskConfig
 from vjepa.precision import Precision
-from vjepa.predictor import PredictorConfig
-from vjepa.regularise import RegulariserConfig
-from vjepa.targets import TeacherConfig
+from vjepa.registry import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -32,6 +26,7 @@ class RunConfig:
     start_weights: Literal["", "target", "context", "encoder", "target_encoder", "ema_encoder"] = ""  # which of them
     seed: int = 0  # of weights, masks, order and augmentation
     precision: Precision = "auto"  # bf16 where the device computes in it, else fp32; a run keeps what it began with
+    plugins: tuple[str, ...] = ()  # modules with parts of your own: dotted names or .py files
     compile: bool = False  # torch.compile the transformer blocks: a minute at the start, faster steps on a GPU
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 0  # of a node; 0: as many as torchrun or srun started, else all there are (one process on a CPU)
@@ -97,43 +92,44 @@ class HealthConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One pretraining run. `encoder.frames` and `encoder.crop` follow `data.frames` and `data.crop`."""
+class TrainConfig(ModelConfig):
+    """One pretraining run. `encoder.frames` and `encoder.crop` follow `data.frames` and `data.crop`.
 
-    data: DataConfig = field(default_factory=DataConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)
-    objective: ObjectiveName = "masked"  # masked: V-JEPA; dense: V-JEPA 2.1; views: no prediction
+    Every registered objective that has options adds a section of its name: see `schema`.
+    """
+
     masks: dict[str, MaskConfig] = field(default_factory=dict)  # none: V-JEPA's short_range and long_range
-    loss: LossConfig = field(default_factory=LossConfig)
-    dense: DenseConfig = field(default_factory=DenseConfig)
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
         encoder = replace(self.encoder, frames=self.data.frames, crop=self.data.crop)
         object.__setattr__(self, "encoder", encoder)
-        masks = self.masks or {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
-        object.__setattr__(self, "masks", dict(masks))
+        _ = self.jepa  # says what does not go together
 
     @property
     def jepa(self) -> JepaConfig:
         """What decides what is learned."""
-        return JepaConfig(
-            objective=self.objective,
-            encoder=self.encoder,
-            predictor=self.predictor,
-            masks=self.masks,
-            loss=self.loss,
-            dense=self.dense,
-            views=self.views,
-            regulariser=self.regulariser,
-            teacher=self.teacher,
-            optim=self.optim.for_batch(self.run.batch),
-            steps=self.run.steps,
-            seed=self.run.seed,
-        )
+        shared: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ModelConfig)}
+        shared |= {"masks": self.masks or published_masks(), "optim": self.optim.for_batch(self.run.batch)}
+        options = getattr(self, self.objective, None)
+        return JepaConfig(**shared, options=options, steps=self.run.steps, seed=self.run.seed)
+
+    @classmethod
+    def schema(cls) -> "type[TrainConfig]":
+        """This class with a section for each objective that is registered by now."""
+        return _with_sections(tuple(OBJECTIVES))
+
+
+@lru_cache
+def _with_sections(names: tuple[str, ...]) -> type[TrainConfig]:
+    base, sections = TrainConfig, []
+    for name in names:
+        options = OBJECTIVES.find(name).Options
+        if not fields(options):
+            continue
+        if name in {entry.name for entry in fields(base)}:
+            raise ValueError(f"the objective {name!r} has the name of a section of the config; give it another")
+        sections.append((name, options, field(default_factory=options)))
+    return make_dataclass(base.__name__, sections, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__})

@@ -185,10 +185,10 @@ def start(model: JEPA, config: TrainConfig) -> None:
 
 def describe(config: TrainConfig, world: int, share: Share, step: int) -> str:
     """What the run is about to do, in words."""
-    run, t_h_w = config.run, config.encoder.grid
+    run, encoder = config.run, config.encoder
     lines = [
-        f"pretraining {config.encoder.size} encoder ({config.encoder.depth} blocks of width {config.encoder.width}), "
-        f"clips of {config.data.frames} frames at {config.data.crop} pixels = {'x'.join(map(str, t_h_w))} tokens",
+        f"pretraining {encoder.size} encoder ({encoder.shape.depth} blocks of width {encoder.shape.width}), "
+        f"clips of {encoder.frames} frames at {encoder.crop} pixels = {'x'.join(map(str, encoder.grid))} tokens",
         f"batch {run.batch} = {_count(world, 'rank')} x {_count(share.clips, 'clip')} x "
         f"{_count(share.batches, 'batch', 'batches')}, {run.steps} steps, {run.precision}, into {run.output}",
     ]

@@ -18,7 +18,6 @@ from launch.bench.plain import PlainStep
 from launch.bench.step import PARTS, REST, OurStep, Step, StepBench
 from launch.bench.sweep import Point, grow, measure, render
 from launch.config import load_config
-from launch.flops import clip_flops
 from launch.meter import PartClock, _read_limits
 from launch.training.config import TrainConfig
 from vjepa.jepa import JEPA
@@ -189,7 +188,7 @@ def test_flops_are_those_that_torch_counts(words: list[str]) -> None:
     batch = next(StepBench(config, 2).made_clips())
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step.forward(batch).backward()
-    assert clip_flops(config.jepa, 2) == pytest.approx(counter.get_total_flops() / 2, rel=0.03)
+    assert config.jepa.clip_flops(2) == pytest.approx(counter.get_total_flops() / 2, rel=0.03)
 
 
 def test_step_says_all_of_it_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,4 +315,4 @@ def test_mistakes_are_named(words: list[str], message: str, capsys: pytest.Captu
 def test_config_of_a_frozen_teacher_counts_its_own_width() -> None:
     config = tiny()
     wider = replace(config.jepa, frozen=replace(config.encoder, width=48))
-    assert clip_flops(wider, 2) > clip_flops(config.jepa, 2)
+    assert wider.clip_flops(2) > config.jepa.clip_flops(2)

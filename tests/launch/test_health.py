@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from launch.__main__ import main
 from launch.config import load_config
-from launch.flops import clip_flops
 from launch.training.config import HealthConfig, TrainConfig
 from launch.training.health import watchers
 from launch.training.trainer import train
@@ -192,7 +191,7 @@ def test_too_many_skips_stop_the_run_and_name_the_last_good_checkpoint(words: li
 def test_waiting_for_data_is_told_from_working(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("launch.training.watchers.speed.time.perf_counter", lambda: now[0])
-    monkeypatch.setattr("launch.training.watchers.speed.clip_flops", lambda config, clips: 5e11)
+    monkeypatch.setattr(JepaConfig, "clip_flops", lambda config, clips: 5e11)
     speed = Speed(matrix_tflops=100)
     trainer: Any = SimpleNamespace(
         is_global_zero=True, accumulate_grad_batches=1, global_step=0, log_every_n_steps=2, world_size=2,
@@ -250,7 +249,7 @@ def test_counted_arithmetic_is_that_which_torch_counts(words: list[str], monkeyp
         with torch.autocast("cpu", torch.bfloat16):  # attention is written out there, and so counted
             loss = module.training_step(SimpleNamespace(clips=clips, position=2), 0)
         loss.backward()
-    assert clip_flops(config, 2) == pytest.approx(counter.get_total_flops() / 2, rel=0.015)
+    assert config.clip_flops(2) == pytest.approx(counter.get_total_flops() / 2, rel=0.015)
 
 
 def make_module() -> Any:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vjepa.encoder import Encoder, EncoderConfig, gather_tokens
+from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.masks import Masks
+from vjepa.patches import gather_tokens
 from vjepa.pixels import MEAN, STD, normalise
 from vjepa.predictor import Predictor, PredictorConfig
 

@@ -6,20 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from vjepa.gauges import collapse_gauges, cosine_across_clips, count_directions, outcome_gauges, prediction_spread
-from vjepa.objectives.objective import Outcome, Prediction
+from vjepa.gauges import collapse_gauges, cosine_across_clips, count_directions, prediction_spread, step_gauges
+from vjepa.objectives.objective import MaskPrediction, StepOutput
 
 
 def everywhere(clips: int, tokens: int) -> Tensor:
     return torch.arange(tokens).expand(clips, -1)
 
 
-def predict(targets: Tensor, prediction: Tensor, name: str = "future") -> Prediction:
+def predict(targets: Tensor, prediction: Tensor, name: str = "future") -> MaskPrediction:
     """The last tokens predicted from the first ones."""
     clips, tokens, _ = targets.shape
     first, last = everywhere(clips, tokens).split([tokens // 4, tokens - tokens // 4], 1)
     context = torch.randn(clips, first.shape[1], targets.shape[2])
-    return Prediction(name, first, last, context, prediction[:, tokens // 4 :], torch.tensor(0.5))
+    return MaskPrediction(name, first, last, context, prediction[:, tokens // 4 :], torch.tensor(0.5))
 
 
 def test_cosine_is_the_mean_over_all_pairs_of_clips_at_a_position() -> None:
@@ -86,7 +86,7 @@ def test_a_step_is_read_by_kind_of_mask_and_its_lengths_are_shares_of_the_grid()
     torch.manual_seed(0)
     targets = torch.randn(4, 16, 12)
     kinds = [predict(targets, targets, "near"), predict(targets, targets, "far")]
-    found = outcome_gauges(Outcome(torch.tensor(1.0), {}, (4, 2, 2), targets, kinds), targets)
+    found = step_gauges(StepOutput(torch.tensor(1.0), {}, (4, 2, 2), targets, kinds), targets)
     assert found["lengths/near/context"] == 0.25
     assert found["lengths/far/target"] == 0.75
     assert found["gauges/prediction_spread/near"] == pytest.approx(1)
@@ -96,5 +96,5 @@ def test_a_step_is_read_by_kind_of_mask_and_its_lengths_are_shares_of_the_grid()
 
 def test_a_step_that_predicts_nothing_is_read_by_its_features_alone() -> None:
     torch.manual_seed(0)
-    found = outcome_gauges(Outcome(torch.tensor(1.0), {}, (4, 2, 2)), torch.randn(4, 16, 12))
+    found = step_gauges(StepOutput(torch.tensor(1.0), {}, (4, 2, 2)), torch.randn(4, 16, 12))
     assert sorted(found) == [f"gauges/{name}" for name in ("cosine", "pooled_rank", "rank", "rankme", "spread")]

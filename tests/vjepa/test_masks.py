@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vjepa.masks import HIDERS, LONG_RANGE, SHORT_RANGE, ClipRandom, MaskConfig, draw_masks, hide_blocks
+from vjepa.masks import LONG_RANGE, SHORT_RANGE, ClipRandom, MaskConfig, draw_masks, hide_blocks
+from vjepa.registry import MASKS
 
 GRID = (4, 6, 6)
 TOKENS = 4 * 6 * 6
 KINDS = [
-    *(MaskConfig(kind=kind) for kind in HIDERS),
-    *(MaskConfig(kind=kind, keep=0.2, predict=0.4) for kind in HIDERS),
+    *(MaskConfig(kind=kind) for kind in MASKS),
+    *(MaskConfig(kind=kind, keep=0.2, predict=0.4) for kind in MASKS),
     MaskConfig(drop="last"),
     MaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7), max_keep=3),
     MaskConfig(num_blocks=2, spatial_scale=(0.2, 0.4), max_temporal_keep=0.5),
@@ -88,7 +89,7 @@ def test_context_is_never_empty_even_where_boxes_cover_the_plane() -> None:
 def test_published_cut_has_the_published_statistics(
     config: MaskConfig, batch: int, keep: float, predict: float
 ) -> None:
-    published = replace(config, keep=0.0, predict=0.0, drop="last")
+    published = replace(config, keep=None, predict=None, drop="last")
     drawn = [draw_masks(published, (8, 14, 14), torch.arange(batch) + i * batch, 0) for i in range(200)]
     mean_keep = sum(masks.context.shape[1] for masks in drawn) / 200 / 1568
     mean_predict = sum(masks.target.shape[1] for masks in drawn) / 200 / 1568

@@ -12,16 +12,17 @@ from batches import make_batch
 from torch import Tensor
 from torch.nn import functional
 
-from vjepa.encoder import Encoder, EncoderConfig, choose_levels, cut_patches
+from vjepa.encoder import Encoder, EncoderConfig, choose_levels
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.masks import MaskConfig
-from vjepa.objectives.dense import DenseConfig, near_the_mask
-from vjepa.objectives.views import ViewsConfig, attract, draw_view
+from vjepa.objectives.dense import DenseOptions, near_the_mask
+from vjepa.objectives.views import ViewsOptions, attract, draw_view
+from vjepa.patches import cut_patches
 from vjepa.regularise import RegulariserConfig
 from vjepa.targets import PixelTargets, TeacherConfig
 
 GOLDEN = Path(__file__).parent / "golden_objectives.json"
-SMALL_VIEWS = ViewsConfig(narrow=1, projection=8)
+SMALL_VIEWS = ViewsOptions(narrow=1, projection=8)
 CHOICES: dict[str, dict[str, Any]] = {
     "average": {},
     "average_vicreg": {"regulariser": RegulariserConfig(variance=0.1, covariance=0.1)},
@@ -29,14 +30,14 @@ CHOICES: dict[str, dict[str, Any]] = {
     "stop_gradient": {"teacher": TeacherConfig(source="stop_gradient")},
     "frozen": {"teacher": TeacherConfig(source="frozen", weights="given")},
     "pixels": {"teacher": TeacherConfig(source="pixels")},
-    "dense": {"objective": "dense", "dense": DenseConfig(levels=2)},
+    "dense": {"objective": "dense", "options": DenseOptions(levels=2)},
     "views_sigreg": {
-        "objective": "views", "views": SMALL_VIEWS, "regulariser": RegulariserConfig(sigreg=0.05, slices=16),
+        "objective": "views", "options": SMALL_VIEWS, "regulariser": RegulariserConfig(sigreg=0.05, slices=16),
     },
     "views_vicreg": {
-        "objective": "views", "views": SMALL_VIEWS, "regulariser": RegulariserConfig(variance=1.0, covariance=0.1),
+        "objective": "views", "options": SMALL_VIEWS, "regulariser": RegulariserConfig(variance=1.0, covariance=0.1),
     },
-    "views_contrast": {"objective": "views", "views": replace(SMALL_VIEWS, attract="contrast", narrow=0)},
+    "views_contrast": {"objective": "views", "options": replace(SMALL_VIEWS, attract="contrast", narrow=0)},
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def test_gradients_flow_to_all_that_is_trained_and_nowhere_else(tiny: JepaConfig
     trained = {id(p) for module in model.trained_modules().values() for p in module.parameters()}
     for label, parameter in model.named_parameters():
         assert (parameter.grad is not None) == (id(parameter) in trained), label
-        assert label.startswith("target_encoder.") == (id(parameter) not in trained)
+        assert label.startswith("objective.target_encoder.") == (id(parameter) not in trained)
     assert model.watched is not None
     assert not model.watched.loss.requires_grad
     assert not any(one.prediction.requires_grad or one.context.requires_grad for one in model.watched.predictions)
@@ -116,7 +117,7 @@ def test_pixel_targets_are_those_of_an_encoder_that_passes_pixels_on() -> None:
 
 
 def test_dense_with_one_level_and_no_visible_loss_is_the_masked_objective(tiny: JepaConfig) -> None:
-    dense = JEPA(replace(tiny, objective="dense", dense=DenseConfig(levels=1, visible=0.0)))
+    dense = JEPA(replace(tiny, objective="dense", options=DenseOptions(levels=1, visible=0.0)))
     assert train(dense, 4) == pytest.approx(train(JEPA(tiny), 4), abs=1e-6)
 
 
@@ -126,16 +127,16 @@ def test_dense_weighs_visible_tokens_by_their_distance() -> None:
     assert nearness[0, :2].tolist() == pytest.approx([1.0, 1.0])  # (0,0,0)-(0,1,0) and (0,0,1)-(0,1,1)
     assert nearness[0, 2] == pytest.approx(2**-0.5)  # (2,1,1)-(0,1,1)
     assert choose_levels(24, 4) == (5, 11, 17, 23)
-    config = DenseConfig(visible=0.5, ramp=(0.2, 0.4))
+    config = DenseOptions(visible=0.5, ramp=(0.2, 0.4))
     assert [config.visible_weight(done) for done in (0.0, 0.2, 0.3, 0.4, 1.0)] == pytest.approx([0, 0, 0.25, 0.5, 0.5])
 
 
 def test_a_deeper_frozen_teacher_gives_its_own_equally_spaced_levels(tiny: JepaConfig) -> None:
     deep = Encoder(replace(tiny.encoder, depth=6))
-    config = replace(tiny, objective="dense", dense=DenseConfig(levels=2))
+    config = replace(tiny, objective="dense", options=DenseOptions(levels=2))
     model = JEPA(replace(config, teacher=TeacherConfig(source="frozen", weights="given")), deep)
     assert model.target_encoder.levels == (2, 5)
-    assert model.levels == (0, 1)
+    assert model.objective.levels == (0, 1)
     assert torch.isfinite(model.training_step(make_batch(0), 0))
 
 
@@ -170,7 +171,7 @@ def test_views_follow_from_seed_and_place_and_differ(tiny: JepaConfig) -> None:
 
 def test_an_unchanged_view_is_the_clip(tiny: JepaConfig) -> None:
     video = torch.randn(2, 3, 4, 32, 32)
-    still = ViewsConfig(wide=2, narrow=0, wide_scale=(1.0, 1.0), jitter=0.0)
+    still = ViewsOptions(wide=2, narrow=0, wide_scale=(1.0, 1.0), jitter=0.0)
     torch.testing.assert_close(draw_view(still, video, torch.arange(2), tiny, 0), video, atol=1e-5, rtol=1e-4)
     mirrored = replace(still, flip=1.0)
     torch.testing.assert_close(

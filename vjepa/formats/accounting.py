@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from vjepa.encoder import Encoder, EncoderConfig
+from vjepa.encoder import Encoder, EncoderConfig, build_encoder
 from vjepa.positions import sincos_table
 from vjepa.predictor import Predictor
 
@@ -29,9 +30,9 @@ class Pretrained:
     def __str__(self) -> str:
         """What was read, assumed and left aside, in words."""
         config = self.encoder.config
-        t, h, w = config.grid
+        shape, (t, h, w) = config.shape, config.grid
         lines = [
-            f"{self.source}: {config.size} encoder ({config.depth} blocks of width {config.width}, {config.heads} "
+            f"{self.source}: {config.size} encoder ({shape.depth} blocks of width {shape.width}, {shape.heads} "
             f"heads), {config.positions} positions, {config.frames} frames at {config.crop} pixels = {t}x{h}x{w} tokens"
         ]
         if self.predictor is not None:
@@ -45,9 +46,11 @@ class Pretrained:
 
 
 def build_empty(make: Callable[[], Built]) -> Built:
-    """A module to be filled: its parameters are not drawn, which takes longer than reading a file."""
+    """A module to be filled: ours without drawing its parameters, which takes longer than reading a file."""
     with torch.device("meta"):
         module = make()
+    if not isinstance(module, (Encoder, Predictor)):
+        return make()  # somebody's own: what its constructor computes must be computed
     module = module.to_empty(device="cpu")
     beside = {name for name, _ in module.named_buffers()} - module.state_dict().keys()
     assert beside == {"position_table"}, beside  # nothing else would be left without values
@@ -88,9 +91,8 @@ def resize_encoder(encoder: Encoder, frames: int = 0, crop: int = 0) -> Encoder:
 
     Sin-cos tables are made anew for the new grid, rotary positions go on as they are.
     """
-    stored = dict(vars(encoder.config))
-    config = EncoderConfig(**{**stored, "frames": frames or stored["frames"], "crop": crop or stored["crop"]})
-    resized = build_empty(lambda: Encoder(config))
+    config = replace(encoder.config, frames=frames or encoder.config.frames, crop=crop or encoder.config.crop)
+    resized: Encoder = build_empty(lambda: build_encoder(config))
     resized.load_state_dict(encoder.state_dict())
     return resized.train(encoder.training)
 
@@ -129,9 +131,15 @@ _ENCODER_KEYS = ("width", "depth", "heads", "hidden", "patch", "tubelet", "posit
 _PREDICTOR_KEYS = ("width", "depth", "hidden")
 
 
+def _flat(config: Any) -> Any:
+    """A config whose numbers in force can be read by their keys."""
+    return SimpleNamespace(**config.describe()) if isinstance(config, EncoderConfig) else config
+
+
 def _differences(found: Any, wanted: Any, where: str, keys: tuple[str, ...]) -> list[str]:
     """What differs between the config of a file and the one of a run, in the words of the config."""
     problems = []
+    found, wanted = _flat(found), _flat(wanted)
     for key in keys:
         if key == "rotary_order" and "sincos" in (found.positions, wanted.positions):
             continue

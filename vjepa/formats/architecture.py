@@ -98,12 +98,12 @@ def read_predictor_config(
 ) -> PredictorConfig:
     """Config of a predictor; ValueError where it belongs to an encoder of another width."""
     width, encoder_width = read_shape(weights, "predictor_embed.weight", 2, source)
-    if encoder_width != encoder.width:
-        raise ValueError(f"{source} takes features of width {encoder_width}, the encoder makes {encoder.width}")
+    if encoder_width != encoder.shape.width:
+        raise ValueError(f"{source} takes features of width {encoder_width}, the encoder makes {encoder.shape.width}")
     depth = count_blocks(weights, "predictor_blocks", source)
     hidden = read_shape(weights, "predictor_blocks.0.mlp.fc1.weight", 2, source)[0]
     tokens = sum(name.startswith("mask_tokens.") for name in weights)
-    return PredictorConfig(width, depth, heads or encoder.heads, hidden / width, tokens)
+    return PredictorConfig(width, depth, heads or encoder.shape.heads, hidden / width, tokens)
 
 
 def read_grid(table: Tensor, width: int, source: str) -> Grid:

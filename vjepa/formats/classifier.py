@@ -32,10 +32,10 @@ def to_classifier(
     """
     from transformers import VJEPA2ForVideoClassification
 
-    if heads != encoder.config.heads:
+    if heads != encoder.config.shape.heads:
         raise ValueError(
-            f"transformers' classifier has as many attention heads as the encoder, {encoder.config.heads}, the probe "
-            f"has {heads}; probe with heads.attentive.heads={encoder.config.heads}"
+            f"transformers' classifier has as many attention heads as the encoder, {encoder.config.shape.heads}, the "
+            f"probe has {heads}; probe with heads.attentive.heads={encoder.config.shape.heads}"
         )
     if len(set(labels)) != len(labels):
         raise ValueError(f"class names must differ from each other for label2id, got {', '.join(labels)}")

@@ -6,7 +6,6 @@ the encoder was trained on. Writing ONNX needs the extra `onnx`.
 
 import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +74,9 @@ def _trace(encoder: Encoder) -> Any:
 def _describe(encoder: Encoder, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     inputs = {"name": "video", "type": "float32", **describe_input(encoder.config)}
-    outputs = {"name": "features", "type": "float32", "shape": ["B", "tokens", encoder.config.width]}
+    outputs = {"name": "features", "type": "float32", "shape": ["B", "tokens", encoder.config.shape.width]}
     outputs["tokens"] = list(encoder.config.grid)
-    content = {"input": inputs, "output": outputs, "encoder": asdict(encoder.config)}
+    content = {"input": inputs, "output": outputs, "encoder": encoder.config.describe()}
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n")
     return folder
 

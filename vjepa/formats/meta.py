@@ -6,7 +6,7 @@ some files of V-JEPA 2, whose rotary positions do not use them.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +91,7 @@ def save_meta(encoder: Encoder, predictor: Predictor | None, folder: str | Path)
     sincos = config.positions == "sincos"
     weights = _with_prefix(encoder, {TABLE: encoder.position_table} if sincos else {})
     content: dict[str, Any] = {"encoder": weights, "target_encoder": weights}
-    ours: dict[str, Any] = {"encoder": asdict(config)}
+    ours: dict[str, Any] = {"encoder": config.describe()}
     if predictor is not None:
         content["predictor"] = _with_prefix(predictor, {PREDICTOR_TABLE: predictor.position_table} if sincos else {})
         ours["predictor_heads"] = predictor.heads
@@ -225,7 +225,7 @@ def _assume(hints: Hints, config: EncoderConfig, predictor: Predictor | None) ->
             assumed.append(f"{clip}; rotary positions do not depend on it")
         assumed.append(f"rotary frequencies {config.rotary_order}")
     if not hints.heads:
-        assumed.append(f"{config.heads} heads, as published for this size")
+        assumed.append(f"{config.shape.heads} heads, as published for this size")
     if predictor is not None and not hints.predictor_heads:
         assumed.append(f"{predictor.heads} heads in the predictor")
     return tuple(assumed)

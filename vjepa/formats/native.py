@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vjepa.encoder import Encoder, EncoderConfig
+from vjepa.encoder import Encoder, EncoderConfig, build_encoder
 from vjepa.formats.accounting import Pretrained, build_empty, fill
 from vjepa.pixels import MEAN, STD
 from vjepa.predictor import Predictor, PredictorConfig
@@ -35,7 +35,7 @@ def save_encoder(
     _save_weights(encoder, folder / WEIGHTS)
     description = {
         "format": FORMAT,
-        "encoder": asdict(encoder.config),
+        "encoder": encoder.config.describe(),
         "input": describe_input(encoder.config),
         "training": dict(training or {}),
     }
@@ -115,8 +115,8 @@ def write_safetensors(weights: Mapping[str, Tensor], path: Path, metadata: Mappi
 
 
 def _load_encoder(folder: Path, description: Mapping[str, Any]) -> Encoder:
-    config = EncoderConfig(**description["encoder"])
-    encoder = build_empty(lambda: Encoder(config))
+    config = EncoderConfig.from_stored(description["encoder"])
+    encoder: Encoder = build_empty(lambda: build_encoder(config))
     fill(encoder, read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS))
     return encoder.eval()
 

@@ -41,17 +41,17 @@ def to_transformers(encoder: Encoder, predictor: Predictor | None = None, attent
             f"{kind} positions; train with encoder.positions=rotary "
             f"encoder.rotary_order=tiled, or export with --format native or onnx"
         )
-    predictor = predictor or Predictor(PredictorConfig(width=config.heads * 8, depth=1), config)
+    predictor = predictor or Predictor(PredictorConfig(width=config.shape.heads * 8, depth=1), config)
     theirs = VJEPA2Model(
         VJEPA2Config(
             patch_size=config.patch,
             crop_size=config.crop,
             frames_per_clip=config.frames,
             tubelet_size=config.tubelet,
-            hidden_size=config.width,
-            num_attention_heads=config.heads,
-            num_hidden_layers=config.depth,
-            mlp_ratio=_exact_ratio(config.width, config.mlp_ratio),
+            hidden_size=config.shape.width,
+            num_attention_heads=config.shape.heads,
+            num_hidden_layers=config.shape.depth,
+            mlp_ratio=_exact_ratio(config.shape.width, config.shape.mlp_ratio),
             pred_hidden_size=predictor.config.width,
             pred_num_attention_heads=predictor.heads,
             pred_num_hidden_layers=predictor.config.depth,

@@ -4,26 +4,25 @@ The context encoder's features of several levels (equally spaced blocks) go into
 the same levels of the target encoder. B clips, N tokens, K kept as context, M to predict, D width, G levels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vjepa.encoder import gather_tokens
+from vjepa.batch import ClipGroup
+from vjepa.config import JepaConfig
+from vjepa.encoder import choose_levels, encode_levels
 from vjepa.loss import prediction_loss
 from vjepa.masks import draw_all
-from vjepa.objectives.objective import Moment, Outcome, Prediction, summarise
+from vjepa.objectives.masked import MaskedObjective, count_prediction
+from vjepa.objectives.objective import MaskPrediction, StepContext, StepOutput, summarise
+from vjepa.patches import gather_tokens
 from vjepa.positions import Grid
-
-if TYPE_CHECKING:
-    from vjepa.jepa import JEPA
+from vjepa.registry import OBJECTIVES, TARGETS
 
 
 @dataclass(frozen=True)
-class DenseConfig:
+class DenseOptions:
     """The dense objective; the defaults are V-JEPA 2.1's, the ramp as shares of a run of 120k steps."""
 
     levels: int = 4  # equally spaced blocks, the last among them
@@ -42,34 +41,58 @@ class DenseConfig:
         return self.visible * min(1.0, max(0.0, (progress - begin) / max(end - begin, 1e-9)))
 
 
-def predict_dense(model: JEPA, video: Tensor, moment: Moment) -> Outcome:
-    """One step for video [B, C, T, H, W] (V-JEPA 2.1): masked tokens, and visible ones by their distance to a mask."""
-    assert model.predictor is not None
-    config, power = model.config.dense, model.config.loss.power
-    weight = config.visible_weight(moment.progress)
-    grid = model.context_encoder.patch_embed.grid(video)
-    target = model.target_encoder(video, model.context_encoder)
-    masks = draw_all(model.config.masks.values(), grid, moment.places, model.config.seed)
-    lengths = [mask.context.shape[1] for mask in masks]
-    features = model.context_encoder.layers(
-        video, model.levels, torch.cat([mask.context for mask in masks], 1), lengths
-    )
-    everywhere = model.predictor.everywhere(torch.cat(features, -1), masks, grid)
-    predictions, penalties, visible = [], [], []
-    for name, mask, context, predicted in zip(
-        model.config.masks, masks, features[-1].split(lengths, 1), everywhere, strict=True
-    ):
-        seen, hidden = predicted.split([half.shape[1] for half in mask], 1)
-        loss = prediction_loss(hidden, gather_tokens(target, mask.target), power)
-        nearness = near_the_mask(mask.context, mask.target, grid)
-        visible.append(weight * prediction_loss(seen, gather_tokens(target, mask.context), power, nearness))
-        penalties.append(model.regulariser(context, mask.context, target.shape[1], moment.position))
-        predictions.append(Prediction(name, mask.context, mask.target, context, hidden, loss))
-    outcome = summarise(predictions, penalties, grid, target)
-    extra = torch.stack(visible).mean()
-    outcome.parts["visible"] = extra.detach()
-    outcome.loss = outcome.loss + extra
-    return outcome
+@OBJECTIVES.register("dense")
+class DenseObjective(MaskedObjective):
+    """V-JEPA 2.1: masked tokens, and visible ones by their distance to a mask."""
+
+    Options = DenseOptions
+
+    @classmethod
+    def choose_levels(cls, config: JepaConfig) -> tuple[int, ...]:
+        """Equally spaced blocks, the last among them."""
+        return choose_levels(config.encoder.shape.depth, config.objective_options.levels)
+
+    @classmethod
+    def check(cls, config: JepaConfig) -> None:
+        """Levels must be there to be compared."""
+        if not TARGETS.find(config.teacher.source).has_levels:
+            raise ValueError(
+                f"objective=dense compares levels of an encoder, teacher.source={config.teacher.source} has none"
+            )
+        depth = config.encoder.shape.depth
+        if config.objective_options.levels > depth:
+            raise ValueError(
+                f"dense.levels must be at most the encoder's {depth} blocks, got {config.objective_options.levels}"
+            )
+
+    def step(self, batch: ClipGroup, context: StepContext) -> StepOutput:
+        """One step for B clips (V-JEPA 2.1)."""
+        config, video, power = self.config, batch.video, self.config.loss.power
+        weight = config.objective_options.visible_weight(context.progress)
+        grid = self.context_encoder.token_grid(video)
+        target = self.target_encoder(video, self.context_encoder)
+        masks = draw_all(config.masks, grid, context.samples, config.seed)
+        features = encode_levels(self.context_encoder, video, [mask.context for mask in masks], self.levels)
+        joined = torch.cat([torch.cat(levels, -1) for levels in features], 1)
+        everywhere = self.predictor.everywhere(joined, masks, grid)
+        predictions, penalties, visible = [], [], []
+        for name, mask, levels, predicted in zip(config.masks, masks, features, everywhere, strict=True):
+            seen, hidden = predicted.split([half.shape[1] for half in mask], 1)
+            loss = prediction_loss(hidden, gather_tokens(target, mask.target), power)
+            nearness = near_the_mask(mask.context, mask.target, grid)
+            visible.append(weight * prediction_loss(seen, gather_tokens(target, mask.context), power, nearness))
+            penalties.append(self.regulariser(levels[-1], mask.context, target.shape[1], context.position))
+            predictions.append(MaskPrediction(name, mask.context, mask.target, levels[-1], hidden, loss))
+        output = summarise(predictions, penalties, grid, target)
+        extra = torch.stack(visible).mean()
+        output.parts["visible"] = extra.detach()
+        output.loss = output.loss + extra
+        return output
+
+    @classmethod
+    def flops(cls, config: JepaConfig, clips: int) -> float:
+        """As masked, with several levels and the visible tokens predicted, too."""
+        return count_prediction(config, clips, config.objective_options.levels, visible=True)
 
 
 def near_the_mask(context: Tensor, target: Tensor, grid: Grid) -> Tensor:

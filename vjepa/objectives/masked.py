@@ -3,36 +3,104 @@
 B clips, N tokens, K kept as context, M to predict, D width.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from vjepa.encoder import gather_tokens
+from vjepa.batch import ClipGroup
+from vjepa.config import JepaConfig
+from vjepa.encoder import EncoderConfig, build_encoder, encode_selections
+from vjepa.flops import trained_encoder_flops, transformer_flops
 from vjepa.loss import prediction_loss
-from vjepa.masks import draw_all
-from vjepa.objectives.objective import Moment, Outcome, Prediction, summarise
+from vjepa.masks import draw_all, draw_masks
+from vjepa.objectives.objective import MaskPrediction, Objective, StepContext, StepOutput, summarise
+from vjepa.patches import gather_tokens
+from vjepa.predictor import Predictor, PredictorConfig
+from vjepa.registry import OBJECTIVES, TARGETS
+from vjepa.regularise import Regulariser
+from vjepa.targets import make_targets
 
-if TYPE_CHECKING:
-    from vjepa.jepa import JEPA
+
+@OBJECTIVES.register("masked")
+class MaskedObjective(Objective):
+    """V-JEPA 1 and 2: a narrow predictor says what the target encoder makes of the hidden tokens."""
+
+    draws_masks = True
+    predictor: Predictor
+
+    def __init__(self, config: JepaConfig, frozen: EncoderConfig | None) -> None:
+        super().__init__()
+        self.config, self.levels = config, self.choose_levels(config)
+        self.context_encoder = build_encoder(config.encoder)
+        self.target_encoder = make_targets(config.teacher, self.context_encoder, self.levels, frozen)
+        predictor = with_mask_tokens(config.predictor, len(config.masks))
+        self.predictor = Predictor(predictor, config.encoder, len(self.levels), self.target_encoder.width)
+        for spare in list(self.predictor.mask_tokens)[len(config.masks) :]:
+            spare.requires_grad_(False)  # no gradient reaches it: DDP would wait for one
+        self.regulariser = Regulariser(config.regulariser, config.encoder.shape.width)
+
+    @classmethod
+    def choose_levels(cls, config: JepaConfig) -> tuple[int, ...]:
+        """Blocks whose features go into the predictor."""
+        return (-1,)
+
+    def step(self, batch: ClipGroup, context: StepContext) -> StepOutput:
+        """One step of the algorithm for B clips (V-JEPA 1, section 3)."""
+        config, video = self.config, batch.video
+        grid = self.context_encoder.token_grid(video)
+        target = self.target_encoder(video, self.context_encoder)
+        masks = draw_all(config.masks, grid, context.samples, config.seed)
+        visible = encode_selections(self.context_encoder, video, [mask.context for mask in masks])
+        hidden = self.predictor.hidden(torch.cat(visible, 1), masks, grid)
+        predictions, penalties = [], []
+        for name, mask, seen, prediction in zip(config.masks, masks, visible, hidden, strict=True):
+            loss = prediction_loss(prediction, gather_tokens(target, mask.target), config.loss.power)
+            penalties.append(self.regulariser(seen, mask.context, target.shape[1], context.position))
+            predictions.append(MaskPrediction(name, mask.context, mask.target, seen, prediction, loss))
+        return summarise(predictions, penalties, grid, target)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """Encoder, predictor and, where there is one, the regulariser's projection."""
+        return {
+            "context_encoder": self.context_encoder,
+            "predictor": self.predictor,
+            "expander": self.regulariser.expander,
+        }
+
+    @classmethod
+    def flops(cls, config: JepaConfig, clips: int) -> float:
+        """Targets forward over all tokens; encoder and predictor forward and backward for each kind of mask."""
+        return count_prediction(config, clips, levels=1, visible=False)
+
+    @classmethod
+    def follows_device_batch(cls, config: JepaConfig) -> bool:
+        """See `Objective`: masks that are cut to the shortest follow the batch, too."""
+        return config.regulariser.active or any(mask.follows_batch for mask in config.masks.values())
 
 
-def predict_masked(model: JEPA, video: Tensor, moment: Moment) -> Outcome:
-    """One step of the algorithm for video [B, C, T, H, W] (V-JEPA 1, section 3)."""
-    assert model.predictor is not None
-    grid = model.context_encoder.patch_embed.grid(video)
-    target = model.target_encoder(video, model.context_encoder)
-    masks = draw_all(model.config.masks.values(), grid, moment.places, model.config.seed)
-    lengths = [mask.context.shape[1] for mask in masks]
-    context = model.context_encoder(video, torch.cat([mask.context for mask in masks], 1), lengths)
-    hidden = model.predictor.hidden(context, masks, grid)
-    predictions, penalties = [], []
-    for name, mask, visible, prediction in zip(
-        model.config.masks, masks, context.split(lengths, 1), hidden, strict=True
-    ):
-        loss = prediction_loss(prediction, gather_tokens(target, mask.target), model.config.loss.power)
-        penalties.append(model.regulariser(visible, mask.context, target.shape[1], moment.position))
-        predictions.append(Prediction(name, mask.context, mask.target, visible, prediction, loss))
-    return summarise(predictions, penalties, grid, target)
+def with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:
+    """The predictor's config with a mask token for each kind of mask; ValueError where it asks for fewer."""
+    if config.mask_tokens is not None and config.mask_tokens < kinds:
+        raise ValueError(
+            f"predictor.mask_tokens must be null or at least the {kinds} kinds of masks, got {config.mask_tokens}"
+        )
+    return replace(config, mask_tokens=config.mask_tokens or kinds)
+
+
+def count_prediction(config: JepaConfig, clips: int, levels: int, visible: bool) -> float:
+    """FLOPs of a step that predicts targets of `levels` levels at hidden and, with `visible`, at visible tokens."""
+    encoder, predictor = config.encoder, config.predictor
+    source = TARGETS.find(config.teacher.source)
+    wanted = source.width_of(encoder, levels, config.frozen)
+    total: float = source.flops(encoder, config.frozen)
+    for kind, mask in enumerate(config.masks.values()):
+        masks = draw_masks(mask, encoder.grid, torch.arange(clips), config.seed, kind)
+        context, target = masks.context.shape[1], masks.target.shape[1]
+        asked = context + target if visible else target
+        guessed = transformer_flops(context + target, predictor.width, predictor.depth, predictor.mlp_ratio)
+        width = encoder.shape.width
+        entered = predictor.width if levels == 1 else levels * width + predictor.width  # one layer, or two
+        mapped = 2 * (context * width * entered + asked * wanted * predictor.width)
+        total += trained_encoder_flops(encoder, context) + 3 * (guessed + mapped)
+    return total

@@ -4,34 +4,38 @@ What keeps the representation from collapsing is the regulariser, on the project
 is the other clips of the batch. B clips, V views, N tokens, D width, E width of the projection.
 """
 
-from __future__ import annotations
-
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from vjepa.batch import ClipGroup
+from vjepa.config import JepaConfig
+from vjepa.encoder import EncoderConfig, build_encoder
+from vjepa.flops import trained_encoder_flops
 from vjepa.loss import contrastive_loss
 from vjepa.masks import ClipRandom, MaskConfig, draw_masks
-from vjepa.objectives.objective import Moment, Outcome
-
-if TYPE_CHECKING:
-    from vjepa.jepa import JEPA, JepaConfig
+from vjepa.objectives.objective import Objective, StepContext, StepOutput
+from vjepa.positions import Grid
+from vjepa.registry import OBJECTIVES
+from vjepa.regularise import Expander, Regulariser
+from vjepa.targets import make_targets
 
 FIRST_KIND = 100  # of the random numbers of a view, beyond those of the masks
 
 
 @dataclass(frozen=True)
-class ViewsConfig:
+class ViewsOptions:
     """How views are made of a clip, and what pulls them together. All frames of a view are changed alike."""
 
     wide: int = 2  # views of most of the frame; their mean is what every view is pulled to
     narrow: int = 4  # views of a part of the frame
     wide_scale: tuple[float, float] = (0.5, 1.0)  # area, fraction of the clip's
     narrow_scale: tuple[float, float] = (0.1, 0.5)  # area, fraction of the clip's
-    narrow_crop: int = 0  # pixels; 0: half of data.crop
+    narrow_crop: int | None = None  # pixels; None: half of data.crop
     keep: float = 0.3  # share of the tokens that a view keeps, drawn at random
     jitter: float = 0.4  # largest change of contrast and, in deviations, of brightness of each colour channel
     flip: float = 0.0  # probability; above 0 motion to the left and to the right become the same
@@ -59,26 +63,73 @@ class ViewsConfig:
             )
 
 
-def match_views(model: JEPA, video: Tensor, moment: Moment) -> Outcome:
-    """One step for video [B, C, T, H, W]: views are encoded, projected, pulled to the mean of the wide ones."""
-    assert model.projector is not None
-    config, grid = model.config.views, model.context_encoder.patch_embed.grid(video)
-    rows = []
-    for view in range(config.wide + config.narrow):
-        shown = draw_view(config, video, moment.places, model.config, view)
-        keep = MaskConfig(
-            kind="random", hidden=(1 - config.keep, 1 - config.keep), keep=config.keep, predict=1 - config.keep
-        )
-        visible = model.context_encoder.patch_embed.grid(shown)
-        kept = draw_masks(keep, visible, moment.places, model.config.seed, FIRST_KIND + 2 * view).context
-        rows.append(model.projector(model.context_encoder(shown, kept).mean(1)).float())
-    attraction = attract(config, torch.stack(rows))
-    penalty = torch.stack([model.regulariser.judge(row, moment.position) for row in rows]).mean()
-    parts = {"attraction": attraction.detach(), "regulariser": penalty.detach()}
-    return Outcome(attraction + penalty, parts, grid)
+@OBJECTIVES.register("views")
+class ViewsObjective(Objective):
+    """Views are encoded, projected, and pulled to the mean of the wide ones."""
+
+    Options = ViewsOptions
+
+    def __init__(self, config: JepaConfig, frozen: EncoderConfig | None) -> None:
+        super().__init__()
+        self.config, self.predictor = config, None
+        self.context_encoder = build_encoder(config.encoder)
+        width = config.objective_options.projection
+        self.projector = Expander(config.encoder.shape.width, width)
+        self.target_encoder = make_targets(config.teacher, self.context_encoder, frozen=frozen)
+        self.regulariser = Regulariser(config.regulariser, width)
+
+    @classmethod
+    def check(cls, config: JepaConfig) -> None:
+        """One projection is enough."""
+        if config.regulariser.expander:
+            raise ValueError(
+                "regulariser.expander must be 0 with objective=views: views.projection stands in its place"
+            )
+
+    def step(self, batch: ClipGroup, context: StepContext) -> StepOutput:
+        """One step for B clips."""
+        options, video = self.config.objective_options, batch.video
+        rows = []
+        for view in range(options.wide + options.narrow):
+            shown = draw_view(options, video, context.samples, self.config, view)
+            keep = MaskConfig(
+                kind="random", hidden=(1 - options.keep, 1 - options.keep), keep=options.keep, predict=1 - options.keep
+            )
+            grid = self.context_encoder.token_grid(shown)
+            kept = draw_masks(keep, grid, context.samples, self.config.seed, FIRST_KIND + 2 * view).context
+            rows.append(self.projector(self.context_encoder(shown, kept).mean(1)).float())
+        attraction = attract(options, torch.stack(rows))
+        penalty = torch.stack([self.regulariser.judge(row, context.position) for row in rows]).mean()
+        parts = {"attraction": attraction.detach(), "regulariser": penalty.detach()}
+        return StepOutput(attraction + penalty, parts, self.context_encoder.token_grid(video))
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """Encoder and projector."""
+        return {"context_encoder": self.context_encoder, "projector": self.projector}
+
+    @classmethod
+    def flops(cls, config: JepaConfig, clips: int) -> float:
+        """Encoder over the kept tokens and projection of their mean, forward and backward, for each view."""
+        width, total = config.objective_options.projection, 0.0
+        for grid in view_grids(config.objective_options, config.encoder):
+            kept = round(math.prod(grid) * config.objective_options.keep)
+            projected = 2 * (config.encoder.shape.width * width + 2 * width**2)
+            total += trained_encoder_flops(config.encoder, kept) + 3 * projected
+        return total
+
+    @classmethod
+    def follows_device_batch(cls, config: JepaConfig) -> bool:
+        """See `Objective`: always, the terms look at the clips of a device."""
+        return True
 
 
-def attract(config: ViewsConfig, rows: Tensor) -> Tensor:
+def view_grids(options: ViewsOptions, encoder: EncoderConfig) -> list[Grid]:
+    """Token grid of every view of a clip, as `draw_view` cuts them."""
+    side = narrow_side(options, encoder.crop, encoder.patch) // encoder.patch
+    return [encoder.grid] * options.wide + [(encoder.grid[0], side, side)] * options.narrow
+
+
+def attract(config: ViewsOptions, rows: Tensor) -> Tensor:
     """What pulls the projected views rows [V, B, E] together -> scalar.
 
     invariance: mean squared distance to the mean of the wide views (LeJEPA). contrast: InfoNCE of the two wide ones.
@@ -88,12 +139,15 @@ def attract(config: ViewsConfig, rows: Tensor) -> Tensor:
     return (rows - rows[: config.wide].mean(0)).square().mean()
 
 
-def draw_view(config: ViewsConfig, video: Tensor, places: Tensor, jepa: JepaConfig, view: int) -> Tensor:
+def narrow_side(config: ViewsOptions, side: int, patch: int) -> int:
+    """Side of a narrow view, in pixels, of a clip of that side."""
+    return config.narrow_crop or max(patch, side // 2 // patch * patch)
+
+
+def draw_view(config: ViewsOptions, video: Tensor, places: Tensor, jepa: JepaConfig, view: int) -> Tensor:
     """View number `view` of video [B, C, T, H, W]: a crop resized to its side S, colours changed -> [B, C, T, S, S]."""
-    wide, patch = view < config.wide, jepa.encoder.patch
-    side = video.shape[-1]
-    if not wide:
-        side = config.narrow_crop or max(patch, side // 2 // patch * patch)
+    wide = view < config.wide
+    side = video.shape[-1] if wide else narrow_side(config, video.shape[-1], jepa.encoder.patch)
     random = ClipRandom(jepa.seed * 1009 + FIRST_KIND + 2 * view + 1, places)
     extent = random.between(config.wide_scale if wide else config.narrow_scale).sqrt()  # of a side, [B]
     shift = (1 - extent).unsqueeze(1) * random.between((-1, 1), 2)  # of the centre, [B, 2]

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from launch.training.watchers.board import log_numbers, warn
-from vjepa.gauges import outcome_gauges
+from vjepa.gauges import step_gauges
 from vjepa.jepa import JEPA
-from vjepa.objectives.objective import Outcome
+from vjepa.objectives.objective import StepOutput
 
 RELIEF = 1.25  # times the limit: above that a crossing counts as over
 
@@ -26,12 +26,12 @@ class CollapseReader:
         self.armed = self.collapsed = False
 
     def read(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outcome: Outcome, video: Tensor
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, output: StepOutput, video: Tensor
     ) -> None:
         """Log the gauges of a step and judge them."""
         assert isinstance(module, JEPA)
-        features = learned_features(trainer, module, outcome, video)
-        gauges = outcome_gauges(outcome, features)
+        features = learned_features(trainer, module, output, video)
+        gauges = step_gauges(output, features)
         self.armed |= trainer.global_step > module.config.optim.warmup(module.config.steps)
         self.judge(trainer, gauges["gauges/rank"], gauges["gauges/spread"], features.shape[-1])
         log_numbers(trainer, {**gauges, "warnings/collapsed": float(self.collapsed)})
@@ -56,15 +56,15 @@ class CollapseReader:
             )
 
 
-def learned_features(trainer: lightning.Trainer, module: JEPA, outcome: Outcome, video: Tensor) -> Tensor:
+def learned_features(trainer: lightning.Trainer, module: JEPA, output: StepOutput, video: Tensor) -> Tensor:
     """Features of whole clips in which a collapse shows: [B, N, D].
 
     The targets where they follow the encoder (their last level); else, as frozen targets and pixels cannot collapse,
     what the encoder makes of the clips [B, C, T, H, W].
     """
-    width = module.config.encoder.width
-    if outcome.targets is not None and module.config.teacher.source in ("average", "stop_gradient"):
-        return outcome.targets[..., -width:]
+    width = module.config.encoder.shape.width
+    if output.targets is not None and module.target_encoder.follows_encoder:
+        return output.targets[..., -width:]
     # Compiled blocks are left alone: they would be compiled once more, for all tokens.
     with trainer.precision_plugin.train_step_context(), torch.compiler.set_stance("force_eager"):
         features: Tensor = module.context_encoder(video)

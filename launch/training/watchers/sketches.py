@@ -19,7 +19,7 @@ from launch.reports.pictures import BLUE, GREY, INK, ORANGE, Images, feature_col
 from launch.training.watchers.board import log_picture
 from launch.training.watchers.collapse import learned_features
 from vjepa.jepa import JEPA
-from vjepa.objectives.objective import Outcome, Prediction
+from vjepa.objectives.objective import MaskPrediction, StepOutput
 from vjepa.pixels import MEAN, STD
 from vjepa.positions import Grid
 
@@ -40,34 +40,34 @@ class PictureReader:
         self.every = every
 
     def read(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outcome: Outcome, video: Tensor
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, output: StepOutput, video: Tensor
     ) -> None:
         """Draw the first clips of a step; nothing where it went wrong altogether."""
         assert isinstance(module, JEPA)
-        features = learned_features(trainer, module, outcome, video)
-        if not outcome.loss.isfinite() or not features.isfinite().all():
+        features = learned_features(trainer, module, output, video)
+        if not output.loss.isfinite() or not features.isfinite().all():
             return
-        frames = to_frames(video[:CLIPS], outcome.grid[0])
-        log_picture(trainer, "pictures/features", rasterise(draw_features(frames, features, outcome.grid)))
-        if outcome.predictions:
-            log_picture(trainer, "pictures/masks", rasterise(draw_hidden(frames, outcome)))
-        if outcome.targets is not None and outcome.predictions:
-            log_picture(trainer, "pictures/error", rasterise(draw_errors(frames, outcome, outcome.targets)))
+        frames = to_frames(video[:CLIPS], output.grid[0])
+        log_picture(trainer, "pictures/features", rasterise(draw_features(frames, features, output.grid)))
+        if output.predictions:
+            log_picture(trainer, "pictures/masks", rasterise(draw_hidden(frames, output)))
+        if output.targets is not None and output.predictions:
+            log_picture(trainer, "pictures/error", rasterise(draw_errors(frames, output, output.targets)))
 
 
-def draw_hidden(frames: Images, outcome: Outcome) -> Figure:
+def draw_hidden(frames: Images, output: StepOutput) -> Figure:
     """Clips [B, m, S, S, 3], and what the context encoder sees of them under each kind of mask."""
     clips = []
     for clip, shown in enumerate(frames):
         rows = [(f"clip {clip + 1}", shown)]
-        for one in outcome.predictions:
-            hidden = spread_tokens(mark(one.target_index[clip], outcome.grid), outcome.grid)
-            seen = spread_tokens(mark(one.context_index[clip], outcome.grid), outcome.grid)
+        for one in output.predictions:
+            hidden = spread_tokens(mark(one.target_index[clip], output.grid), output.grid)
+            seen = spread_tokens(mark(one.context_index[clip], output.grid), output.grid)
             lost = np.clip(1 - hidden - seen, 0, 1)
             tint = 0.12 * shown + 0.88 * np.array(to_rgb(ORANGE))
             rows.append((one.name, seen * shown + hidden * tint + lost * np.array(to_rgb(GREY))))
         clips.append(rows)
-    figure = make_sheet(clips, outcome.grid, lines=1)
+    figure = make_sheet(clips, output.grid, lines=1)
     legend = [
         Patch(color=ORANGE, label="hidden, to be predicted"),
         Patch(color=GREY, label="neither seen nor predicted"),
@@ -92,9 +92,9 @@ def draw_features(frames: Images, features: Tensor, grid: Grid) -> Figure:
     return figure
 
 
-def draw_errors(frames: Images, outcome: Outcome, targets: Tensor) -> Figure:
+def draw_errors(frames: Images, output: StepOutput, targets: Tensor) -> Figure:
     """Clips [B, m, S, S, 3] in grey, and over the predicted tokens how far off the prediction was."""
-    errors = [token_errors(one, targets) for one in outcome.predictions]
+    errors = [token_errors(one, targets) for one in output.predictions]
     drawn = torch.cat([error[: len(frames)].flatten() for error, _ in errors])
     low, high = drawn.quantile(torch.tensor([0.01, 0.99])).tolist()
     scale = ScalarMappable(Normalize(low, high), "inferno")
@@ -102,19 +102,19 @@ def draw_errors(frames: Images, outcome: Outcome, targets: Tensor) -> Figure:
     for clip, shown in enumerate(frames):
         grey = 0.3 + 0.7 * shown.mean(-1, keepdims=True).repeat(3, -1)
         rows = [(f"clip {clip + 1}", shown)]
-        for one, (error, _) in zip(outcome.predictions, errors, strict=True):
+        for one, (error, _) in zip(output.predictions, errors, strict=True):
             places = one.target_index[clip].cpu()
-            volume = torch.zeros(outcome.grid).flatten().scatter_(0, places, error[clip])
-            shade = scale.norm(spread_tokens(volume[:, None], outcome.grid)[..., 0])
+            volume = torch.zeros(output.grid).flatten().scatter_(0, places, error[clip])
+            shade = scale.norm(spread_tokens(volume[:, None], output.grid)[..., 0])
             heat = np.asarray(scale.cmap(shade))[..., :3]
-            covered = spread_tokens(mark(places, outcome.grid), outcome.grid)
+            covered = spread_tokens(mark(places, output.grid), output.grid)
             rows.append((one.name, covered * heat + (1 - covered) * grey))
         clips.append(rows)
-    for one, (error, guess) in zip(outcome.predictions, errors, strict=True):
+    for one, (error, guess) in zip(output.predictions, errors, strict=True):
         words.append(
             f"{one.name}: {float(error.mean()):.3f} on average; the mean of each position as a guess: {guess:.3f}"
         )
-    figure = make_sheet(clips, outcome.grid, lines=len(words), margin=90)
+    figure = make_sheet(clips, output.grid, lines=len(words), margin=90)
     width, _ = figure.get_size_inches()
     bar = figure.colorbar(scale, cax=figure.add_axes((1 - 0.82 / width, 0.3, 0.14 / width, 0.5)), extend="both")
     bar.set_label("mean |prediction - target| of a token", fontsize=8, color=INK)
@@ -123,7 +123,7 @@ def draw_errors(frames: Images, outcome: Outcome, targets: Tensor) -> Figure:
     return figure
 
 
-def token_errors(one: Prediction, targets: Tensor) -> tuple[Tensor, float]:
+def token_errors(one: MaskPrediction, targets: Tensor) -> tuple[Tensor, float]:
     """Mean |prediction - target| of each predicted token [B, M] on the CPU, and that of a guess that knows no clip.
 
     The guess is the mean of the targets [B, N, D] of the batch at the token's position.

@@ -13,7 +13,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from launch.flops import clip_flops, matrix_rate
+from launch.meter import matrix_rate
 from launch.training.checkpoints import Saver
 from launch.training.watchers.board import find_callback, has_stepped, is_logging, log_numbers, warn
 from vjepa.jepa import JEPA
@@ -90,7 +90,7 @@ class Speed(Callback):
         if not has_stepped(trainer, batch_idx):
             return
         if self.opened is None:  # not before the first step is over: it compiles and warms up
-            self.flops = clip_flops(module.config, len(batch.clips))
+            self.flops = module.config.clip_flops(batch.size)
         elif is_logging(trainer, batch_idx):
             self._read(trainer, module)
         else:

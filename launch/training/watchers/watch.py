@@ -1,4 +1,4 @@
-"""Looks into a training step where a reading is due: asks the module to leave its outcome, hands it to the readers.
+"""Looks into a training step where a reading is due: asks the module to leave its output, hands it to the readers.
 
 Only rank 0 reads, and only its own part of the batch: nothing is exchanged between ranks, so nothing can hang.
 """
@@ -13,25 +13,25 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from launch.training.watchers.board import has_stepped, log_numbers
-from vjepa.objectives.objective import Outcome
+from vjepa.objectives.objective import StepOutput
 
 
 class Watchable(Protocol):
     """What a training module offers to whoever watches it."""
 
     watching: bool  # set before a step: leave what was worked out
-    watched: Outcome | None  # of the latest such step, without its graph
+    watched: StepOutput | None  # of the latest such step, without its graph
     watched_video: Tensor | None  # its clips, normalised [B, C, T, H, W]
 
 
 class Reader(Protocol):
-    """Reads a step's outcome, every `every` optimiser steps."""
+    """Reads a step's output, every `every` optimiser steps."""
 
     name: str
     every: int  # 0: never
 
     def read(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outcome: Outcome, video: Tensor
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, output: StepOutput, video: Tensor
     ) -> None: ...
 
 
@@ -44,25 +44,25 @@ class Watch(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Ask for the outcome; of accumulated batches only for the last one, which ends the step."""
+        """Ask for the output; of accumulated batches only for the last one, which ends the step."""
         due = self._due(trainer, trainer.global_step + 1)
         cast(Watchable, module).watching = trainer.is_global_zero and has_stepped(trainer, batch_idx) and bool(due)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Hand the outcome to the readers that are due; what each took is logged as well."""
+        """Hand the output to the readers that are due; what each took is logged as well."""
         watchable = cast(Watchable, module)
-        outcome, video = watchable.watched, watchable.watched_video
+        output, video = watchable.watched, watchable.watched_video
         watchable.watching, watchable.watched, watchable.watched_video = False, None, None
-        if outcome is None or video is None:
+        if output is None or video is None:
             return
         costs = {}
         for reader in self._due(trainer, trainer.global_step):
             _wait_for(video.device)
             begun = time.perf_counter()
             with torch.no_grad():
-                reader.read(trainer, module, outcome, video)
+                reader.read(trainer, module, output, video)
             costs[f"speed/{reader.name}_ms"] = 1000 * (time.perf_counter() - begun)
         log_numbers(trainer, costs)
 

@@ -1,0 +1,145 @@
+"""Everything that decides what is learned, but for the data.
+
+`ModelConfig` has the sections that a config file and a stored run share; `JepaConfig` adds what a run fixes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from vjepa.encoder import EncoderConfig
+from vjepa.loss import LossConfig
+from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
+from vjepa.optim import OptimConfig
+from vjepa.predictor import PredictorConfig
+from vjepa.registry import OBJECTIVES
+from vjepa.regularise import RegulariserConfig
+from vjepa.targets import TeacherConfig
+
+# What 0 or "" stood for "unset" in configs stored before version 0.2: section -> keys.
+UNSET_BEFORE_0_2 = {
+    "predictor": ("heads", "mask_tokens"),
+    "teacher": ("weights", "horizon"),
+    "optim": ("warmup_share", "reference_batch"),
+    "masks": ("keep", "predict", "max_keep"),
+    "views": ("narrow_crop",),
+}
+
+
+def published_masks() -> dict[str, MaskConfig]:
+    """The two kinds of V-JEPA 1 and 2."""
+    return {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sections of a config that decide what is learned."""
+
+    objective: str = "masked"  # a registered objective; its own options stand in the section of its name
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    masks: dict[str, MaskConfig] = field(default_factory=published_masks)
+    loss: LossConfig = field(default_factory=LossConfig)
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass(frozen=True)
+class JepaConfig(ModelConfig):
+    """The config of the training module."""
+
+    options: Any = None  # of the objective: an instance of its Options; None: its defaults
+    frozen: EncoderConfig | None = None  # architecture of a frozen teacher; its weights come with the module
+    steps: int = 90_000  # optimiser steps of the whole run
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.masks:
+            raise ValueError("masks must name at least one kind of mask, got none")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        wanted = self.objective_class.Options
+        if not isinstance(self.objective_options, wanted):
+            raise ValueError(
+                f"options of objective={self.objective} must be {wanted.__name__}, got {type(self.options).__name__}"
+            )
+        self.objective_class.check(self)
+
+    @property
+    def objective_class(self) -> Any:
+        """The class registered under the objective's name; ValueError where there is none."""
+        return OBJECTIVES.find(self.objective)
+
+    @property
+    def objective_options(self) -> Any:
+        """The options in force: those given, else the objective's defaults."""
+        return self.objective_class.Options() if self.options is None else self.options
+
+    @property
+    def follows_device_batch(self) -> bool:
+        """Does what is learned depend on the number of clips that a device holds, not only on that of a step?"""
+        found: bool = self.objective_class.follows_device_batch(self)
+        return found
+
+    def clip_flops(self, clips: int) -> float:
+        """Floating-point operations of a training step for one of `clips` clips; see `Objective.flops`."""
+        found: float = self.objective_class.flops(self, clips)
+        return found
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "JepaConfig":
+        """The config that a checkpoint stores as plain data; TypeError where it has a field this version lacks."""
+        values = dict(stored)
+        if "options" not in values:
+            values = _from_first_version(values)
+        options = from_plain(OBJECTIVES.find(values["objective"]).Options, values.pop("options"))
+        found: JepaConfig = from_plain(cls, {**values, "options": options})
+        return found
+
+
+def from_plain(kind: Any, value: Any) -> Any:
+    """A value of the type `kind` from plain data: dataclasses from dicts, tuples from lists, all the way down."""
+    if value is None or kind is Any:
+        return value
+    arguments = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return from_plain(next(part for part in arguments if part is not type(None)), value)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        known = {entry.name for entry in fields(kind)}
+        return kind(
+            **{name: from_plain(hints[name], inner) if name in known else inner for name, inner in value.items()}
+        )
+    if get_origin(kind) is dict:
+        return {name: from_plain(arguments[1], inner) for name, inner in value.items()}
+    if get_origin(kind) is tuple:
+        return tuple(value)
+    return value
+
+
+def unset_zeros(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored section of the first version, with None for what 0 or "" meant there."""
+    keys = UNSET_BEFORE_0_2.get(section, ())
+    return {name: None if name in keys and not _is_given(value) else value for name, value in values.items()}
+
+
+def _from_first_version(stored: dict[str, Any]) -> dict[str, Any]:
+    """Before version 0.2 a checkpoint stored the options of every objective, each under its name."""
+    sections = {name: stored.pop(name) for name in list(stored) if name in OBJECTIVES.names()}
+    stored["options"] = unset_zeros(stored["objective"], sections.get(stored["objective"], {}))
+    for name in ("predictor", "teacher", "optim"):
+        stored[name] = unset_zeros(name, stored[name])
+    stored["masks"] = {name: _convert_mask(mask) for name, mask in stored["masks"].items()}
+    return stored
+
+
+def _convert_mask(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Before version 0.2 the aspect of a mask was height over width."""
+    low, high = stored["aspect"]
+    return {**unset_zeros("masks", stored), "aspect": (1 / high, 1 / low)}
+
+
+def _is_given(value: Any) -> bool:
+    return any(value) if isinstance(value, (list, tuple)) else bool(value)

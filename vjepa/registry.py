@@ -1,0 +1,112 @@
+"""Parts found by name: objectives, masks, target sources, regularisers, encoders, heads, formats.
+
+A part is registered where it is written, by a decorator; a config names it. A user's own part lives in a module of
+their own, which the config lists under `run.plugins`.
+
+    @OBJECTIVES.register("masked")
+    class MaskedObjective(Objective): ...
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from sys import modules
+from typing import Any, Generic, TypeVar
+
+Part = TypeVar("Part")
+Added = TypeVar("Added")
+
+
+class Registry(Generic[Part]):
+    """Parts of one kind by name. `key` is the config key that names one; `home` the module that registers ours."""
+
+    def __init__(self, key: str, home: str) -> None:
+        self.key, self.home = key, home
+        self._parts: dict[str, Part] = {}
+
+    def register(self, name: str) -> Callable[[Added], Added]:
+        """Decorator: make a part known under `name`; ValueError where another part has that name."""
+
+        def add(part: Added) -> Added:
+            known = self._parts.get(name)
+            if known is not None and _identity(known) != _identity(part):
+                raise ValueError(
+                    f"{self.key}: {name!r} is registered twice, by {_identity(known)} and {_identity(part)}"
+                )
+            self._parts[name] = part  # type: ignore[assignment]
+            return part
+
+        return add
+
+    def find(self, name: str) -> Part:
+        """The part of that name; ValueError names the nearest and all there are."""
+        names = self.names()
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}? There are" if near else "there are"
+            raise ValueError(
+                f"{self.key}: there is no {name!r}; {hint} {', '.join(names)}. One of your own must be in a module "
+                "that run.plugins names"
+            )
+        return self._parts[name]
+
+    def names(self) -> list[str]:
+        """All registered names."""
+        import_module(self.home)
+        return list(self._parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+
+def import_plugins(names: tuple[str, ...] | list[str]) -> None:
+    """Import the modules that register a user's own parts: dotted names, or paths of .py files.
+
+    Raises ValueError where one cannot be found; an error inside it comes through.
+    """
+    for name in names:
+        if name.endswith(".py"):
+            _import_file(Path(name).expanduser())
+            continue
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the plugin was found, something that it imports was not
+            raise ValueError(
+                f"run.plugins: there is no module {name!r}; give a dotted name that Python can import from here, or "
+                "the path of a .py file"
+            ) from error
+
+
+def _import_file(path: Path) -> None:
+    """Import a .py file once, under a name made of its path."""
+    whole = path.resolve()
+    name = f"vjepa_plugin_{abs(hash(str(whole))):x}"
+    if name in modules:
+        return
+    if not whole.is_file():
+        raise ValueError(f"run.plugins: there is no file {path}")
+    spec = spec_from_file_location(name, whole)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del modules[name]
+        raise
+
+
+def _identity(part: Any) -> str:
+    return f"{getattr(part, '__module__', '')}.{getattr(part, '__qualname__', repr(part))}"
+
+
+OBJECTIVES: Registry[Any] = Registry("objective", "vjepa.objectives")
+ENCODERS: Registry[Any] = Registry("encoder.kind", "vjepa.encoder")
+MASKS: Registry[Any] = Registry("masks.NAME.kind", "vjepa.masks")
+TARGETS: Registry[Any] = Registry("teacher.source", "vjepa.targets")
+REGULARISERS: Registry[Any] = Registry("regulariser.terms", "vjepa.regularise")
