@@ -8,6 +8,7 @@ from importlib import import_module
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.training import signals
+from vjepa.registry import import_plugins
 
 COMMANDS = {
     "demo": "generate videos, pretrain, probe, export and report: all of it in ten minutes on a laptop",
@@ -31,6 +32,7 @@ def main(words: list[str]) -> int:
     """Run one command; the exit status is 0, 2 where the input was at fault, 75 where a run was interrupted."""
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    words, plugins = take_plugins(words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -38,12 +40,17 @@ def main(words: list[str]) -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    try:
+        import_plugins(plugins)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     command = import_module(f"launch.commands.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"python -m launch {name}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--debug shows the traceback of an error.",
+        epilog="--debug shows the traceback of an error; --plugin MODULE imports parts of your own.",
     )
     command.add_arguments(parser)
     arguments = parser.parse_intermixed_args(rest)
@@ -61,6 +68,19 @@ def main(words: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def take_plugins(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words without every `--plugin MODULE`, and the modules: parts of a user's own, for any command."""
+    rest, plugins, remaining = [], [], iter(words)
+    for word in remaining:
+        if word == "--plugin":
+            plugins.append(next(remaining, ""))
+        elif word.startswith("--plugin="):
+            plugins.append(word.removeprefix("--plugin="))
+        else:
+            rest.append(word)
+    return rest, plugins
 
 
 def _overview() -> str:
@@ -86,7 +106,7 @@ def _message(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    trains = next((word for word in sys.argv[1:] if word != "--debug"), "") == "train"
+    trains = next((word for word in take_plugins(sys.argv[1:])[0] if word != "--debug"), "") == "train"
     if trains:
         signals.install()  # here, for a signal must not find the process without it
     try:

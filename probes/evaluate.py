@@ -4,28 +4,25 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from probes.choose import draw_share, mean_interval
 from probes.features import Features
-from probes.fit import AttentiveConfig, Fitted, Recipe, fit_attentive, fit_linear
-from probes.heads import AttentiveHead, LinearHead, knn_probabilities, knn_values
+from probes.fit import AttentiveConfig, Fitted
+from probes.heads import AttentiveHead, LinearHead
+from probes.kinds import HEADS, FitContext
 from probes.metrics import Score, ValueScore, score, score_values
 from probes.resume import Place
-from probes.task import Task
-
-HeadName = Literal["linear", "knn", "attentive", "attentive4"]
-DEPTHS = {"attentive": 1, "attentive4": 4}  # of the attentive heads: V-JEPA 1's and V-JEPA 2's
 
 
 @dataclass(frozen=True)
 class HeadsConfig:
     """Which heads are put on the features, how they are trained and on what they are chosen."""
 
-    names: tuple[HeadName, ...] = ("linear", "knn", "attentive")
+    names: tuple[str, ...] = ("linear", "knn", "attentive")  # registered heads
     neighbours: int = 20  # of the k-NN vote
     attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
     held_out: float = 0.2  # share of the training samples on which heads are chosen
@@ -39,6 +36,8 @@ class HeadsConfig:
             raise ValueError(
                 f"heads.names must not be empty, heads.neighbours and heads.share_seeds at least 1, got {self}"
             )
+        for name in self.names:
+            HEADS.find(name)
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"heads.names must be different ones, got {', '.join(self.names)}")
         if not 0 < self.held_out < 1:
@@ -80,7 +79,7 @@ class Result:
     """What one head scored on one kind of features."""
 
     features: str
-    head: HeadName
+    head: str
     score: Score | ValueScore
     choice: dict[str, float]  # hyper-parameters chosen on held-out training samples
     missing: int  # unreadable samples of the reported set
@@ -122,7 +121,7 @@ def evaluate(
     results = []
     for name, known in train.items():
         for head in config.names:
-            if head in DEPTHS and known.clip_tokens == 1:
+            if HEADS.find(head).tokens and known.clip_tokens == 1:
                 continue  # one token a clip: there is nothing to attend to
             if progress is not None:
                 progress(f"{head} on {name}")
@@ -131,7 +130,7 @@ def evaluate(
 
 
 def fit(
-    head: HeadName,
+    head: str,
     known: Features,
     asked: Features,
     classes: int,
@@ -141,20 +140,12 @@ def fit(
 ) -> Fitted:
     """Train one head on the known features and let it speak on the asked ones; what it says is on the CPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if head in DEPTHS:
-        task = Task.of(known.labels, classes, config.attentive.loss)
-        recipe = Recipe(task, config.attentive, DEPTHS[head], seed, config.held_out, config.folds, device, place)
-        return fit_attentive(known, asked, recipe)
-    features, labels, others = known.pooled.to(device), known.labels.to(device), asked.pooled.to(device)
-    if head == "linear":
-        return fit_linear(features, labels, others, classes, config.held_out, seed, config.folds)
-    asking = others.flatten(0, 1)
-    if labels.is_floating_point():
-        said = knn_values(features, labels, asking, config.neighbours)[:, None]
-    else:
-        said = knn_probabilities(features, labels, asking, classes, config.neighbours)
-    averaged: Tensor = said.cpu().unflatten(0, (len(others), -1))
-    return Fitted(averaged.mean(1), {"neighbours": config.neighbours})
+    found: Fitted = HEADS.find(head).fit(
+        known,
+        asked,
+        FitContext(classes, seed, config.held_out, config.folds, config.neighbours, config.attentive, device, place),
+    )
+    return found
 
 
 def table(results: Sequence[Result]) -> str:
@@ -182,7 +173,7 @@ def share_table(results: Sequence[Result]) -> str:
 
 
 def _measure(
-    name: str, head: HeadName, known: Features, asked: Features, classes: int, config: HeadsConfig, kept: Place | None
+    name: str, head: str, known: Features, asked: Features, classes: int, config: HeadsConfig, kept: Place | None
 ) -> Result:
     """One head on one kind of features, and its few-shot curve."""
 

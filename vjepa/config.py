@@ -128,7 +128,8 @@ def unset_zeros(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _from_first_version(stored: dict[str, Any]) -> dict[str, Any]:
     """Before version 0.2 a checkpoint stored the options of every objective, each under its name."""
     sections = {name: stored.pop(name) for name in list(stored) if name in OBJECTIVES.names()}
-    stored["options"] = unset_zeros(stored["objective"], sections.get(stored["objective"], {}))
+    own = sections.get(stored["objective"])
+    stored["options"] = None if own is None else unset_zeros(stored["objective"], own)
     for name in ("predictor", "teacher", "optim"):
         stored[name] = unset_zeros(name, stored[name])
     stored["masks"] = {name: _convert_mask(mask) for name, mask in stored["masks"].items()}

@@ -48,7 +48,7 @@ class Registry(Generic[Part]):
             hint = f"did you mean {near[0]}? There are" if near else "there are"
             raise ValueError(
                 f"{self.key}: there is no {name!r}; {hint} {', '.join(names)}. One of your own must be in a module "
-                "that run.plugins names"
+                "that the config lists under plugins, or that --plugin names"
             )
         return self._parts[name]
 

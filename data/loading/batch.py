@@ -4,6 +4,7 @@ Shapes: B clips, V views of S segments in time, T frames, H W pixels, C channels
 the device.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -43,6 +44,7 @@ class DataConfig:
     scale: tuple[float, float] = (0.3, 1.0)  # area of a training crop, as a fraction of the frame's
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height of a training crop
     flip: float = 0.5  # probability
+    arrays: dict[str, str] = field(default_factory=dict)  # wanted of the sidecars: name -> frames, steps or sample
     workers: int = -1  # processes; 0: in this process; -1: one per core, at most 8
     shuffle_shards: int = 16  # shards whose samples are shuffled together
     max_bad_fraction: float = 0.01  # of the samples seen
@@ -128,14 +130,24 @@ class Batch:
     keys: list[str]
     skipped: dict[str, list[str]] = field(default_factory=dict)
     position: int = 0  # where training goes on after this batch, in clips over all ranks
+    arrays: dict[str, Tensor] = field(default_factory=dict)  # what the samples brought along, each [B, ...]
+    groups: dict[str, "Batch"] = field(default_factory=dict)  # further clips, of another size or length, by name
     places: list[int] = field(default_factory=list)  # in evaluation: of the samples, in the order of the shards
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, for copies that do not block."""
-        return replace(self, clips=self.clips.pin_memory(), labels=self.labels.pin_memory())
+        return self._each(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
-        clips = self.clips.to(device, non_blocking=non_blocking)
-        labels = self.labels.to(device, non_blocking=non_blocking)
-        return replace(self, clips=clips, labels=labels)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with every tensor changed."""
+        return replace(
+            self,
+            clips=change(self.clips),
+            labels=change(self.labels),
+            arrays={name: change(values) for name, values in self.arrays.items()},
+            groups={name: group._each(change) for name, group in self.groups.items()},
+        )

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from data.loading.arrays import check_alignments
 from data.loading.batch import Batch, DataConfig, MixPart, Views
 from data.loading.plan import Mixture, Plan
 from data.loading.workers import ClipReader, EvalBatches, Request, Stream, TrainBatches, start_workers
@@ -45,6 +46,8 @@ class TrainLoader:
             raise ValueError(f"seed and position must not be negative, got {seed} and {position}")
         self.config, self.batch, self.seed, self.rank, self.world = config, batch, seed, rank, world
         self.parts = config.parts()
+        for part, _ in self.parts:
+            check_alignments(part.arrays, part.fps, part.flip, part.scale)
         self.manifests = [Manifest.load(part.path, config.allow_pipe) for part, _ in self.parts]
         self.mixture = Mixture([weight for _, weight in self.parts], seed)
         self.position = position

@@ -10,7 +10,7 @@ import random
 import signal
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data.deadline import Deadline
 from data.decode import DecodeError, Decoder, Frames, decode_frames
+from data.loading.arrays import read_arrays, stack_arrays
 from data.loading.augment import crop_resize, random_box, square_boxes
 from data.loading.batch import Batch, DataConfig, Views
 from data.loading.clips import choose_frames, segment_places
@@ -43,6 +44,7 @@ class Clip:
     pixels: Tensor  # uint8 [T, H, W, C], in evaluation [V*S, T, H, W, C]
     label: int
     key: str
+    arrays: dict[str, Tensor] = field(default_factory=dict)
 
 
 class ClipReader:
@@ -64,10 +66,12 @@ class ClipReader:
             indices += choose_frames(timing, config.frames, config.stride, config.fps, draw.random()).tolist()
         frames = self._decode(sample, indices)
         clips = []
-        for part, draw in zip(np.split(frames, len(draws)), draws, strict=True):
+        shown = np.split(np.asarray(indices), len(draws))
+        for part, places, draw in zip(np.split(frames, len(draws)), shown, draws, strict=True):
             flip = draw.random() < config.flip
             box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
-            clips.append(Clip(crop_resize(part, box, config.crop, flip), read_label(sample), sample.key))
+            arrays = read_arrays(sample, config.arrays, places, timing.frames)
+            clips.append(Clip(crop_resize(part, box, config.crop, flip), read_label(sample), sample.key, arrays))
         return clips
 
     def evaluate(self, sample: Sample, views: Views, which: int | None = None) -> Clip:
@@ -305,7 +309,8 @@ class _Numbers(Sampler[Any]):
 def _collate(clips: list[Clip], skipped: dict[str, list[str]], position: int) -> Batch:
     pixels = torch.stack([clip.pixels for clip in clips]) if clips else torch.empty(0, dtype=torch.uint8)
     labels = torch.tensor([clip.label for clip in clips], dtype=torch.int64)
-    return Batch(pixels, labels, [clip.key for clip in clips], skipped, position)
+    arrays = stack_arrays([clip.arrays for clip in clips])
+    return Batch(pixels, labels, [clip.key for clip in clips], skipped, position, arrays=arrays)
 
 
 def _same(answer: Any) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 
 from launch.probing.probe import OFF, ProbeConfig, Rank, check_classes, collect, plan
 from launch.probing.subjects import read_subject
-from probes.evaluate import DEPTHS, HeadsConfig, evaluate
+from probes.evaluate import HeadsConfig, evaluate
 from probes.features import Features
+from probes.kinds import HEADS
 
 
 def bench_probe(config: ProbeConfig, repeats: int) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def bench_probe(config: ProbeConfig, repeats: int) -> dict[str, Any]:
     The sweep's time is that of the feature pass into an empty folder and of everything after it: all heads, the choice
     among them, training the chosen one on all and its answers. The other one is a single head's training and answers.
     """
-    depths = [name for name in config.heads.names if name in DEPTHS]
+    depths = [name for name in config.heads.names if HEADS.find(name).depth]
     if len(depths) != 1:
         raise ValueError(f"heads.names must have one attentive head to be timed, got {', '.join(config.heads.names)}")
     attentive = config.heads.attentive

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from launch.exchange.card import CardConfig
 from launch.exchange.encoders import add_encoder_arguments, read_head, read_hints, read_origin
-from launch.exchange.export import FORMATS, _read_run, describe_head, export_origin, find_results
+from launch.exchange.export import _read_run, describe_head, export_origin, find_results
 from launch.exchange.features import read_clip
+from launch.exchange.formats import FORMATS
 from probes.results import read_results
 
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `export`."""
     parser.add_argument("checkpoint", help="run directory, .ckpt file, exported folder or official checkpoint")
     parser.add_argument("output", help="folder to write")
-    parser.add_argument("--format", choices=FORMATS, default="native")
+    parser.add_argument("--format", choices=list(FORMATS), default="native")
     add_encoder_arguments(parser)
     parser.add_argument(
         "--probe",

@@ -18,7 +18,7 @@ from dataclasses import fields, replace
 from launch.cluster.slurm import JobConfig, render_script, submit_script
 from launch.cluster.snapshot import take_snapshot
 from launch.cluster.submit import HELP, REQUEST, SUBMITTED, farewell, prepare, read_request
-from launch.exchange.export import FORMATS
+from launch.exchange.formats import FORMATS
 from launch.training.rundir import add_event
 
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="key=a,b", help="a run for each; may be repeated"
     )
-    parser.add_argument("--format", choices=FORMATS, default="native", help="of an export")
+    parser.add_argument("--format", choices=list(FORMATS), default="native", help="of an export")
     parser.add_argument("--dry-run", action="store_true", help="print the script, write and submit nothing")
     group = parser.add_argument_group("what the job asks of the cluster")
     for entry in fields(JobConfig):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.exchange.encoders import Origin
+from launch.exchange.formats import FORMATS
 from launch.exchange.round_trip import count_parameters
 from probes.results import read_results
 
@@ -57,7 +58,9 @@ def write_card(
     shape, (t, h, w) = encoder.shape, encoder.grid
     checkpoint = next(folder.glob("checkpoint.*"), Path("checkpoint.pt")).name
     words = {"folder": folder.name, "file": checkpoint, "tokens": t * h * w}
-    snippet = _LOAD[kind].format(frames=encoder.frames, crop=encoder.crop, width=encoder.shape.width, **words)
+    snippet = (_LOAD.get(kind) or FORMATS.find(kind).snippet).format(
+        frames=encoder.frames, crop=encoder.crop, width=encoder.shape.width, **words
+    )
     task = "video-classification" if kind == "classifier" else "feature-extraction"
     parts = [
         f"---\nlicense: {config.licence or 'unknown'}\ntags:\n- video\n- {task}\n- v-jepa\n---",

@@ -1,6 +1,5 @@
 """Write an encoder for others to load, and load it again to check."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,23 +9,19 @@ from torch import Tensor
 from data.generated.sprites import SyntheticConfig, render_clip
 from launch.exchange.card import PICTURE, CardConfig, write_card
 from launch.exchange.encoders import Origin, describe_run
-from launch.exchange.round_trip import measure_difference, read_again
+from launch.exchange.formats import FORMATS, Export
+from launch.exchange.round_trip import measure_difference, read_classifier_again
 from launch.reports.pictures import draw_feature_colours, read_history
 from probes.heads import AttentiveHead
 from probes.saved import SavedHead, name_kind
 from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import resize_encoder
 from vjepa.formats.classifier import save_classifier
-from vjepa.formats.graph import save_onnx, save_program
-from vjepa.formats.meta import save_meta
-from vjepa.formats.native import save_encoder
-from vjepa.formats.transformers import save_transformers
 from vjepa.jepa import JEPA
 from vjepa.pixels import normalise
 
 TOLERANCE = 1e-4
 PICTURE_FRAMES = 16  # at most: four clips of 64 frames take minutes on a CPU
-FORMATS = ("native", "transformers", "onnx", "program", "meta")
 
 
 def export(model: JEPA, output: Path, kind: str = "native", weights: str = "target", source: str = "") -> float:
@@ -50,21 +45,14 @@ def export_origin(
     """
     encoder, predictor = origin.pretrained.encoder, origin.pretrained.predictor
     facts = {name: value for name, value in origin.facts.items() if name != "config"}
-    writers: dict[str, Callable[[], Path]] = {
-        "native": lambda: save_encoder(encoder, output, facts, predictor),
-        "transformers": lambda: save_transformers(encoder, predictor, output),
-        "onnx": lambda: save_onnx(encoder, output),
-        "program": lambda: save_program(encoder, output),
-        "meta": lambda: save_meta(encoder, predictor, output),
-    }
     encoder.float().eval()
     if head is None:
-        writers[kind]()
+        FORMATS.find(kind).write(Export(encoder, predictor, facts, output))
     else:
         save_classifier(encoder, predictor, head.head.state_dict(), head.head.heads, head.classes, output)
         kind, origin = "classifier", replace(origin, facts={**origin.facts, "classifier": describe_head(head)})
     clip = generate_clips(encoder.config, 1) if clip is None else clip
-    reader = read_again(kind, output)
+    reader = FORMATS.find(kind).read(output) if head is None else read_classifier_again(output)
     difference = measure_difference(origin.pretrained, reader, normalise(clip), head.head if head else None)
     if not difference <= TOLERANCE:
         raise ValueError(

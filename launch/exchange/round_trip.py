@@ -12,8 +12,6 @@ from probes.heads import AttentiveHead
 from vjepa.encoder import Encoder
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.graph import ONNX, PROGRAM
-from vjepa.formats.meta import load_meta
-from vjepa.formats.native import load_native
 from vjepa.patches import gather_tokens
 from vjepa.predictor import Predictor
 
@@ -49,41 +47,32 @@ def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head:
     order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(0))
     half = max(1, len(order) // 2)
     context, target = order[:half].sort().values[None], order[half:].sort().values[None]
-    grid = encoder.patch_embed.grid(encoder.as_video(clip))
+    grid = encoder.token_grid(encoder.as_video(clip))
     expected = _predict(original.predictor, features, context, target, grid)
     return max(difference, float((expected - reader.prediction(clip, context, target)).abs().max()))
 
 
-def read_again(kind: str, folder: Path) -> Reader:
-    """The export in `folder`, loaded by the library that it was written for."""
-    readers: dict[str, Callable[[Path], Reader]] = {
-        "native": lambda folder: _ours(load_native(folder)),
-        "meta": lambda folder: _ours(load_meta(next(folder.glob("checkpoint.*")), "target_encoder")),
-        "transformers": _transformers,
-        "classifier": _classifier,
-        "onnx": _onnx,
-        "program": _program,
-    }
-    return readers[kind](folder)
+def read_ours(loaded: Pretrained) -> Reader:
+    """An encoder of ours, read again."""
 
-
-def _ours(loaded: Pretrained) -> Reader:
     def predict(clip: Tensor, context: Tensor, target: Tensor) -> Tensor:
         if loaded.predictor is None:
             raise ValueError(f"{loaded.source} lost its predictor")
-        grid = loaded.encoder.patch_embed.grid(loaded.encoder.as_video(clip))
+        grid = loaded.encoder.token_grid(loaded.encoder.as_video(clip))
         return _predict(loaded.predictor, loaded.encoder(clip), context, target, grid)
 
     return Reader(loaded.encoder, predict)
 
 
-def _transformers(folder: Path) -> Reader:
+def read_transformers(folder: Path) -> Reader:
+    """A folder of transformers' VJEPA2Model."""
     from transformers import AutoModel
 
     return _theirs(AutoModel.from_pretrained(folder).eval())
 
 
-def _classifier(folder: Path) -> Reader:
+def read_classifier_again(folder: Path) -> Reader:
+    """A folder of transformers' video classifier."""
     from transformers import AutoModelForVideoClassification
 
     model = AutoModelForVideoClassification.from_pretrained(folder).eval()
@@ -108,14 +97,16 @@ def _theirs(model: Any) -> Reader:
     return Reader(features, predict)
 
 
-def _onnx(folder: Path) -> Reader:
+def read_onnx(folder: Path) -> Reader:
+    """An ONNX file, run by onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
     return Reader(lambda clip: torch.from_numpy(session.run(None, {"video": clip.numpy()})[0]))
 
 
-def _program(folder: Path) -> Reader:
+def read_program(folder: Path) -> Reader:
+    """A program of torch.export."""
     module = torch.export.load(folder / PROGRAM).module()
     return Reader(lambda clip: module(clip))
 

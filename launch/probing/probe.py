@@ -16,10 +16,11 @@ from launch.probing.subjects import TIMM, Subject, read_subject
 from launch.reports.probe_page import clips_of, write_probe_report, write_scalars
 from launch.training.trainer import share_cores
 from probes.cache import FeatureCache
-from probes.evaluate import DEPTHS, HeadsConfig, Result, evaluate
+from probes.evaluate import HeadsConfig, Result, evaluate
 from probes.extract import Order, Progress, extract, stream
 from probes.extractors import Extractor, FirstFrame, Pixels, choose_layers
 from probes.features import Features
+from probes.kinds import HEADS
 from probes.results import write_results
 from probes.saved import save_heads
 from probes.targets import read_targets, with_targets
@@ -50,6 +51,7 @@ class ProbeConfig:
     cache: str = "~/.cache/video-features"  # folder; memory: in this process; off: encode again in every epoch
     cache_gb: float = 50.0  # size of that folder
     output: str = "runs/probe"
+    plugins: tuple[str, ...] = ()  # modules with parts of your own: dotted names or .py files
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.baselines if name not in BASELINES and not name.startswith(TIMM)]
@@ -110,7 +112,7 @@ def plan(subject: Subject, config: ProbeConfig, rank: Rank) -> list[Order]:
     share_cores(data)
     device = f"cuda:{rank.local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     found = extractors(subject, config, device, data.crop)
-    tokens = any(head in DEPTHS for head in config.heads.names)
+    tokens = any(HEADS.find(head).tokens for head in config.heads.names)
     orders = []
     for path, views in ((config.train, config.views), (config.test, replace(config.views, augmented=0))):
         videos = max(1, config.batch // (views.count * views.segments))
@@ -157,7 +159,7 @@ def collect(orders: Sequence[Order], config: ProbeConfig, rank: Rank) -> list[di
         if config.cache == MEMORY:
             return [extract(order, progress) for order in orders]
         if config.cache == OFF:
-            means = any(head not in DEPTHS for head in config.heads.names)
+            means = any(not HEADS.find(head).tokens for head in config.heads.names)
             return [stream(order, progress, means) for order in orders]
         return FeatureCache(config.cache, config.cache_gb).fetch(orders, progress, rank.number, rank.world)
 

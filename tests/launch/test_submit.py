@@ -93,7 +93,7 @@ def test_a_submission_copies_code_and_config_and_can_be_repeated(
     assert "submitted job 4711: 1 x 1 tasks" in said
     assert f"python -m launch status {run}" in said
     copy = next((run / "code").iterdir())
-    assert (copy / "launch" / "submit.py").read_bytes() == (ROOT / "launch" / "submit.py").read_bytes()
+    assert (copy / "launch/cluster/submit.py").read_bytes() == (ROOT / "launch/cluster/submit.py").read_bytes()
     assert json.loads((copy / "code.json").read_text()) == describe_code()
     assert str(copy) in (run / "job.sh").read_text()
     submitted = load_config(TrainConfig, run / "submitted.yaml", [])

@@ -195,7 +195,7 @@ def test_a_shared_lock_may_read_the_file(tmp_path: Path) -> None:
 def test_whatever_changes_the_features_changes_their_name(data: DataConfig, encoder: Encoder, tmp_path: Path) -> None:
     torch.manual_seed(1)
     other = Encoder(encoder.config)
-    plain = FrozenEncoder(encoder)
+    plain = FrozenEncoder(encoder, precision="fp32")
     orders = [
         make_order(data, plain),
         make_order(replace(data, stride=2), plain),
@@ -207,9 +207,9 @@ def test_whatever_changes_the_features_changes_their_name(data: DataConfig, enco
         make_order(data, plain, Views(augmented=2)),
         make_order(data, plain, Views(augmented=2, seed=1)),
         make_order(data, plain, Views(augmented=2, scale=(0.5, 1.0))),
-        make_order(data, FrozenEncoder(other)),
-        make_order(data, FrozenEncoder(encoder, precision="fp32")),
-        make_order(data, FrozenEncoder(encoder, layers=(0, 2))),
+        make_order(data, FrozenEncoder(other, precision="fp32")),
+        make_order(data, FrozenEncoder(encoder, precision="bf16")),
+        make_order(data, FrozenEncoder(encoder, precision="fp32", layers=(0, 2))),
         replace(make_order(data, plain), tokens=False),
     ]
     names = {FeatureSet.plan(tmp_path, order, "encoder").key for order in orders}

@@ -1,0 +1,92 @@
+"""The kinds of heads that a probe knows by name, and how each is fitted to frozen features.
+
+A head of your own is a function in a module that `plugins` names:
+
+    @head("nearest_mean")
+    def fit_nearest_mean(train: Features, test: Features, context: FitContext) -> Fitted: ...
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from probes.features import Features
+from probes.fit import AttentiveConfig, Fitted, Recipe, fit_attentive, fit_linear
+from probes.heads import knn_probabilities, knn_values
+from probes.task import Task
+from vjepa.registry import Registry
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a head is told beside the features."""
+
+    classes: int  # 0: the labels are values to regress
+    seed: int
+    held_out: float  # share of the training samples on which hyper-parameters are chosen
+    folds: int  # of cross-validation instead; 0: none
+    neighbours: int  # of a vote
+    attentive: AttentiveConfig
+    device: str
+    place: Path | None = None  # folder for the state of a training that may be stopped
+
+
+Fit = Callable[[Features, Features, FitContext], Fitted]
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """How a head is fitted: on the training features, then answering for the test features."""
+
+    fit: Fit  # (train, test, context) -> answers for the test samples, on the CPU
+    tokens: bool  # does it look at all tokens of a clip, or at their mean alone?
+    depth: int | None = None  # layers, of attentive heads
+
+
+HEADS: Registry[HeadKind] = Registry("heads.names", "probes.kinds")
+
+
+def head(name: str, tokens: bool = False) -> Callable[[Fit], Fit]:
+    """Decorator: register a function (train, test, context) -> Fitted as the head `name`."""
+
+    def add(fit: Fit) -> Fit:
+        HEADS.register(name)(HeadKind(fit, tokens))
+        return fit
+
+    return add
+
+
+@head("linear")
+def fit_linear_head(train: Features, test: Features, context: FitContext) -> Fitted:
+    """Logistic regression, or ridge regression, on the mean of the tokens."""
+    features, labels, others = (tensor.to(context.device) for tensor in (train.pooled, train.labels, test.pooled))
+    return fit_linear(features, labels, others, context.classes, context.held_out, context.seed, context.folds)
+
+
+@head("knn")
+def fit_knn_head(train: Features, test: Features, context: FitContext) -> Fitted:
+    """A vote of the nearest training samples, or the mean of their values."""
+    features, labels, others = (tensor.to(context.device) for tensor in (train.pooled, train.labels, test.pooled))
+    asking, count = others.flatten(0, 1), context.neighbours
+    if labels.is_floating_point():
+        said = knn_values(features, labels, asking, count)[:, None]
+    else:
+        said = knn_probabilities(features, labels, asking, context.classes, count)
+    averaged: Tensor = said.cpu().unflatten(0, (len(others), -1))
+    return Fitted(averaged.mean(1), {"neighbours": count})
+
+
+def _attentive(depth: int) -> HeadKind:
+    def fit(train: Features, test: Features, context: FitContext) -> Fitted:
+        task = Task.of(train.labels, context.classes, context.attentive.loss)
+        held_out, folds = context.held_out, context.folds
+        recipe = Recipe(task, context.attentive, depth, context.seed, held_out, folds, context.device, context.place)
+        return fit_attentive(train, test, recipe)
+
+    return HeadKind(fit, tokens=True, depth=depth)
+
+
+HEADS.register("attentive")(_attentive(1))  # V-JEPA 1's
+HEADS.register("attentive4")(_attentive(4))  # V-JEPA 2's
