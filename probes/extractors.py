@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vjepa.encoder import Encoder
+from vjepa.encoder import Encoder, all_levels
 from vjepa.pixels import normalise
 from vjepa.precision import Precision, choose_precision
 
@@ -44,7 +44,7 @@ class FrozenEncoder:
     def __call__(self, clips: Tensor) -> Tensor:
         """clips uint8 [B, T, H, W, 3] -> [B, L*n, D]."""
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return torch.cat(self.encoder.layers(normalise(clips.to(self.device)), self.which), 1)
+            return torch.cat(all_levels(self.encoder, normalise(clips.to(self.device)), self.which), 1)
 
     @cached_property
     def weights(self) -> str:

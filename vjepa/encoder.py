@@ -233,7 +233,7 @@ class Encoder(nn.Module):
 
     def token_grid(self, video: Tensor) -> Grid:
         """Token grid of video [B, C, T, H, W]; ValueError where it does not divide."""
-        return self.patch_embed.grid(video)
+        return self.patch_embed.grid(self.as_video(video))
 
     def as_video(self, video: Tensor) -> Tensor:
         """Images [B, C, H, W] and one-frame clips become one tubelet of equal frames."""

@@ -47,7 +47,7 @@ def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head:
     order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(0))
     half = max(1, len(order) // 2)
     context, target = order[:half].sort().values[None], order[half:].sort().values[None]
-    grid = encoder.token_grid(encoder.as_video(clip))
+    grid = encoder.token_grid(clip)
     expected = _predict(original.predictor, features, context, target, grid)
     return max(difference, float((expected - reader.prediction(clip, context, target)).abs().max()))
 
@@ -58,7 +58,7 @@ def read_ours(loaded: Pretrained) -> Reader:
     def predict(clip: Tensor, context: Tensor, target: Tensor) -> Tensor:
         if loaded.predictor is None:
             raise ValueError(f"{loaded.source} lost its predictor")
-        grid = loaded.encoder.token_grid(loaded.encoder.as_video(clip))
+        grid = loaded.encoder.token_grid(clip)
         return _predict(loaded.predictor, loaded.encoder(clip), context, target, grid)
 
     return Reader(loaded.encoder, predict)
