@@ -363,3 +363,10 @@ def test_every_label_is_in_both_halves_whatever_the_order() -> None:
         if order is sources:
             first = val
     assert val == first
+
+
+def test_each_of_many_labels_of_two_videos_is_in_both_halves() -> None:
+    labels = [f"label{number}" for number in range(20)]
+    sources = tuple(Source(f"{label}/{n}.mp4", f"{label}/{n}.mp4", label) for label in labels for n in range(2))
+    split = plan_subsets(Listing(sources, labels), PackConfig(val_fraction=0.1))
+    assert [len({source.label for source in split[half]}) for half in ("train", "val")] == [20, 20]
