@@ -101,19 +101,33 @@ def _minimise(head: LinearHead, ready: Tensor, labels: Tensor, weight_decay: flo
 
 @torch.no_grad()
 def _ridge_regressions(features: Tensor, values: Tensor, decays: tuple[float, ...]) -> dict[float, LinearHead]:
-    """Mean squared error + decay * |w|^2 at its minimum, for each decay, from one decomposition."""
+    """Mean squared error + decay * |w|^2 at its minimum, for each decay."""
     flat, repeated = features.flatten(0, 1), values.repeat_interleave(features.shape[1]).double()
     measured = LinearHead(flat.shape[1], 1).to(flat.device)
     measured.measure(flat)
     ready = measured.standardise(flat).double()
     middle = repeated.mean()
-    strengths, directions = torch.linalg.eigh(ready.mT @ ready / len(ready))
-    along = directions.mT @ (ready.mT @ (repeated - middle) / len(ready))
+    solve = _ridge_solver(ready, repeated - middle)
     heads = {}
     for decay in decays:
         head = LinearHead(flat.shape[1], 1).to(flat.device)
         head.load_state_dict(measured.state_dict())
-        head.linear.weight.copy_((directions @ (along / (strengths.clamp(min=0) + decay)))[None])
+        head.linear.weight.copy_(solve(decay)[None])
         head.linear.bias.fill_(float(middle))
         heads[decay] = head
     return heads
+
+
+def _ridge_solver(rows: Tensor, values: Tensor) -> Callable[[float], Tensor]:
+    """Weights [D] of rows [n, D] for values [n] by decay, from one decomposition of the smaller of the two products.
+
+    With X/sqrt(n) and y/sqrt(n): w = (X'X + decay)^-1 X'y = X' (XX' + decay)^-1 y.
+    """
+    count = len(rows)
+    if count < rows.shape[1]:
+        strengths, directions = torch.linalg.eigh(rows @ rows.mT / count)
+        along, back = directions.mT @ values / count, rows.mT @ directions
+    else:
+        strengths, back = torch.linalg.eigh(rows.mT @ rows / count)
+        along = back.mT @ (rows.mT @ values / count)
+    return lambda decay: back @ (along / (strengths.clamp(min=0) + decay))

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,59 @@ def test_arrows_run_one_way(package: str) -> None:
 def test_nothing_read_from_a_shard_is_unpickled() -> None:
     for path in (ROOT / "data").rglob("*.py"):
         assert not imported(path) & {"pickle", "marshal", "shelve", "dill"}, path
-        assert not {"torch.load", "WebDataset(", "np.load"} & set(path.read_text().split()), path
+        assert not {"torch.load", "np.load", "numpy.load", "WebDataset"} & called(path.read_text()), path
+
+
+def called(source: str) -> set[str]:
+    """What a source calls, as torch.load, and by its last name alone where that is a class."""
+    names = {ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+    return names | {last for name in names if (last := name.rsplit(".", 1)[-1])[:1].isupper()}
+
+
+def test_a_call_is_seen_wherever_it_stands() -> None:
+    assert {"torch.load", "WebDataset"} <= called("x = [torch.load(p), wds.WebDataset(u)]")
+
+
+def test_no_two_modules_import_each_other_not_even_for_types() -> None:
+    files = {name_of_module(path): path for package in ALLOWED for path in (ROOT / package).rglob("*.py")}
+    arrows = {name: imported_modules(path.read_text(), files.keys()) - {name} for name, path in files.items()}
+    assert not circles(arrows)
+
+
+def test_a_circle_is_found_also_where_it_is_for_types_alone() -> None:
+    hidden = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a import b\n    from a.c import D\n"
+    arrows = {"x": imported_modules(hidden, {"a.b", "a.c", "x"}), "a.b": {"a.c"}, "a.c": {"x"}, "a.e": {"a.b"}}
+    assert arrows["x"] == {"a.b", "a.c"}
+    assert circles(arrows) == {("a.b", "a.c"), ("a.b", "x"), ("a.c", "x")}
+
+
+def name_of_module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(source: str, known: Iterable[str]) -> set[str]:
+    """Modules among `known` that a source imports, wherever the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            within = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (within & set(known)) or {node.module}
+    return names & set(known)
+
+
+def circles(arrows: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """Pairs of modules each of which can be reached from the other."""
+    reached = {}
+    for start in arrows:
+        seen, edge = set[str](), [start]
+        while edge:
+            found = arrows.get(edge.pop(), set()) - seen
+            seen |= found
+            edge += found
+        reached[start] = seen
+    return {(one, two) for one in arrows for two in arrows if one < two and two in reached[one] and one in reached[two]}
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +111,31 @@ def test_wheel_holds_the_library_alone(wheel: Path) -> None:
     assert "vjepa/py.typed" in names
 
 
-def test_installed_wheel_encodes_a_clip_without_the_training_loop(wheel: Path, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "clean"], check=True)
-    clean = tmp_path / "clean" / "bin" / "python"
-    site = next((tmp_path / "clean" / "lib").glob("python*")) / "site-packages"
+@pytest.fixture(scope="module")
+def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the wheel and its dependencies."""
+    folder = tmp_path_factory.mktemp("clean")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    site = next((folder / "lib").glob("python*")) / "site-packages"
     zipfile.ZipFile(wheel).extractall(site)  # what an installer does with a pure wheel
     installed = next(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
     (site / "dependencies.pth").write_text(f"{installed}\n")  # torch and timm, which are too large to fetch again
+    return folder / "bin" / "python"
+
+
+def test_every_public_name_is_in_the_wheel(clean: Path, tmp_path: Path) -> None:
+    program = """
+import vjepa
+assert "clean" in vjepa.__file__, vjepa.__file__
+for name in vjepa.__all__:
+    assert getattr(vjepa, name) is not None, name
+print(len(vjepa.__all__))
+"""
+    done = subprocess.run([clean, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert int(done.stdout or 0) > 5, done.stderr
+
+
+def test_installed_wheel_encodes_a_clip_without_the_training_loop(clean: Path, tmp_path: Path) -> None:
     program = """
 import sys, torch, vjepa
 from pathlib import Path

@@ -35,7 +35,7 @@ class PackConfig:
     fast_decode: bool = False
     split: float = 0.0  # seconds of a clip; 0: do not cut
     repair: bool = False  # re-encode videos whose frames cannot be read at random
-    val_fraction: float = 0.0  # of the source videos, packed into OUTPUT/val beside OUTPUT/train
+    val_fraction: float = 0.0  # of each label's videos, packed into OUTPUT/val beside OUTPUT/train
     part: str = ""  # "i/n" with i from 1: pack only this slice
     strict: bool = False  # any rejection is an error
     jobs: int = -1  # processes; 0: none besides this one; -1: one per core
@@ -119,8 +119,9 @@ def plan_subsets(listing: Listing, config: PackConfig) -> dict[str, list[Source]
     if not config.val_fraction:
         return {"": sources}
     subsets: dict[str, list[Source]] = {"train": [], "val": []}
+    held = _hold_out(sources, config.val_fraction)
     for source in sources:
-        subsets["val" if _is_held_out(source, config.val_fraction) else "train"].append(source)
+        subsets["val" if source.name in held else "train"].append(source)
     for name, chosen in subsets.items():
         if not chosen:
             raise ValueError(f"val_fraction {config.val_fraction} leaves {name} empty with {len(sources)} sources")
@@ -133,10 +134,26 @@ def check_output(source: str, output: str) -> None:
         raise ValueError(f"{output}: SOURCE and OUTPUT are the same folder; give another one for the shards")
 
 
-def _is_held_out(source: Source, fraction: float) -> bool:
-    """By the video alone: all its parts fall on the same side, and more videos move none."""
-    digest = hashlib.sha256(b"val\t" + source.name.encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+def _hold_out(sources: Sequence[Source], fraction: float) -> set[str]:
+    """Names of the videos for val, by the order of their hashes: `fraction` of each label, of two or more at least one.
+
+    All parts of a video fall on the same side, that of its first label. A label of one video goes by the hash alone.
+    """
+    labels: dict[str, str | None] = {}
+    for source in sorted(sources, key=lambda source: source.name):
+        labels.setdefault(source.name, source.label)
+    classes: dict[str | None, list[tuple[float, str]]] = {}
+    for name, label in labels.items():
+        digest = hashlib.sha256(b"val\t" + name.encode(errors="surrogateescape")).digest()
+        classes.setdefault(label, []).append((int.from_bytes(digest[:8], "big") / 2**64, name))
+    held: set[str] = set()
+    for members in classes.values():
+        members.sort()
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        if len(members) == 1:
+            count = int(members[0][0] < fraction)
+        held |= {name for _, name in members[:count]}
+    return held
 
 
 def _pack_folder(

@@ -165,7 +165,7 @@ def _directives(job: Job, config: JobConfig, array: bool) -> list[str]:
         "open-mode": "append",
         "output": job.home / "logs" / ("slurm-%A_%a.log" if array else "slurm-%j.log"),
     }
-    lines = [f"--{name}={value}" for name, value in wanted.items() if value not in ("", 0)]
+    lines = [f"--{name}={shlex.quote(str(value))}" for name, value in wanted.items() if value not in ("", 0)]
     return [*lines, "--requeue", *config.sbatch]
 
 

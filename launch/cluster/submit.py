@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -75,7 +76,7 @@ def prepare(request: dict[str, Any], options: JobConfig) -> tuple[Job, dict[Path
         if not options.after:
             _need(str(checkpoint), "the run to export")
         home = output.with_name(output.name + ".job")
-        command = ("export", str(checkpoint), str(output), "--format", request["format"])
+        command = ("export", *map(shlex.quote, (str(checkpoint), str(output))), "--format", request["format"])
         return Job(kind, command, (home,), home, home / "code" / digest()), {home: ""}
     files: dict[Path, str] = {}
     variants = list(expand(request["sweep"]))

@@ -9,6 +9,7 @@ progress.json      where the run is, written every few seconds while it trains
 import json
 import os
 import platform
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ HARMLESS = (
     "run.start", "teacher.weights", "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb",
     "data.max_bad_fraction", "health.",
 )  # fmt: skip  # the order of samples and what is learned do not depend on them; the data has its own fingerprint
+
+PART_PATH = re.compile(r"data\.mix\.\d+\.path")
 
 HEARTBEAT = 5.0  # seconds
 
@@ -66,7 +69,7 @@ def check_same(folder: Path, config: TrainConfig) -> list[str]:
     old, new = dict(_flatten(asdict(before))), dict(_flatten(asdict(config)))
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     words = {name: f"{name}: {new.get(name)} (was {old.get(name)})" for name in differing}
-    harmful = [words[name] for name in differing if not name.startswith(HARMLESS)]
+    harmful = [words[name] for name in differing if not name.startswith(HARMLESS) and not PART_PATH.fullmatch(name)]
     if harmful:
         more = f" and {len(harmful) - 8} more" if len(harmful) > 8 else ""
         raise ValueError(
@@ -199,6 +202,8 @@ def _replace(path: Path, text: str) -> None:
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(number): part for number, part in enumerate(value)}
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{name}.")
         else:

@@ -53,6 +53,15 @@ def forget() -> None:
     _received.clear()
 
 
+def begin_run() -> None:
+    """Lower the flag of a run before this one, as in a notebook.
+
+    Not in a process that `install` belongs to: there a signal counts from the first moment.
+    """
+    if signal.getsignal(OTHERS[0]) is not _note:
+        forget()
+
+
 def _note(number: int, frame: FrameType | None) -> None:
     if not _received:
         # os.write, for a handler may interrupt a print

@@ -35,7 +35,7 @@ from launch.training.progress import Progress
 from launch.training.randomness import seed_generators
 from launch.training.ranks import Ranks, Share, find_accelerator, find_ranks, share_out
 from launch.training.rundir import Heartbeat, add_event, check_same, check_share, claim_folder, settle_precision
-from launch.training.signals import Interrupted
+from launch.training.signals import Interrupted, begin_run, forget
 from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import start_from
 from vjepa.jepa import JEPA
@@ -47,6 +47,7 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     Raises ValueError where run.output holds a run with another config, other data, or a checkpoint that does not fit;
     Interrupted where a signal asked to stop, once the run is saved.
     """
+    begin_run()
     config = settle_precision(config)
     folder, run = Path(config.run.output), config.run
     ranks = find_ranks(run)
@@ -102,6 +103,7 @@ def finish(folder: Path, trainer: lightning.Trainer, number: int) -> None:
         torch.distributed.barrier()  # all is written before the first process exits
         torch.distributed.destroy_process_group()
     if stopped:
+        forget()  # answered: another run of this process is not meant
         raise Interrupted(
             f"stopped by {name} after step {step} of {trainer.max_steps}, saved in {folder}; the same command continues"
         )

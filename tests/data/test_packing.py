@@ -21,8 +21,8 @@ from data.decode import HAS_DECORD, decode_frames, probe_video
 from data.loading.shards import ShardReader
 from data.manifest import Manifest
 from data.packing.examine import find_decoder
-from data.packing.pack import PackConfig, merge_parts, pack
-from data.packing.sources import list_sources
+from data.packing.pack import PackConfig, merge_parts, pack, plan_subsets
+from data.packing.sources import Listing, Source, list_sources
 from data.packing.transcode import TranscodeConfig, transcode_video
 
 QUICK = PackConfig(shard_mb=0.012, jobs=0)
@@ -348,3 +348,25 @@ def test_reencoding_makes_rates_even_and_turns_frames(
     turned = rotate_video(make_video(width=64, height=128), 90)
     (new,) = transcode_video(turned, TranscodeConfig(crf=5))
     assert np.abs(decode_frames(new, [3]).astype(int) - decode_frames(turned, [3])).mean() < 3
+
+
+def test_every_label_is_in_both_halves_whatever_the_order() -> None:
+    names = [(f"{label}/{number}.mp4", label) for label in ("a", "b", "c") for number in range(2 + 9 * (label == "a"))]
+    sources = [Source(name, name, label) for name, label in names] + [Source("d/0.mp4", "d/0.mp4", "d")]
+    parts = [Source("a/0.mp4", "a/0.mp4", "a", start, start + 1.0) for start in (0.0, 1.0)]
+    for order in (sources, sources[::-1]):
+        split = plan_subsets(Listing((*order, *parts), ["a", "b", "c", "d"]), PackConfig(val_fraction=0.2))
+        val = {source.name for source in split["val"]}
+        counts = [sum(name.startswith(f"{label}/") for name in val) for label in "abc"]
+        assert counts == [2, 1, 1]  # of 11, 2 and 2
+        assert not val & {source.name for source in split["train"]}
+        if order is sources:
+            first = val
+    assert val == first
+
+
+def test_each_of_many_labels_of_two_videos_is_in_both_halves() -> None:
+    labels = [f"label{number}" for number in range(20)]
+    sources = tuple(Source(f"{label}/{n}.mp4", f"{label}/{n}.mp4", label) for label in labels for n in range(2))
+    split = plan_subsets(Listing(sources, labels), PackConfig(val_fraction=0.1))
+    assert [len({source.label for source in split[half]}) for half in ("train", "val")] == [20, 20]

@@ -226,8 +226,10 @@ def test_sweep_prints_a_table_and_marks_the_best(
     tried = {(p["checkpoint"], p["batch"]) for p in row["points"]}
     assert tried == set(itertools.product((False, True), (1, 2)))
     assert len(table) == 1 + 4
-    assert len({len(line) for line in table if "fastest" not in line}) <= 2
-    assert [line for line in table if line.endswith("<- fastest")]
+    marked = [number for number, line in enumerate(table[1:]) if line.endswith("<- fastest")]
+    assert [row["points"][number] for number in marked] == [row["best"]]
+    assert row["best"]["clips_per_s"] == max(point["clips_per_s"] for point in row["points"])
+    assert len({len(line.removesuffix("  <- fastest")) for line in table[1:]}) == 1
     assert row["best"] in row["points"]
 
 

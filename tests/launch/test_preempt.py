@@ -108,3 +108,18 @@ def _deaf() -> None:
 def _child(parent: int) -> int:
     """The last process that torchrun started: rank 1."""
     return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[-1])
+
+
+def test_a_stopped_run_does_not_stop_the_next_one_of_the_process(quick: list[str], tmp_path: Path) -> None:
+    config = load_config(TrainConfig, CONFIG, quick)
+    with pytest.raises(signals.Interrupted):
+        train(config, [Asking(signal.SIGINT)])
+    assert signals.received() == 0
+    signals._received.append(signal.SIGINT)  # Ctrl-C in the last step of a run: nobody asked any more
+    assert train(config).global_step == 6
+
+
+def test_a_signal_from_before_the_run_counts_where_the_process_is_the_command(handlers: None) -> None:
+    signals._received.append(signal.SIGTERM)
+    signals.begin_run()
+    assert signals.received() == signal.SIGTERM

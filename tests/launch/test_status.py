@@ -1,5 +1,6 @@
 """Where a run is, told from its files."""
 
+import csv
 import json
 import os
 import socket
@@ -37,7 +38,9 @@ def test_a_finished_run_shows_its_steps_checkpoint_and_loss(
     assert main(["train", CONFIG, *quick]) == 0
     capsys.readouterr()
     table = shown(tmp_path / "run", capsys)
-    for part in ("finished", "6/6", "step 6, 0:00:0", "0.7", "STARTS"):
+    with (tmp_path / "run" / "csv" / "metrics.csv").open(newline="") as file:
+        last = [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]][-1]
+    for part in ("finished", "6/6", "step 6, 0:00:0", f"{last:.4f}", "STARTS"):
         assert part in table, table
 
 

@@ -154,3 +154,12 @@ def test_without_slurm_it_says_so(
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert main(["submit", CONFIG, *words]) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
+
+
+def test_an_export_finds_folders_with_spaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = tmp_path / "my run", tmp_path / "the $out put"
+    script = dry(capsys, str(run), str(out), "--job=export", "--after=1")
+    start = script[script.index(" -m launch export") :].splitlines()[0]
+    said = subprocess.run(["bash", "-c", f"printf '%s\\n' {start}"], capture_output=True, text=True).stdout
+    assert said.splitlines() == ["-m", "launch", "export", str(run), str(out), "--format", "native"]
+    assert f"#SBATCH --output='{out}.job/logs/slurm-%j.log'\n" in script

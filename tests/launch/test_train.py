@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from launch.__main__ import main
-from launch.config import load_config
+from launch.config import load_config, to_yaml
 from launch.training.checkpoints import load_module
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_out
+from launch.training.rundir import check_same
 from launch.training.trainer import train
 
 ROOT = Path(__file__).parent.parent.parent
@@ -127,3 +129,19 @@ def test_another_share_of_the_batch_is_refused_where_learning_depends_on_it(
     assert "took 4 at once, now a device would take 8; give run.batch_per_device=4" in shown
     assert main(["train", CONFIG, *words, f"run.output={tmp_path / 'one'}", "run.batch_per_device=1"]) == 2
     assert "must take at least 2 at once, not 1" in capsys.readouterr().err
+
+
+def test_a_moved_mixture_goes_on_and_other_shares_do_not(quick: list[str], shards: Path, tmp_path: Path) -> None:
+    words = [word for word in quick if not word.startswith("data.path=")]
+    moved = tmp_path / "moved"
+    shutil.copytree(shards, moved)
+    for folder, weight in ((shards, 1.0), (moved, 1.0), (moved, 2.0)):
+        config = load_config(TrainConfig, CONFIG, [*words, f"data.mix=[{{path: {folder}, weight: {weight}}}]"])
+        if folder == shards:
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
+        elif weight == 1.0:
+            assert check_same(tmp_path / "run", config) == [f"data.mix.0.path: {moved} (was {shards})"]
+        else:
+            with pytest.raises(ValueError, match=r"differs in data\.mix\.0\.weight: 2.0 \(was 1.0\)\."):
+                check_same(tmp_path / "run", config)

@@ -8,6 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from probes import heads
 from probes.fit import fit_linear
 from probes.heads import AttentiveHead, knn_probabilities, knn_values, pool_many, standardise_tokens
+from probes.linear import _ridge_solver
 
 
 @pytest.fixture
@@ -116,3 +117,18 @@ def test_constant_features_and_a_single_sample_are_no_trouble() -> None:
     torch.testing.assert_close(found, torch.tensor([[0.25, 0.25, 0.5]] * 2))
     alone = fit_linear(torch.ones(1, 1, 3), torch.tensor([1]), torch.ones(2, 1, 3), 2)
     assert alone.probabilities.argmax(1).tolist() == [1, 1]
+
+
+def test_ridge_with_more_features_than_samples_decomposes_the_smaller_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    rows, values = torch.randn(20, 60).double(), torch.randn(20).double()
+    sizes, decompose = [], torch.linalg.eigh
+    monkeypatch.setattr("torch.linalg.eigh", lambda matrix: (sizes.append(len(matrix)), decompose(matrix))[1])
+    solve, tall = _ridge_solver(rows, values), _ridge_solver(rows.mT, torch.randn(60).double())
+    assert sizes == [20, 20]
+    for decay in (1e-3, 1.0):
+        primal = torch.linalg.solve(rows.mT @ rows / 20 + decay * torch.eye(60), rows.mT @ values / 20)
+        torch.testing.assert_close(solve(decay), primal)
+        reference = Ridge(alpha=20 * decay, fit_intercept=False).fit(rows.numpy(), values.numpy())
+        torch.testing.assert_close(solve(decay), torch.from_numpy(reference.coef_))
+        assert tall(decay).shape == (20,)

@@ -11,6 +11,7 @@ import timm
 import torch
 
 from vjepa.encoder import Encoder, EncoderConfig
+from vjepa.formats.accounting import fill
 from vjepa.formats.loading import is_pretrained, load_encoder, load_pretrained
 from vjepa.formats.native import save_encoder
 from vjepa.formats.timm import inflate_image_vit
@@ -143,3 +144,11 @@ def test_image_vits_that_compute_something_else_are_refused(changes: dict[str, A
         inflate_image_vit(small_vit(**changes), crop=32)
     with pytest.raises(ValueError, match="must be a VisionTransformer with blocks, got Linear"):
         inflate_image_vit(torch.nn.Linear(1, 1))
+
+
+def test_integer_weights_are_called_integers_and_damaged_ones_not_finite() -> None:
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"file: bias holds int8 where floating-point weights are needed"):
+        fill(layer, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2, dtype=torch.int8)}, "file")
+    with pytest.raises(ValueError, match=r"file: bias .* not finite"):
+        fill(layer, {"weight": torch.zeros(2, 2), "bias": torch.full((2,), torch.nan)}, "file")

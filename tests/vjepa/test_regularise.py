@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig, draw_masks
 from vjepa.regularise import (
     Regulariser,
     RegulariserConfig,
     centre_per_position,
     draw_directions,
     gaussian_distance,
+    motion_weights,
     variance_covariance,
 )
 
@@ -132,3 +134,114 @@ def test_config_refuses_what_cannot_be_meant() -> None:
         RegulariserConfig(sigreg=-1.0)
     with pytest.raises(ValueError, match=r"knots >= 2"):
         RegulariserConfig(knots=1)
+    with pytest.raises(ValueError, match=r"they need regulariser.over=tokens"):
+        RegulariserConfig(variance=1.0, motion=True, over="pooled")
+    with pytest.raises(ValueError, match=r"temporal_margin must be above 0"):
+        RegulariserConfig(temporal_margin=0.0)
+
+
+def null_score(count: Tensor) -> float:
+    """Expected SIGReg of Gaussian rows whose positions were seen `count` [n] > 1 times, centred and scaled back.
+
+    Rows of one position then correlate by -1/(c - 1): n E|phi_n - phi|^2 is 1 - e^(-t^2) for a row by itself, and for
+    each of its c - 1 partners e^(-t^2 c/(c-1)) - e^(-t^2).
+    """
+    t = torch.linspace(-3, 3, 601).double()
+    total = torch.zeros_like(t)
+    for c in count.unique().tolist():
+        partners = (c - 1) * ((-t.square() * c / (c - 1)).exp() - (-t.square()).exp())
+        total += (count == c).double().mean() * (1 - (-t.square()).exp() + partners)
+    return float(torch.trapezoid(total * (-t.square() / 2).exp(), t))
+
+
+@pytest.mark.parametrize("kind", [SHORT_RANGE, LONG_RANGE])
+def test_sigreg_of_gaussian_tokens_is_what_chance_gives_under_the_published_masks(kind: MaskConfig) -> None:
+    grid, tokens = (4, 14, 14), 784
+    regulariser = Regulariser(RegulariserConfig(sigreg=1.0, slices=32), 64)
+    scores, wanted = [], []
+    for draw in range(6):
+        torch.manual_seed(draw)
+        index = draw_masks(kind, grid, torch.arange(24) + 24 * draw, 0).context
+        scores.append(regulariser(torch.randn(*index.shape, 64), index, tokens, draw))
+        seen = index.flatten().bincount(minlength=tokens)[index.flatten()]
+        wanted.append(null_score(seen[seen > 1]))
+    found = torch.stack(scores)
+    error = float(found.std()) / 6**0.5
+    assert 0.5 < float(found.mean()) < 1.1
+    assert float(found.mean()) == pytest.approx(sum(wanted) / 6, abs=4 * error)
+    assert error < 0.1
+
+
+def test_row_weights_of_one_size_change_nothing_and_of_nought_leave_a_clip_out() -> None:
+    torch.manual_seed(0)
+    settings = RegulariserConfig(variance=1.0, covariance=1.0, sigreg=1.0, temporal=1.0, slices=16)
+    regulariser = Regulariser(settings, 12)
+    index, features = torch.arange(8).repeat(16, 1), 0.3 * torch.randn(16, 8, 12)
+    plain = regulariser(features, index, 8, 0, grid=(2, 2, 2))
+    same = regulariser(features, index, 8, 0, grid=(2, 2, 2), weights=torch.full((16, 8), 7.0))
+    torch.testing.assert_close(same, plain)
+    covariance = Regulariser(RegulariserConfig(covariance=1.0), 12)
+    weights = torch.ones(16, 8)
+    weights[:, 4:] = 0
+    half = covariance(features, index, 8, 0, weights=weights)
+    torch.testing.assert_close(half, covariance(features[:, :4], index[:, :4], 4, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_motion_weighs_the_tokens_whose_pixels_change() -> None:
+    video = torch.zeros(2, 3, 4, 16, 16)
+    video[0, :, 3, :8, 8:] = 0.2  # the upper right patch changes once, in the second tubelet: 0.1 a frame
+    video[1, :, 1:, 8:, :8] = 0.1  # the lower left one in the first: its first frame counts as its second, 0.1 a frame
+    wanted = torch.full((2, 8), 0.02)
+    wanted[0, 5] = wanted[1, 2] = 1.02
+    torch.testing.assert_close(motion_weights(video, 2, 8), wanted)
+    torch.testing.assert_close(motion_weights(video / 11, 2, 8), torch.full((2, 8), 0.02))  # 0.009: noise
+    torch.testing.assert_close(motion_weights(video[:, :, :1], 1, 8), torch.full((2, 4), 0.02))  # an image
+
+
+def test_motion_without_weights_and_temporal_without_a_grid_are_refused() -> None:
+    features, index = torch.randn(4, 8, 6), torch.arange(8).repeat(4, 1)
+    with pytest.raises(ValueError, match=r"regulariser.motion needs the weights"):
+        Regulariser(RegulariserConfig(variance=1.0, motion=True), 6)(features, index, 8, 0)
+    with pytest.raises(ValueError, match=r"regulariser.temporal needs the grid"):
+        Regulariser(RegulariserConfig(temporal=1.0), 6)(features, index, 8, 0)
+
+
+def test_temporal_term_sees_only_what_changes_within_a_clip() -> None:
+    torch.manual_seed(0)
+    grid, index = (4, 2, 2), torch.arange(16).repeat(12, 1)
+    regulariser = Regulariser(RegulariserConfig(temporal=1.0), 6)
+    still = 3 * torch.randn(12, 1, 4, 6).expand(-1, 4, -1, -1).flatten(1, 2)  # differs by clip and place
+    position = 3 * torch.randn(1, 16, 6)  # and by position
+    assert regulariser(still + position, index, 16, 0, grid=grid) == pytest.approx(0.5 - 0.01, abs=1e-3)
+    moving = torch.randn(12, 16, 6)
+    plain = Regulariser(RegulariserConfig(temporal=1.0, variance=1e-9), 6)  # no covariance: the hinge alone
+    assert plain(still + position + moving, index, 16, 0, grid=grid) < 1e-6
+
+
+def test_temporal_deviation_is_unbiased_and_its_covariance_keeps_the_ratio() -> None:
+    torch.manual_seed(0)
+    grid = (4, 3, 3)
+    index = torch.stack([torch.randperm(36)[:24] for _ in range(60)])
+    features = 0.4 * torch.randn(60, 24, 2)
+    features[..., 1] = features[..., 0]  # fully correlated: the covariance is 0.4^2 twice, over two channels
+    hinge = Regulariser(RegulariserConfig(temporal=1.0, variance=1e-9), 2)(features, index, 36, 0, grid=grid)
+    assert hinge == pytest.approx(0.1, abs=0.02)
+    ratio = RegulariserConfig(temporal=2.0, variance=0.5, covariance=0.25)
+    assert ratio.temporal_covariance == 1.0
+    assert RegulariserConfig(temporal=2.0).temporal_covariance == 2 / 25
+    both = Regulariser(RegulariserConfig(temporal=1.0), 2)(features, index, 36, 0, grid=grid)
+    assert float(both - hinge) * 25 == pytest.approx(0.4**4, rel=0.2)
+
+
+@pytest.mark.parametrize(("variance", "covariance", "rank"), [(1.0, 1.0, 2), (1.0, 0.04, 2), (1.0, 1.0, 8)])
+def test_equal_weights_pay_for_shrinking_low_rank_features(variance: float, covariance: float, rank: int) -> None:
+    """Of rank r and deviation s in D channels: v (1 - s) + c D s^4 / r, least at s = (r v / 4 c D)^(1/3)."""
+    torch.manual_seed(0)
+    width, index = 64, torch.arange(4).repeat(256, 1)
+    directions = torch.linalg.qr(torch.randn(rank, rank)).Q.repeat(width // rank, 1)  # all channels of one deviation
+    features = torch.randn(256, 4, rank) @ directions.T * rank**0.5 / directions.norm(dim=1).mean() / rank**0.5
+    regulariser = Regulariser(RegulariserConfig(variance=variance, covariance=covariance), width)
+    scales = torch.linspace(0.02, 1.2, 119)
+    found = scales[torch.stack([regulariser(scale * features, index, 4, 0) for scale in scales]).argmin()]
+    wanted = (rank * variance / (4 * covariance * width)) ** (1 / 3)
+    assert float(found) == pytest.approx(wanted, rel=0.1)

@@ -81,8 +81,19 @@ def test_target_encoder_is_the_moving_average(tiny: JepaConfig) -> None:
 
 def test_regulariser_is_off_by_default_and_reaches_the_encoder_only(tiny: JepaConfig) -> None:
     plain = JEPA(tiny).training_step(make_batch(0), 0)
-    model = JEPA(replace(tiny, regulariser=RegulariserConfig(variance=1.0, covariance=1.0)))
-    assert model.training_step(make_batch(0), 0) > plain
+    off, on = RegulariserConfig(), RegulariserConfig(variance=1.0, covariance=1.0)
+    torch.testing.assert_close(JEPA(replace(tiny, regulariser=off)).training_step(make_batch(0), 0), plain)
+    gradients = {}
+    for name, settings in (("off", off), ("on", on)):
+        model = JEPA(replace(tiny, regulariser=settings))
+        loss = model.training_step(make_batch(0), 0)
+        loss.backward()
+        assert (float(loss) > float(plain) + 0.01) == (name == "on")
+        gradients[name] = model
+    for module, same in (("context_encoder", False), ("predictor", True)):
+        pairs = zip(*(getattr(gradients[name], module).parameters() for name in ("off", "on")), strict=True)
+        equal = [torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-7) for one, other in pairs]
+        assert all(equal) if same else not any(equal[:1]), module
 
 
 def test_schedules_follow_the_published_numbers() -> None:

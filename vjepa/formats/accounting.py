@@ -73,7 +73,12 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     if problems:
         raise ValueError(f"{source} does not fit the model: {list_some(problems)}")
     for name, tensor in weights.items():
-        if not tensor.is_floating_point() or not _is_finite(tensor):
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')} where floating-point weights are "
+                "needed; it is quantised, or no file of weights: give the original"
+            )
+        if not _is_finite(tensor):
             raise ValueError(
                 f"{source}: {name} ({tensor.dtype}) holds values that are not finite numbers; it is damaged"
             )

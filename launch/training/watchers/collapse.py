@@ -50,8 +50,8 @@ class CollapseReader:
                 "collapse",
                 f"THE REPRESENTATION IS COLLAPSING: effective rank {rank:.1f} of {width} (health.min_rank asks for "
                 f"{least:.1f}), spread across clips {spread:.3f} (health.min_spread asks for {self.min_spread:g}). The "
-                "loss may look wonderful. Stop, go back to a checkpoint before the fall, and raise "
-                "regulariser.variance and regulariser.covariance, lower optim.lr or raise teacher.momentum "
+                "loss may look wonderful. Stop, go back to a checkpoint before the fall, lower optim.lr, and keep "
+                "regulariser.covariance at a 25th of regulariser.variance: raising both alike shrinks the features "
                 "(docs/health.md)",
             )
 

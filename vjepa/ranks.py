@@ -1,0 +1,32 @@
+"""A sum over the ranks of a run, through which gradients flow."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, part: Tensor) -> Tensor:
+        total = part.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(part: Tensor, wanted: bool = True) -> Tensor:
+    """The sum of `part` over all ranks where that is wanted and there are several, else `part` itself.
+
+    A rank's part enters the loss of every rank, so its gradient is the sum of theirs. Averaged over ranks afterwards,
+    as DDP does, that is the gradient of the mean of the ranks' losses. All ranks must call in the same order.
+    """
+    if not wanted or not distributed.is_available() or not distributed.is_initialized():
+        return part
+    total: Tensor = _Sum.apply(part)
+    return total
