@@ -1,7 +1,6 @@
 """Features of videos of any length, with a window that slides over them."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,6 +23,7 @@ from data.decode import (
     probe_video,
     to_pixels,
 )
+from data.files import replacing
 from data.loading.augment import crop_resize, square_boxes
 from data.loading.clips import Indices, Timing, choose_frames
 from data.packing.sources import Source, list_sources
@@ -99,9 +99,8 @@ def extract_videos(
             failed[entry.path] = str(error)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"{target.name}.part")
-        write_arrays(found, unfinished, metadata, to)
-        os.replace(unfinished, target)
+        with replacing(target) as part:
+            write_arrays(found, part, metadata, to)
         made += 1
     return made, kept, failed
 

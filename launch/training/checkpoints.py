@@ -5,7 +5,6 @@ found by the checksums inside it, which `torch.load` does not look at.
 """
 
 import logging
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from data.files import remove_leftovers, replacing
 from data.loading.loader import TrainLoader
 from launch.training.randomness import gather_random_states, set_random_state
 from vjepa.jepa import JEPA, JepaConfig
@@ -137,17 +137,8 @@ class WholeFiles(TorchCheckpointIO):
         """Write a checkpoint; under `path` there is the old file, or none, until all of the new one is on disk."""
         whole = Path(path)
         whole.parent.mkdir(parents=True, exist_ok=True)
-        partial = whole.with_name(f".{whole.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, whole)
-        folder = os.open(whole.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with replacing(whole) as part:
+            torch.save(checkpoint, part)
 
 
 class Saver(Checkpoint):
@@ -196,8 +187,7 @@ class Saver(Checkpoint):
         for number, (step, path) in enumerate(list_checkpoints(self.folder).items()):
             if number >= self.keep and not (self.keep_every and step % self.keep_every == 0):
                 path.unlink()
-        for path in (self.folder / "checkpoints").glob(".step-*.partial"):
-            path.unlink()
+        remove_leftovers(self.folder / "checkpoints")
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]

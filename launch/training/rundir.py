@@ -21,6 +21,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from data.files import write_json, write_text
 from data.loading.loader import TrainLoader
 from launch.cluster.snapshot import describe_code
 from launch.config import load_config, to_yaml
@@ -45,10 +46,10 @@ def claim_folder(folder: Path, config: TrainConfig, loader: TrainLoader, step: i
     """
     changed = check_same(folder, config) if step else []
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "config.yaml", to_yaml(config))  # other ranks may be reading it
+    write_text(folder / "config.yaml", to_yaml(config))  # other ranks may be reading it
     facts = describe_environment(loader)
     lines = [f"{name}: {json.dumps(value)}" for name, value in facts.items()]
-    _replace(folder / "environment.yaml", "\n".join(lines) + "\n")
+    write_text(folder / "environment.yaml", "\n".join(lines) + "\n")
     (folder / "unfinished").unlink(missing_ok=True)
     add_event(
         folder, "start", step=step, ranks=ranks, clips=clips, changed=changed, code=facts["code"], data=facts["data"]
@@ -187,14 +188,7 @@ class Heartbeat(Callback):
             "step": trainer.global_step, "steps": trainer.max_steps, "time": self.written,
             "since": self.begun, "first": self.first,
         }  # fmt: skip
-        _replace(self.path, json.dumps(facts))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is never seen half-written."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+        write_json(self.path, facts, indent=None)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
