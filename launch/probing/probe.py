@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from data.loading.loader import DataConfig, EvalLoader, Views
 from data.parallel import count_cores
+from launch.devices import share_cores
 from launch.exchange.encoders import Weights, hash_weights
 from launch.probing.subjects import TIMM, Subject, read_subject
+from launch.ranks import Rank, find_rank
 from launch.reports.probe_page import clips_of, write_probe_report, write_scalars
-from launch.training.trainer import share_cores
 from probes.cache import FeatureCache
 from probes.evaluate import DEPTHS, HeadsConfig, Result, evaluate
 from probes.extract import Order, Progress, extract, stream
@@ -60,15 +61,6 @@ class ProbeConfig:
             raise ValueError(f"batch and cache_gb must be positive, frames and crop not negative, got {found}")
         if self.cache in ("", "False", "false"):  # YAML reads a bare off as false
             object.__setattr__(self, "cache", OFF)
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Which of the processes of a probe this is."""
-
-    number: int = 0
-    world: int = 1
-    local: int = 0  # on its machine
 
 
 def probe(config: ProbeConfig) -> list[Result]:
@@ -188,13 +180,3 @@ def write(
     save_heads(trained, folder, classes, source, digest)
     write_scalars(folder, results)
     write_probe_report(folder, clips_of(loader))
-
-
-def find_rank(environment: Mapping[str, str] = os.environ) -> Rank:
-    """This process among those that torchrun or srun started."""
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        return Rank(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", 0)))
-    if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
-        number, local = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
-        return Rank(number, int(environment["SLURM_STEP_NUM_TASKS"]), local)
-    return Rank()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data.files import remove_leftovers, replacing
 from data.loading.loader import TrainLoader
+from launch.training.lightning import forget_batches
 from launch.training.randomness import gather_random_states, set_random_state
 from vjepa.jepa import JEPA, JepaConfig
 
@@ -196,10 +197,7 @@ class Saver(Checkpoint):
         assert isinstance(module, JEPA)
         checkpoint["data"] = {**self.loader.state_dict(), "position": module.position}
         checkpoint["random"] = gather_random_states()
-        loop = checkpoint["loops"]["fit_loop"]
-        loop["epoch_loop.batch_progress"] = _zeroed(loop["epoch_loop.batch_progress"])
-        loop["epoch_progress"] = _zeroed(loop["epoch_progress"])
-        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+        forget_batches(checkpoint, trainer.global_step)
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -219,10 +217,3 @@ def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Pa
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ValueError(f"{path} does not fit the config, {what}: {'; '.join(faults[:3])}{more}")
-
-
-def _zeroed(progress: Any) -> Any:
-    """Lightning's nested counts, all at zero."""
-    if isinstance(progress, dict):
-        return {name: _zeroed(value) for name, value in progress.items()}
-    return progress if isinstance(progress, bool) else 0

@@ -25,8 +25,8 @@ from data.files import write_json, write_text
 from data.loading.loader import TrainLoader
 from launch.cluster.snapshot import describe_code
 from launch.config import load_config, to_yaml
+from launch.devices import find_accelerator
 from launch.training.config import TrainConfig
-from launch.training.ranks import find_accelerator
 from vjepa.precision import choose_precision
 
 HARMLESS = (

@@ -1,9 +1,7 @@
 """The trainer of a pretraining run: module, loader and Lightning's trainer put together, run, ended."""
 
-import logging
 import os
 import signal
-import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,8 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback
 
-from data.loading.loader import Batch, DataConfig, TrainLoader
-from data.parallel import count_cores
+from data.loading.loader import Batch, TrainLoader
+from launch.devices import find_accelerator, share_cores
 from launch.exchange.encoders import read_origin
 from launch.training.checkpoints import (
     Saver,
@@ -29,11 +27,12 @@ from launch.training.checkpoints import (
 )
 from launch.training.config import TrainConfig
 from launch.training.health import watchers
+from launch.training.lightning import leave_signals_alone, quieten_lightning
 from launch.training.loggers import Board, Table
-from launch.training.preempt import Preemption, leave_signals_alone
+from launch.training.preempt import Preemption
 from launch.training.progress import Progress
 from launch.training.randomness import seed_generators
-from launch.training.ranks import Ranks, Share, find_accelerator, find_ranks, share_out
+from launch.training.ranks import Ranks, Share, find_ranks, share_out
 from launch.training.rundir import Heartbeat, add_event, check_same, check_share, claim_folder, settle_precision
 from launch.training.signals import Interrupted
 from vjepa.encoder import EncoderConfig
@@ -139,19 +138,6 @@ def make_trainer(
     )
     leave_signals_alone(trainer)
     return trainer
-
-
-def share_cores(data: DataConfig) -> None:
-    """On a CPU leave a core to each loading process: more threads than cores wait for each other instead of working."""
-    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, count_cores() - data.count_workers()))
-
-
-def quieten_lightning() -> None:
-    """Leave out its advertisements and the devices it did not find; its warnings stay."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # its own use of a deprecated function
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # find_ranks knows who started it
 
 
 def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: bool) -> JEPA:

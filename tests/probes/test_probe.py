@@ -17,7 +17,7 @@ from launch.bench.probe import bench_probe
 from launch.config import to_yaml
 from launch.exchange.encoders import hash_weights
 from launch.probing import probe as module
-from launch.probing.probe import ProbeConfig, find_rank, probe
+from launch.probing.probe import ProbeConfig, probe
 from probes.evaluate import HeadsConfig
 from probes.extract import Order, extract
 from probes.extractors import FrozenEncoder
@@ -143,16 +143,6 @@ def test_a_probe_of_several_processes_needs_a_place_to_exchange_features(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="cache=memory is for one process, there are 2: give cache=FOLDER"):
         probe(config)
-
-
-def test_rank_is_that_of_torchrun_or_srun() -> None:
-    assert find_rank({}).world == 1
-    slurm = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8"}
-    found = find_rank(slurm)
-    assert (found.number, found.world, found.local) == (5, 8, 1)
-    found = find_rank({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", **slurm})
-    assert (found.number, found.world, found.local) == (3, 4, 3)
-    assert find_rank({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}).world == 1, "in a batch script, outside srun"
 
 
 def test_images_are_probed_with_the_same_command(config: ProbeConfig, tmp_path: Path) -> None:
