@@ -1,7 +1,7 @@
 """Features of videos of any length, with a window that slides over them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from data.decode import (
     probe_video,
     to_pixels,
 )
-from data.files import replacing
+from data.files import claim_folder, remove_leftovers, replacing
 from data.loading.augment import crop_resize, square_boxes
 from data.loading.clips import Indices, Timing, choose_frames
 from data.packing.sources import Source, list_sources
@@ -80,9 +80,25 @@ def extract_videos(
 ) -> tuple[int, int, dict[str, str]]:
     """One file a video into `output`; returns how many were made, how many were there, and why others were not.
 
-    Raises ValueError where two videos would get one file, or a file made in another way is in the place.
+    Raises ValueError where two videos would get one file, or a file made in another way is in the place; InUseError
+    where another process writes features into `output`.
     """
     targets = _name_targets(videos, output, f".{to}")
+    with claim_folder(output, "features", "give another --output"):
+        for folder in {target.parent for target in targets}:
+            remove_leftovers(folder)
+        return _extract_targets(targets, encoder, config, source, overwrite, head, to)
+
+
+def _extract_targets(
+    targets: Mapping[Path, Source],
+    encoder: Encoder,
+    config: WindowConfig,
+    source: str,
+    overwrite: bool,
+    head: AttentiveHead | None,
+    to: ArrayFormat,
+) -> tuple[int, int, dict[str, str]]:
     made, kept, failed = 0, 0, dict[str, str]()
     weights = {"encoder": source, "encoder_sha256": hash_weights(encoder, str(encoder.config))}
     if head is not None:

@@ -12,6 +12,7 @@ import platform
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from data.files import write_json, write_text
+from data.files import claim_folder, remove_leftovers, write_json, write_text
 from data.loading.loader import TrainLoader
 from launch.cluster.snapshot import describe_code
 from launch.config import load_config, to_yaml
@@ -39,7 +40,20 @@ HARMLESS = (
 HEARTBEAT = 5.0  # seconds
 
 
-def claim_folder(folder: Path, config: TrainConfig, loader: TrainLoader, step: int, ranks: int, clips: int) -> None:
+def hold_run(folder: Path, rank: int) -> AbstractContextManager[object]:
+    """Keep other runs out of a run directory while this one is in it; InUseError where another process trains there.
+
+    The first rank holds it for all of them, and what killed writers left there goes.
+    """
+    if rank:
+        return nullcontext()
+    lock = claim_folder(folder, "train", "choose another run.output")
+    for place in (folder, folder / "checkpoints", folder / "csv"):
+        remove_leftovers(place)
+    return lock
+
+
+def begin_run(folder: Path, config: TrainConfig, loader: TrainLoader, step: int, ranks: int, clips: int) -> None:
     """Write into the run directory what is about to happen there, `ranks` taking `clips` at once each.
 
     Raises ValueError where it holds a run with another config: what differs is named.

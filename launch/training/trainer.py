@@ -14,6 +14,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback
 
+from data.files import write_text
 from data.loading.loader import Batch, TrainLoader
 from launch.devices import find_accelerator, share_cores
 from launch.exchange.encoders import read_origin
@@ -33,7 +34,7 @@ from launch.training.preempt import Preemption
 from launch.training.progress import Progress
 from launch.training.randomness import seed_generators
 from launch.training.ranks import Ranks, Share, find_ranks, share_out
-from launch.training.rundir import Heartbeat, add_event, check_same, check_share, claim_folder, settle_precision
+from launch.training.rundir import Heartbeat, add_event, begin_run, check_same, check_share, hold_run, settle_precision
 from launch.training.signals import Interrupted
 from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import start_from
@@ -44,8 +45,14 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     """Run or continue a pretraining run; returns the trained module.
 
     Raises ValueError where run.output holds a run with another config, other data, or a checkpoint that does not fit;
-    Interrupted where a signal asked to stop, once the run is saved.
+    InUseError where another process trains there; Interrupted where a signal asked to stop, once the run is saved.
     """
+    with hold_run(Path(config.run.output), find_ranks(config.run).rank):
+        return train_held(config, callbacks)
+
+
+def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
+    """`train` for whoever holds the run directory."""
     config = settle_precision(config)
     folder, run = Path(config.run.output), config.run
     ranks = find_ranks(run)
@@ -67,7 +74,7 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     saver = Saver(folder, min(run.checkpoint_every, run.steps), run.keep, run.keep_every, loader)
     trainer = make_trainer(config, ranks, share, step, [saver, preemption, *(callbacks or [])])
     if trainer.is_global_zero:
-        claim_folder(folder, config, loader, step, ranks.world, share.clips)
+        begin_run(folder, config, loader, step, ranks.world, share.clips)
         if run.progress:
             print(describe(config, ranks.world, share, step))
     del stored  # a checkpoint that is held would keep its old file mapped
@@ -96,7 +103,7 @@ def finish(folder: Path, trainer: lightning.Trainer, number: int) -> None:
     if trainer.is_global_zero:
         add_event(folder, "interrupted" if stopped else "finished", step=step, signal=name)
         if stopped:
-            (folder / "unfinished").write_text(os.environ.get("SLURM_JOB_ID", "") + "\n")  # read by the job script
+            write_text(folder / "unfinished", os.environ.get("SLURM_JOB_ID", "") + "\n")  # read by the job script
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # all is written before the first process exits
         torch.distributed.destroy_process_group()
