@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -143,8 +143,7 @@ def extract_features(
         found.append([pool_tokens(features.float(), config.pool, head).cpu() for features in tokens])
     whole = [torch.cat(parts).contiguous() for parts in zip(*found, strict=True)]
     names = [f"layer_{layer % len(encoder.blocks)}" for layer in layers] if config.layers else ["features"]
-    shown = _shown_at(video.timing)
-    times = torch.from_numpy(shown[indices[:, [0, -1]]]).contiguous()
+    times = torch.from_numpy(video.timing.shown_at()[indices[:, [0, -1]]]).contiguous()
     return {**dict(zip(names, whole, strict=True)), "times": times, "frames": torch.from_numpy(indices)}
 
 
@@ -163,15 +162,12 @@ def plan_windows(timing: Timing, window: int, stride: int, step: int = 1, fps: f
     """
     if window < 1 or stride < 1:
         raise ValueError(f"window and stride must be at least 1, got {window} and {stride}")
-    shown = _shown_at(timing)
     if fps > 0:
-        length = max(1, int((shown[-1] + 1 / timing.fps) * fps + 1e-6))
-        moments = np.arange(max(length, window)) / fps
-        line = np.searchsorted(shown, moments + 1e-3 / timing.fps, side="right") - 1
+        length = max(1, int(timing.end() * fps + 1e-6))
+        line = timing.frames_at(np.arange(max(length, window)) / fps)
     else:
         length = -(-timing.frames // step)
-        line = np.arange(max(length, window)) * step
-    line = np.clip(line, 0, timing.frames - 1).astype(np.int64)
+        line = np.minimum(np.arange(max(length, window)) * step, timing.frames - 1).astype(np.int64)
     starts = list(range(0, length - window + 1, stride)) or [0]
     if starts[-1] + window < length:
         starts.append(length - window)
@@ -226,13 +222,6 @@ def _iterate_pixels(content: bytes) -> Iterator[tuple[int, Frames]]:
     with open_video(content) as container:
         for index, frame in enumerate(iterate_frames(container, find_stream(container))):
             yield index, to_pixels(frame)
-
-
-def _shown_at(timing: Timing) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Seconds at which every frame is shown, [F]."""
-    if timing.times is None:
-        return np.arange(timing.frames, dtype=np.float64) / timing.fps
-    return np.asarray(timing.times, dtype=np.float64)
 
 
 def _name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path, Source]:
