@@ -56,6 +56,8 @@ def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> R
                 "GPUs here; `python -m launch doctor` says more"
             )
         return Ranks(run.devices or there, 1, rank)
+    if started.starter == "torchrun":
+        _divide(started.world, int(environment["LOCAL_WORLD_SIZE"]), "torchrun")  # 4 and 2 are not twice 3
     devices = _divide(started.world, started.nodes, started.starter)
     found = Ranks(devices, started.nodes, started.number, started.starter)
     for name, wanted, there in (("devices", run.devices, found.devices), ("nodes", run.nodes, found.nodes)):

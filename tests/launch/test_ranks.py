@@ -51,6 +51,8 @@ def test_another_number_than_was_started_is_refused() -> None:
         find_ranks(RunConfig(nodes=2), {})
     with pytest.raises(ValueError, match="srun started 7 processes, not the same number on every node"):
         find_ranks(RunConfig(), {**SRUN, "SLURM_STEP_NUM_TASKS": "7"})
+    with pytest.raises(ValueError, match="torchrun started 6 processes, not the same number on every node"):
+        find_ranks(RunConfig(), {**TORCHRUN, "WORLD_SIZE": "6", "RANK": "1"})
 
 
 def test_from_a_shell_in_a_job_a_run_is_started_by_hand() -> None:
