@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.files import write_bytes
 from data.loading.remote import is_url, join_url, read_url
 
 NAME = "manifest.json"
@@ -91,7 +92,7 @@ class Manifest:
 
     def save(self, name: str = NAME) -> None:
         """Write `folder`/`name`; it is never visible half written."""
-        write_whole(Path(self.folder) / name, self.to_json())
+        write_bytes(Path(self.folder) / name, self.to_json())
 
 
 def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = False) -> Manifest:
@@ -124,16 +125,6 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
     if len(set(names)) != len(names):
         raise ValueError(f"{name}: a shard is listed twice")
     return manifest
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file which appears under its name only when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _parse_shard(content: dict[str, Any]) -> Shard:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +24,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from data.files import Lock, remove_leftovers, replacing, write_json
 from probes.extract import Block, Claim, Order, Progress, assemble, describe, make_blocks
 from probes.features import Features, Stored
-from probes.locks import Lock, try_lock, wait_lock
 from vjepa.formats.native import write_safetensors
 
 FORMAT = "video-features-1"
@@ -73,13 +72,13 @@ class FeatureCache:
                 f"give cache=off to encode the clips again in every epoch"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        with wait_lock(self.folder / "cache.lock"):
+        with Lock(self.folder / "cache.lock", wait=True):
             others = [one for one in self._list() if one[0].name not in wanted]
             excess = need + sum(size for _, size, _ in others) - self.limit
             for folder, size, _ in sorted(others, key=lambda other: other[2]):
                 if excess <= 0:
                     break
-                with try_lock(folder / LOCK) as lock:
+                with Lock(folder / LOCK) as lock:
                     if lock.held and lock.supported:
                         logger.warning("cache: %s is dropped, unused for longest", folder)
                         folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{os.getpid()}"))
@@ -143,9 +142,9 @@ class FeatureSet:
         about = self.folder / ABOUT
         if not about.is_file():
             content = {"bytes": self.bytes, "shards": len(self.ranges), **self.facts}
-            _write_text(about, json.dumps(content, indent=1) + "\n")
+            write_json(about, content)
         os.utime(about)
-        return try_lock(self.folder / LOCK, shared=True)
+        return Lock(self.folder / LOCK, shared=True)
 
     def path(self, number: int) -> Path:
         """File of a shard."""
@@ -157,12 +156,11 @@ class FeatureSet:
 
     def claim(self, number: int) -> Lock:
         """The right to make a shard; not held where somebody else has it, or has made it."""
-        lock = try_lock(self.folder / f"{number:06d}.lock")
+        lock = Lock(self.folder / f"{number:06d}.lock")
         if lock.held and self.path(number).is_file():
             lock.close()
         if lock.held and lock.supported:
-            for unfinished in self.folder.glob(f"{number:06d}.*.part"):  # of one that was killed
-                unfinished.unlink(missing_ok=True)
+            remove_leftovers(self.folder, self.path(number).name)
         return lock
 
     def open(self, order: Order, locks: list[Lock], progress: Progress | None = None) -> Features:
@@ -213,15 +211,11 @@ class FeatureSet:
             tensors["tokens"] = block.tokens
         facts = json.dumps({"keys": block.keys, "missing": block.missing})
         path = self.path(number)
-        unfinished = path.with_name(f"{path.stem}.{socket.gethostname()}.{os.getpid()}.part")
         try:
-            write_safetensors(tensors, unfinished, {"facts": facts, "checksum": _checksum(tensors, facts)})
+            with replacing(path) as part:
+                write_safetensors(tensors, part, {"facts": facts, "checksum": _checksum(tensors, facts)})
         except SafetensorError as error:
-            unfinished.unlink(missing_ok=True)
             raise OSError(f"{path} could not be written: {error}") from error
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
 
 
 def fill_sets(
@@ -279,9 +273,3 @@ def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
         state = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), state)
         state = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, state)
     return f"{state:08x}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)

@@ -16,6 +16,7 @@ from probes.heads import AttentiveHead, LinearHead
 from probes.kinds import HEADS, FitContext
 from probes.metrics import Score, ValueScore, score, score_values
 from probes.resume import Place
+from probes.tables import align_columns
 
 
 @dataclass(frozen=True)
@@ -240,12 +241,6 @@ def _check_labels(labels: Tensor, classes: Sequence[str], name: str) -> None:
 
 
 def _lay_out(rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], str]) -> str:
-    width = max(len(row) for row in rows)
-    sizes = [max(len(column), *(len(cells.get((row, column), "-")) for row in rows)) for column in columns]
-    sized = list(zip(columns, sizes, strict=True))
-    lines = [" " * width + "".join(f"  {column:>{size}}" for column, size in sized)]
-    lines += [
-        f"{row:<{width}}" + "".join(f"  {cells.get((row, column), '-'):>{size}}" for column, size in sized)
-        for row in rows
-    ]
-    return "\n".join(lines)
+    """Rows and columns by name, - where there is no cell."""
+    lines = [[row, *(cells.get((row, column), "-") for column in columns)] for row in rows]
+    return align_columns([["", *columns], *lines])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.files import replacing
 from probes.choose import hold_out
 from probes.features import Features
 from probes.heads import AttentiveHead
@@ -154,6 +155,5 @@ def _resume(file: Path | None, stack: Stack, generator: torch.Generator) -> int:
 
 def _save(state: dict[str, Any], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(file)
+    with replacing(file) as part:
+        torch.save(state, part)

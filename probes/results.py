@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from data.files import replacing, write_json
 from probes.evaluate import Result
 
 FORMAT = "vjepa-probe-2"
@@ -62,11 +63,8 @@ def write_results(
         "results": [result.as_dict() for result in results],
         "config": dict(config),
     }
-    path = folder / NAME
-    temporary = path.with_name(f".{NAME}.tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    temporary.replace(path)
-    return path
+    write_json(folder / NAME, document)
+    return folder / NAME
 
 
 def read_results(path: str | Path) -> Document:
@@ -122,8 +120,7 @@ def read_predictions(document: Document) -> dict[tuple[str, str], Predictions]:
 
 
 def _write_predictions(path: Path, results: Sequence[Result], classes: Sequence[str]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for result in results:
@@ -132,7 +129,6 @@ def _write_predictions(path: Path, results: Sequence[Result], classes: Sequence[
             truths = [classes[label] for label in answers.labels.tolist()] if classes else answers.labels.tolist()
             for key, truth, line in zip(answers.keys, truths, lines, strict=True):
                 writer.writerow([result.features, result.head, key, truth, *line])
-    temporary.replace(path)
 
 
 def _say_classes(said: Tensor, labels: Tensor, classes: Sequence[str]) -> list[list[Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from data.files import replacing
 from probes.features import Features
 from probes.heads import AttentiveHead, LinearHead
 from probes.linear import Fitted
@@ -43,9 +44,8 @@ class Place:
             return _read(torch.load(file, weights_only=True))
         fitted = work(half)
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        torch.save(_plain(fitted), temporary)
-        temporary.replace(file)
+        with replacing(file) as part:
+            torch.save(_plain(fitted), part)
         shutil.rmtree(half, ignore_errors=True)
         return fitted
 

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from data.files import write_bytes, write_json
 from data.generated.ground import draw_ground, shift_ground
 from data.generated.painting import EXTENT, Floats, Poses, draw_look, paint_sprite, unpack_pixels
 
@@ -148,9 +148,7 @@ def _write_video(job: tuple[Path, int, int, SyntheticConfig]) -> None:
     buffer = io.BytesIO()
     encode_clip(render_clip(index % len(CLASSES), clip_seed, config), buffer, config.fps, config.crf)
     path = _path_of(folder, index)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    unfinished.write_bytes(buffer.getvalue())
-    unfinished.replace(path)
+    write_bytes(path, buffer.getvalue())
 
 
 def _path_of(folder: Path, index: int) -> Path:
@@ -172,7 +170,7 @@ def _claim_folder(folder: Path, clips: int, seed: int, config: SyntheticConfig) 
         raise ValueError(f"{folder} holds {surplus} clips beyond the {clips} asked for; ask for more or delete them")
     for name in CLASSES:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(wanted, indent=1) + "\n")
+    write_json(note, wanted)
 
 
 def _draw_motion(name: str, random: np.random.Generator, config: SyntheticConfig) -> Floats:

@@ -28,6 +28,23 @@ class Timing:
         if self.times is not None and len(self.times) != self.frames:
             raise ValueError(f"a video of {self.frames} frames has {len(self.times)} time stamps")
 
+    def shown_at(self) -> NDArray[np.float64]:
+        """Seconds at which every frame is shown, [F]; the first one's are 0 in a video of even rate."""
+        if self.times is None:
+            return np.arange(self.frames, dtype=np.float64) / self.fps
+        return np.asarray(self.times, dtype=np.float64)
+
+    def end(self) -> float:
+        """Seconds at which the last frame was shown for the mean time of a frame."""
+        last = (self.frames - 1) / self.fps if self.times is None else float(self.times[-1])
+        return last + 1 / self.fps
+
+    def frames_at(self, moments: NDArray[np.float64]) -> Indices:
+        """The frames shown at these seconds [T]; the first one before it, the last one after it."""
+        tolerance = 1e-3 / self.fps  # time stamps are rounded to a clock's ticks
+        indices = np.searchsorted(self.shown_at(), moments + tolerance, side="right") - 1
+        return np.clip(indices, 0, self.frames - 1).astype(np.int64)
+
 
 def choose_frames(timing: Timing, count: int, stride: int, fps: float, where: float) -> Indices:
     """`count` indices; `where` in [0, 1] places the clip between the earliest and the latest start."""
@@ -44,13 +61,5 @@ def segment_places(segments: int) -> list[float]:
 
 
 def _by_time(timing: Timing, count: int, fps: float, where: float) -> Indices:
-    if timing.times is None:
-        shown = np.arange(timing.frames) / timing.fps
-    else:
-        shown = np.asarray(timing.times, dtype=np.float64)
-    span = (count - 1) / fps
-    room = max(float(shown[-1]) + 1 / timing.fps - span, 0.0)
-    moments = min(where, 1 - 1e-9) * room + np.arange(count) / fps
-    tolerance = 1e-3 / timing.fps  # time stamps are rounded to a clock's ticks
-    indices = np.searchsorted(shown, moments + tolerance, side="right") - 1
-    return np.clip(indices, 0, timing.frames - 1).astype(np.int64)
+    room = max(timing.end() - (count - 1) / fps, 0.0)
+    return timing.frames_at(min(where, 1 - 1e-9) * room + np.arange(count) / fps)

@@ -9,7 +9,6 @@ name, or else /name is put at its end. Commands run only where `allow_pipe` says
 them.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -21,11 +20,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
+
+from data.files import Lock, remove_leftovers, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +75,12 @@ class Cache:
         folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(f"{url}\n{size}\n{sha256}".encode()).hexdigest()[:40]
         path = folder / f"{name}.shard"
-        with _lock(folder / f"{name}.lock"):
+        with Lock(folder / f"{name}.lock", wait=True):
             if not path.is_file():
+                remove_leftovers(folder, path.name)
                 self._make_room(folder, size)
-                _download(url, folder / f"{name}.part", size, sha256)
-                os.replace(folder / f"{name}.part", path)
+                with replacing(path) as part:
+                    _download(url, part, size, sha256)
             os.utime(path)
         return path
 
@@ -110,19 +111,14 @@ def hash_file(path: Path) -> str:
 
 
 def _download(url: str, path: Path, size: int, sha256: str) -> None:
-    path.unlink(missing_ok=True)
-    try:
-        with open(path, "wb") as file:
-            for block in _stream(url, size):
-                file.write(block)
-        found = path.stat().st_size
-        if found != size:
-            raise OSError(f"{url}: {found} bytes, the manifest says {size}; the shard is damaged, upload it again")
-        if sha256 and hash_file(path) != sha256:
-            raise OSError(f"{url}: the content is not what the manifest says (sha256); upload the shard again")
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    with open(path, "wb") as file:
+        for block in _stream(url, size):
+            file.write(block)
+    found = path.stat().st_size
+    if found != size:
+        raise OSError(f"{url}: {found} bytes, the manifest says {size}; the shard is damaged, upload it again")
+    if sha256 and hash_file(path) != sha256:
+        raise OSError(f"{url}: the content is not what the manifest says (sha256); upload the shard again")
 
 
 def _stream(url: str, size: int) -> Iterator[bytes]:
@@ -213,10 +209,3 @@ def _skip(answer: "urllib.response.addinfourl | IO[bytes]", count: int) -> None:
         if not block:
             raise OSError("the file is shorter than it was")
         count -= len(block)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

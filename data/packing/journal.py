@@ -1,6 +1,5 @@
 """How far packing has come: one small file for every whole shard, so that a killed run goes on after the last one."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from data.manifest import Rejection, Shard, write_whole
+from data.files import InUseError, Lock, describe_holder, remove_leftovers, write_json
+from data.manifest import Rejection, Shard
 
 
 @dataclass
@@ -65,12 +65,11 @@ class Journal:
 
     def __enter__(self) -> "Journal":
         self.folder.mkdir(exist_ok=True)
-        self._lock = open(self.folder / "lock", "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        self._lock = Lock(self.folder / "lock")
+        if not self._lock.held:
+            holder = describe_holder(self._lock.holder())
             self._lock.close()
-            raise OSError(f"{self.folder.parent}: another pack is writing here; wait for it or stop it") from error
+            raise InUseError(f"{self.folder.parent}: another pack is writing here ({holder}); wait for it or stop it")
         self._begin()
         return self
 
@@ -89,7 +88,7 @@ class Journal:
             "totals": self.totals.to_dict(),
             "rejected": [asdict(rejection) for rejection in self.rejected],
         }
-        write_whole(self.folder / f"{len(self.shards) - 1:06d}.json", json.dumps(content).encode())
+        write_json(self.folder / f"{len(self.shards) - 1:06d}.json", content, indent=None)
 
     def remove(self) -> None:
         """The work is done."""
@@ -98,15 +97,16 @@ class Journal:
     def _begin(self) -> None:
         plan = self.folder / "plan.json"
         if not plan.is_file():
-            write_whole(plan, json.dumps(self.made).encode())
+            write_json(plan, self.made, indent=None)
         elif json.loads(plan.read_bytes()) != self.made:
             raise ValueError(
                 f"{self.folder.parent}: an unfinished packing with other sources or options lies here; "
                 "repeat its command to finish it, or delete the folder to begin anew"
             )
-        for leftover in self.folder.parent.glob(".shard*.tmp"):
-            if self.folder.name.removeprefix(".pack") in leftover.name:
-                leftover.unlink()
+        ending = self.folder.name.removeprefix(".pack")
+        for pattern in (f"shard{ending}-[0-9]*", f"manifest{ending}.json"):
+            remove_leftovers(self.folder.parent, pattern)
+        remove_leftovers(self.folder)
         while (path := self.folder / f"{len(self.shards):06d}.json").is_file():
             content = json.loads(path.read_bytes())
             shard = Shard(**content["shard"])

@@ -5,13 +5,13 @@ webdataset's TarWriter lays out the members; owner and time are fixed, so equal 
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import webdataset
 
+from data.files import name_part, publish
 from data.manifest import Shard
 from data.packing.examine import Packed
 
@@ -22,8 +22,8 @@ class ShardFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.samples = 0
-        self._temporary = path.with_name(f".{path.name}.tmp")
-        self._file = _HashingFile(self._temporary)
+        self._part = name_part(path)
+        self._file = _HashingFile(self._part)
         self._tar: Any = webdataset.TarWriter(self._file, encoder=False, mtime=0.0)
 
     @property
@@ -50,14 +50,14 @@ class ShardFile:
         try:
             self._tar.close()
             self._file.finish()
+            publish(self._part, self.path)
         except OSError as error:
             raise self._explain(error) from error
-        os.replace(self._temporary, self.path)
         return Shard(self.path.name, self.samples, self._file.size, self._file.sha256.hexdigest())
 
     def _explain(self, error: OSError) -> OSError:
         self._file.abandon()
-        self._temporary.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
         return OSError(
             f"{self.path}: the shard cannot be written ({error.strerror or error}); make room or mend the disk, "
             "then run the same command again: it goes on after the last whole shard"
@@ -87,6 +87,4 @@ class _HashingFile:
             self._file.close()
 
     def finish(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()

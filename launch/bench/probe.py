@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from launch.probing.probe import OFF, ProbeConfig, Rank, check_classes, collect, plan
+from launch.probing.probe import OFF, ProbeConfig, check_classes, collect, plan
 from launch.probing.subjects import read_subject
+from launch.ranks import Rank
 from probes.evaluate import HeadsConfig, evaluate
 from probes.features import Features
 from probes.kinds import HEADS

@@ -10,6 +10,7 @@ import torch
 from launch.bench.step import OurStep, StepBench, find_device
 from launch.meter import available_gib, release
 from launch.training.config import TrainConfig
+from probes.tables import align_columns
 from vjepa.precision import Precision, choose_precision
 
 VARIED = ("precision", "compile", "checkpoint")
@@ -116,9 +117,7 @@ def render(points: Sequence[Point]) -> str:
     """An aligned table; the fastest point is marked."""
     best = fastest(points)
     rows = [HEADS, *(cells(point, point is best) for point in points)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)) for row in rows]
-    return "\n".join(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines, rows, strict=True))
+    return align_columns(rows, left=(len(HEADS) - 1,))
 
 
 def fastest(points: Sequence[Point]) -> Point | None:

@@ -1,11 +1,14 @@
 """A copy of the code beside the run that uses it, so that a later edit cannot change a job that waits in the queue."""
 
+import errno
 import hashlib
 import json
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from data.files import replacing
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("vjepa", "data", "probes", "launch")
@@ -31,14 +34,17 @@ def take_snapshot(folder: Path) -> Path:
     target = folder / "code" / digest()
     if target.is_dir():
         return target
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for file in _files():
-        copy = partial / file.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-    (partial / NAME).write_text(json.dumps(describe_code()) + "\n")
-    partial.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(target) as part:
+            for file in _files():
+                copy = part / file.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            (part / NAME).write_text(json.dumps(describe_code()) + "\n")
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # somebody else has made the same copy meanwhile
+            raise
     return target
 
 

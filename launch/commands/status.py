@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from launch.cluster.status import COLUMNS, read_status
+from probes.tables import align_columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print the table. FileNotFoundError for a folder that is no run."""
     found = [read_status(Path(name)) for name in arguments.runs]
-    rows = [COLUMNS, *(status.cells for status in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(align_columns([COLUMNS, *(status.cells for status in found)], left=range(len(COLUMNS))))
     for name, status in zip(arguments.runs, found, strict=True):
         if status.note:
             print(f"\n{name}: {status.note}")

@@ -16,7 +16,8 @@ from launch.training.budget import within_budget
 from launch.training.config import TrainConfig
 from launch.training.logs import keep_output
 from launch.training.ranks import find_ranks
-from launch.training.trainer import train
+from launch.training.rundir import hold_run
+from launch.training.trainer import train, train_held
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     if config is None:
         return
     ranks = find_ranks(config.run)
-    config = within_budget(train, config, ranks.world)
-    with keep_output(Path(config.run.output), ranks.rank):
-        train(config)
+    folder = Path(config.run.output)
+    with hold_run(folder, ranks.rank):  # before anything is written there or a step is measured
+        config = within_budget(train, config, ranks.world)
+        with keep_output(folder, ranks.rank):
+            train_held(config)

@@ -8,6 +8,7 @@ from launch.exchange.encoders import Origin
 from launch.exchange.formats import FORMATS
 from launch.exchange.round_trip import count_parameters
 from probes.results import read_results
+from probes.tables import to_markdown
 
 PICTURE = "features.png"
 
@@ -102,15 +103,15 @@ def _results(path: str) -> str:
         return ""
     document = read_results(path)
     measure = "top-1 %" if document.classes else "mean absolute error"
-    lines = [f"| features | head | {measure} | 95 % interval | clips |", "| --- | --- | --- | --- | --- |"]
+    rows = [["features", "head", measure, "95 % interval", "clips"]]
     for row in document.rows:
         if document.classes:
-            scores = f"{100 * row['top1']:.1f} | {100 * row['low']:.1f} to {100 * row['high']:.1f} | {row['samples']}"
+            scores = [f"{100 * row['top1']:.1f}", f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"]
         else:
             low, high = row["bootstrap"]["mae"]
-            scores = f"{row['mae']:.4g} | {low:.4g} to {high:.4g} | {row['samples']}"
-        lines.append(f"| {row['features']} | {row['head']} | {scores} |")
-    return "## Probes on frozen features\n\n" + "\n".join(lines)
+            scores = [f"{row['mae']:.4g}", f"{low:.4g} to {high:.4g}"]
+        rows.append([row["features"], row["head"], *scores, str(row["samples"])])
+    return "## Probes on frozen features\n\n" + "\n".join(to_markdown(rows))
 
 
 def _has_predictor(folder: Path, kind: str, origin: Origin) -> bool:

@@ -1,12 +1,11 @@
 """Features of videos of any length, with a window that slides over them."""
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from data.decode import (
     probe_video,
     to_pixels,
 )
+from data.files import claim_folder, remove_leftovers, replacing
 from data.loading.augment import crop_resize, square_boxes
 from data.loading.clips import Indices, Timing, choose_frames
 from data.packing.sources import Source, list_sources
@@ -80,9 +80,25 @@ def extract_videos(
 ) -> tuple[int, int, dict[str, str]]:
     """One file a video into `output`; returns how many were made, how many were there, and why others were not.
 
-    Raises ValueError where two videos would get one file, or a file made in another way is in the place.
+    Raises ValueError where two videos would get one file, or a file made in another way is in the place; InUseError
+    where another process writes features into `output`.
     """
     targets = _name_targets(videos, output, f".{to}")
+    with claim_folder(output, "features", "give another --output"):
+        for folder in {target.parent for target in targets}:
+            remove_leftovers(folder)
+        return _extract_targets(targets, encoder, config, source, overwrite, head, to)
+
+
+def _extract_targets(
+    targets: Mapping[Path, Source],
+    encoder: Encoder,
+    config: WindowConfig,
+    source: str,
+    overwrite: bool,
+    head: AttentiveHead | None,
+    to: ArrayFormat,
+) -> tuple[int, int, dict[str, str]]:
     made, kept, failed = 0, 0, dict[str, str]()
     weights = {"encoder": source, "encoder_sha256": hash_weights(encoder, str(encoder.config))}
     if head is not None:
@@ -99,9 +115,8 @@ def extract_videos(
             failed[entry.path] = str(error)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"{target.name}.part")
-        write_arrays(found, unfinished, metadata, to)
-        os.replace(unfinished, target)
+        with replacing(target) as part:
+            write_arrays(found, part, metadata, to)
         made += 1
     return made, kept, failed
 
@@ -128,8 +143,7 @@ def extract_features(
         found.append([pool_tokens(features.float(), config.pool, head).cpu() for features in tokens])
     whole = [torch.cat(parts).contiguous() for parts in zip(*found, strict=True)]
     names = [f"layer_{layer % len(encoder.blocks)}" for layer in layers] if config.layers else ["features"]
-    shown = _shown_at(video.timing)
-    times = torch.from_numpy(shown[indices[:, [0, -1]]]).contiguous()
+    times = torch.from_numpy(video.timing.shown_at()[indices[:, [0, -1]]]).contiguous()
     return {**dict(zip(names, whole, strict=True)), "times": times, "frames": torch.from_numpy(indices)}
 
 
@@ -148,15 +162,12 @@ def plan_windows(timing: Timing, window: int, stride: int, step: int = 1, fps: f
     """
     if window < 1 or stride < 1:
         raise ValueError(f"window and stride must be at least 1, got {window} and {stride}")
-    shown = _shown_at(timing)
     if fps > 0:
-        length = max(1, int((shown[-1] + 1 / timing.fps) * fps + 1e-6))
-        moments = np.arange(max(length, window)) / fps
-        line = np.searchsorted(shown, moments + 1e-3 / timing.fps, side="right") - 1
+        length = max(1, int(timing.end() * fps + 1e-6))
+        line = timing.frames_at(np.arange(max(length, window)) / fps)
     else:
         length = -(-timing.frames // step)
-        line = np.arange(max(length, window)) * step
-    line = np.clip(line, 0, timing.frames - 1).astype(np.int64)
+        line = np.minimum(np.arange(max(length, window)) * step, timing.frames - 1).astype(np.int64)
     starts = list(range(0, length - window + 1, stride)) or [0]
     if starts[-1] + window < length:
         starts.append(length - window)
@@ -211,13 +222,6 @@ def _iterate_pixels(content: bytes) -> Iterator[tuple[int, Frames]]:
     with open_video(content) as container:
         for index, frame in enumerate(iterate_frames(container, find_stream(container))):
             yield index, to_pixels(frame)
-
-
-def _shown_at(timing: Timing) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Seconds at which every frame is shown, [F]."""
-    if timing.times is None:
-        return np.arange(timing.frames, dtype=np.float64) / timing.fps
-    return np.asarray(timing.times, dtype=np.float64)
 
 
 def _name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path, Source]:

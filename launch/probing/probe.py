@@ -1,33 +1,42 @@
 """A probe of a frozen encoder: features of two labelled sets, heads on them, results and report."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from data.files import claim_folder, remove_leftovers
 from data.loading.loader import DataConfig, EvalLoader, Views
 from data.parallel import count_cores
+from launch.devices import share_cores
 from launch.exchange.encoders import Weights, hash_weights
 from launch.probing.subjects import TIMM, Subject, read_subject
+from launch.ranks import Rank, find_rank
 from launch.reports.probe_page import clips_of, write_probe_report, write_scalars
-from launch.training.trainer import share_cores
 from probes.cache import FeatureCache
 from probes.evaluate import HeadsConfig, Result, evaluate
 from probes.extract import Order, Progress, extract, stream
 from probes.extractors import Extractor, FirstFrame, Pixels, choose_layers
 from probes.features import Features
 from probes.kinds import HEADS
-from probes.results import write_results
+from probes.results import NAME, read_results, write_results
 from probes.saved import save_heads
 from probes.targets import read_targets, with_targets
 from vjepa.precision import Precision
 
 MEMORY, OFF = "memory", "off"
 BASELINES = ("random", "pixels", "first_frame")
+REPEATABLE = (
+    "output", "batch", "cache", "cache_gb", "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb",
+    "data.allow_pipe",
+)  # fmt: skip  # settings that results do not depend on
 
 
 @dataclass(frozen=True)
@@ -64,24 +73,27 @@ class ProbeConfig:
             object.__setattr__(self, "cache", OFF)
 
 
-@dataclass(frozen=True)
-class Rank:
-    """Which of the processes of a probe this is."""
-
-    number: int = 0
-    world: int = 1
-    local: int = 0  # on its machine
-
-
 def probe(config: ProbeConfig) -> list[Result]:
-    """Evaluate the encoder and its baselines; writes results and heads. ValueError where a key is missing.
+    """Evaluate the encoder and its baselines; writes results and heads.
 
-    Of several processes only the first one has results, the others encode for it.
+    Of several processes only the first one has results, the others encode for it. Raises ValueError where a key is
+    missing, or `output` holds the results of another probe; InUseError where another process probes into it.
     """
     for name in ("encoder", "train", "test"):
         if not getattr(config, name):
             raise ValueError(f"{name} is required: give {name}=... on the command line or in the file")
     rank = find_rank()
+    if rank.number:
+        return measure(config, rank)
+    folder = Path(config.output)
+    with claim_folder(folder, "probe", "give another output=FOLDER"):
+        remove_leftovers(folder)
+        check_output(config)
+        return measure(config, rank)
+
+
+def measure(config: ProbeConfig, rank: Rank) -> list[Result]:
+    """`probe` for whoever holds the output folder, or a rank that helps."""
     subject = read_subject(config.encoder, config.weights, config.heads.seed, config.crop)
     orders = plan(subject, config, rank)
     classes = check_classes(config, orders)
@@ -103,6 +115,41 @@ def probe(config: ProbeConfig) -> list[Result]:
     write(config, results, classes, subject, orders[1].loader)
     shutil.rmtree(unfinished, ignore_errors=True)  # that of earlier, other settings as well
     return results
+
+
+def check_output(config: ProbeConfig) -> None:
+    """Raise ValueError where `output` holds the results of another probe: they are not replaced unasked."""
+    folder = Path(config.output)
+    if not (folder / NAME).is_file():
+        return
+    advice = f"give another output=..., such as output={name_free(folder)}, or delete {folder / NAME}"
+    try:
+        before = read_results(folder).config
+    except ValueError as error:
+        raise ValueError(f"{error}. It is not replaced: {advice}") from error
+    changed = describe_changes(before, json.loads(json.dumps(asdict(config))))
+    if changed:
+        more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+        raise ValueError(
+            f"{folder} holds the results of another probe; it differs in {'; '.join(changed[:6])}{more}: {advice}"
+        )
+
+
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Settings that decide the results and differ between two configs, in words."""
+    words = []
+    for name in {**before, **now}:
+        key, old, new = prefix + name, before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            words += describe_changes(old, new, f"{key}.")
+        elif old != new and key not in REPEATABLE:
+            words.append(f"{key}: {new} (was {old})")
+    return words
+
+
+def name_free(folder: Path) -> Path:
+    """A name like the folder's that is not taken."""
+    return next(name for name in (folder.with_name(f"{folder.name}-{i}") for i in count(2)) if not name.exists())
 
 
 def plan(subject: Subject, config: ProbeConfig, rank: Rank) -> list[Order]:
@@ -190,13 +237,3 @@ def write(
     save_heads(trained, folder, classes, source, digest)
     write_scalars(folder, results)
     write_probe_report(folder, clips_of(loader))
-
-
-def find_rank(environment: Mapping[str, str] = os.environ) -> Rank:
-    """This process among those that torchrun or srun started."""
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        return Rank(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", 0)))
-    if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
-        number, local = int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"])
-        return Rank(number, int(environment["SLURM_STEP_NUM_TASKS"]), local)
-    return Rank()

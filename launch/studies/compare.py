@@ -9,6 +9,7 @@ import numpy as np
 
 from probes.results import Document, Predictions, read_predictions
 from probes.significance import Difference, compare_errors, compare_hits, correct_holm
+from probes.tables import align_columns
 
 LEVEL = 0.05
 
@@ -117,7 +118,7 @@ def lay_out_scores(entries: Sequence[Entry]) -> str:
                 low, high = row["bootstrap"][name]
                 cells.append(f"{row[name]:.4g} ({low:.4g} to {high:.4g})")
         rows.append(cells)
-    return _align(rows, left=3)
+    return align_columns(rows, left=range(3))
 
 
 def lay_out_pairs(pairs: Sequence[Pair]) -> str:
@@ -148,7 +149,7 @@ def lay_out_pairs(pairs: Sequence[Pair]) -> str:
             ]
         )
     note = f"Significant: p under {LEVEL} after Holm's correction for {len(pairs)} comparisons."
-    return f"{_align(rows, left=3)}\n{note}"
+    return f"{align_columns(rows, left=range(3))}\n{note}"
 
 
 def _percent(value: float, interval: Sequence[float]) -> str:
@@ -157,18 +158,6 @@ def _percent(value: float, interval: Sequence[float]) -> str:
 
 def _show_p(value: float) -> str:
     return f"{value:.4f}" if value >= 1e-4 else f"{value:.0e}"
-
-
-def _align(rows: Sequence[Sequence[str]], left: int) -> str:
-    """Rows of cells as text in columns, the first `left` of them flush left."""
-    sizes = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            f"{cell:<{size}}" if column < left else f"{cell:>{size}}"
-            for column, (cell, size) in enumerate(zip(row, sizes, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _name_apart(folders: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from data.files import write_json
 from data.loading.loader import EvalLoader
 from launch.config import load_config
 from launch.probing.probe import ProbeConfig, probe
@@ -153,9 +154,7 @@ def choose_steps(config: StudyConfig, folder: Path) -> dict[str, dict[str, int]]
     missing = {name: choice for name, choice in config.choices.items() if name not in known["seconds"]}
     if missing:
         known["seconds"] |= measure_steps(config, missing, folder / "measured")
-        partial = path.with_name(".steps.json.partial")
-        partial.write_text(json.dumps(known, indent=1) + "\n")
-        partial.replace(path)
+        write_json(path, known)
     steps = {}
     for name, choice in config.choices.items():
         seconds = known["seconds"][name]
@@ -197,7 +196,7 @@ def measure(config: StudyConfig, place: Path, seed: int, baselines: bool) -> Non
     """Probe one run on every set, and read its gauges; what is there is not made again."""
     if not (place / "gauges.json").is_file():
         gauges = read_gauges(load_module(place / "run"), config)
-        (place / "gauges.json").write_text(json.dumps(gauges, indent=1) + "\n")
+        write_json(place / "gauges.json", gauges)
     for name, subject in {"": Transfer(config.train, config.test), **config.transfer}.items():
         output = place / (f"probe-{name}" if name else "probe")
         if not (output / "results.json").is_file():

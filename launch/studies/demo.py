@@ -28,6 +28,7 @@ from launch.reports.pictures import (
 )
 from launch.training.budget import measure_step
 from launch.training.config import TrainConfig
+from launch.training.rundir import hold_run
 from launch.training.trainer import train
 from probes.evaluate import Result
 from vjepa.formats.native import load_encoder
@@ -77,7 +78,8 @@ def choose_steps(config: TrainConfig, minutes: float) -> int:
 
 def pretrain(config: TrainConfig) -> float:
     """Train into an emptied run directory: a demo's run is short and its length depends on the machine. Seconds."""
-    shutil.rmtree(config.run.output, ignore_errors=True)
+    with hold_run(Path(config.run.output), rank=0):
+        shutil.rmtree(config.run.output, ignore_errors=True)
     begun = time.monotonic()
     train(config)
     return time.monotonic() - begun

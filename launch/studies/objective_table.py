@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from probes.results import read_results
+from probes.tables import to_markdown
 
 FEW, TRANSFER = " of labels", ": "  # in the name of a column
 DIVERGED = "diverged.txt"  # in the folder of a run that ended so
@@ -113,18 +114,15 @@ def draw_figure(rows: Sequence[Row], path: Path) -> None:
 
 def _table(rows: Sequence[Row], heads: Sequence[str], gauges: bool = False) -> list[str]:
     shown = list(dict.fromkeys(gauge for row in rows for gauge in row.gauges)) if gauges else []
-    lines = [
-        "| " + " | ".join(["choice", "steps", *heads, *shown]) + " |",
-        "| --- " * (2 + len(heads) + len(shown)) + "|",
-    ]
+    lines = [["choice", "steps", *heads, *shown]]
     for row in rows:
         steps = f"{row.teacher_steps} + {row.steps}" if row.teacher_steps else str(row.steps or "-")
         if row.diverged:
             steps += f", {row.diverged} diverged"
         cells = [_spread(row.top1.get(column, []), 100) for column in heads]
         cells += [_spread(row.gauges.get(gauge, []), 1) for gauge in shown]
-        lines.append("| " + " | ".join([row.name, steps, *cells]) + " |")
-    return lines
+        lines.append([row.name, steps, *cells])
+    return to_markdown(lines)
 
 
 def _add(top1: dict[str, list[float]], found: Mapping[str, Any], subject: str) -> None:

@@ -5,7 +5,6 @@ found by the checksums inside it, which `torch.load` does not look at.
 """
 
 import logging
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,9 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from data.files import remove_leftovers, replacing
 from data.loading.loader import TrainLoader
+from launch.training.lightning import forget_batches
 from launch.training.randomness import gather_random_states, set_random_state
 from vjepa.config import JepaConfig
 from vjepa.jepa import JEPA, convert_weights
@@ -145,17 +146,8 @@ class WholeFiles(TorchCheckpointIO):
         """Write a checkpoint; under `path` there is the old file, or none, until all of the new one is on disk."""
         whole = Path(path)
         whole.parent.mkdir(parents=True, exist_ok=True)
-        partial = whole.with_name(f".{whole.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, whole)
-        folder = os.open(whole.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with replacing(whole) as part:
+            torch.save(checkpoint, part)
 
 
 class Saver(Checkpoint):
@@ -204,8 +196,7 @@ class Saver(Checkpoint):
         for number, (step, path) in enumerate(list_checkpoints(self.folder).items()):
             if number >= self.keep and not (self.keep_every and step % self.keep_every == 0):
                 path.unlink()
-        for path in (self.folder / "checkpoints").glob(".step-*.partial"):
-            path.unlink()
+        remove_leftovers(self.folder / "checkpoints")
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -214,10 +205,7 @@ class Saver(Checkpoint):
         assert isinstance(module, JEPA)
         checkpoint["data"] = {**self.loader.state_dict(), "position": module.position}
         checkpoint["random"] = gather_random_states()
-        loop = checkpoint["loops"]["fit_loop"]
-        loop["epoch_loop.batch_progress"] = _zeroed(loop["epoch_loop.batch_progress"])
-        loop["epoch_progress"] = _zeroed(loop["epoch_progress"])
-        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+        forget_batches(checkpoint, trainer.global_step)
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -237,10 +225,3 @@ def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Pa
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ValueError(f"{path} does not fit the config, {what}: {'; '.join(faults[:3])}{more}")
-
-
-def _zeroed(progress: Any) -> Any:
-    """Lightning's nested counts, all at zero."""
-    if isinstance(progress, dict):
-        return {name: _zeroed(value) for name, value in progress.items()}
-    return progress if isinstance(progress, bool) else 0

@@ -5,7 +5,6 @@ TensorBoard is told to forget them; before a checkpoint is written both are on d
 """
 
 import csv
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
+
+from data.files import replacing, sync
 
 
 class Table(Logger):
@@ -55,8 +56,7 @@ class Table(Logger):
         """Write the row and see all of them on disk."""
         self._append()
         if self.path.is_file():
-            with self.path.open("a") as file:
-                os.fsync(file.fileno())
+            sync(self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -92,14 +92,10 @@ class Table(Logger):
         return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        whole = self.path.with_suffix(".csv.tmp")
-        with whole.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns or ["step"])
             writer.writeheader()
             writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(whole, self.path)
 
 
 class Board(TensorBoardLogger):

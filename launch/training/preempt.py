@@ -61,23 +61,3 @@ class Preemption(Callback):
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: Any) -> None:
         """Ctrl-C ends the process again."""
         signals.stop_watching_interrupts()
-
-
-def leave_signals_alone(trainer: lightning.Trainer) -> None:
-    """Keep Lightning from answering signals.
-
-    Its handler for SIGTERM waits for the other ranks inside the handler and ends the run without saving; and before
-    every batch of several ranks it waits for the device to hear whether rank 0 had a SIGTERM.
-    """
-    trainer._signal_connector = _Deaf()  # type: ignore[assignment]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-
-
-class _Deaf:
-    """In the place of Lightning's signal connector."""
-
-    received_sigterm = False
-
-    def register_signal_handlers(self) -> None: ...
-
-    def teardown(self) -> None: ...

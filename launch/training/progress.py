@@ -13,7 +13,8 @@ import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
-from launch.training.watchers.board import find_callback, is_logging
+from launch.training.lightning import find_callback
+from launch.training.watchers.board import is_logging
 from launch.training.watchers.speed import Speed
 
 QUIET = 30.0  # seconds between two lines, where there is no terminal

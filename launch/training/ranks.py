@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
+from launch.devices import count_devices, find_accelerator
+from launch.ranks import find_rank
 from launch.training.config import RunConfig
 
 
@@ -41,8 +41,8 @@ def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> R
 
     Raises ValueError where run.devices or run.nodes says something else than who started them.
     """
-    found = _started_by_srun(environment) or _started_by_torchrun(environment)
-    if found is None:
+    started = find_rank(environment)
+    if started.starter not in ("torchrun", "srun"):  # Lightning starts the others itself
         if run.nodes > 1:
             raise ValueError(
                 f"run.nodes={run.nodes}: several nodes need `python -m launch submit`, srun, or torchrun on each of "
@@ -56,6 +56,10 @@ def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> R
                 "GPUs here; `python -m launch doctor` says more"
             )
         return Ranks(run.devices or there, 1, rank)
+    if started.starter == "torchrun":
+        _divide(started.world, int(environment["LOCAL_WORLD_SIZE"]), "torchrun")  # 4 and 2 are not twice 3
+    devices = _divide(started.world, started.nodes, started.starter)
+    found = Ranks(devices, started.nodes, started.number, started.starter)
     for name, wanted, there in (("devices", run.devices, found.devices), ("nodes", run.nodes, found.nodes)):
         if wanted and wanted != there:
             raise ValueError(f"run.{name}={wanted}, but {found.starter} started {there}; leave run.{name} out")
@@ -85,33 +89,6 @@ def share_out(run: RunConfig, world: int) -> Share:
 def share_of_device(run: RunConfig) -> Share:
     """What one device takes of run.batch; run.devices and run.nodes count as one where they are not given."""
     return share_out(run, max(1, run.devices) * max(1, run.nodes))
-
-
-def find_accelerator(wanted: str) -> str:
-    """`auto` is a GPU where there is one."""
-    return ("gpu" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-
-
-def count_devices(accelerator: str) -> int:
-    """Devices of this machine; a CPU is one."""
-    return torch.cuda.device_count() if find_accelerator(accelerator) == "gpu" else 1
-
-
-def _started_by_srun(environment: Mapping[str, str]) -> Ranks | None:
-    """SLURM_STEP_ID is there in what srun starts, not in the batch script around it; a shell starts by hand."""
-    if environment.get("SLURM_JOB_NAME") in ("bash", "interactive") and environment.get("SLURM_STEP_NUM_TASKS") == "1":
-        return None
-    if "SLURM_STEP_ID" not in environment or "SLURM_PROCID" not in environment or "LOCAL_WORLD_SIZE" in environment:
-        return None
-    nodes, tasks = int(environment["SLURM_STEP_NUM_NODES"]), int(environment["SLURM_STEP_NUM_TASKS"])
-    return Ranks(_divide(tasks, nodes, "srun"), nodes, int(environment["SLURM_PROCID"]), "srun")
-
-
-def _started_by_torchrun(environment: Mapping[str, str]) -> Ranks | None:
-    if not {"LOCAL_WORLD_SIZE", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"} <= environment.keys():
-        return None
-    devices, world = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
-    return Ranks(devices, _divide(world, devices, "torchrun"), int(environment["RANK"]), "torchrun")
 
 
 def _divide(tasks: int, parts: int, starter: str) -> int:

@@ -13,6 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +23,12 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from data.files import claim_folder, remove_leftovers, write_json, write_text
 from data.loading.loader import TrainLoader
 from launch.cluster.snapshot import describe_code
 from launch.config import load_config, to_yaml
+from launch.devices import find_accelerator
 from launch.training.config import TrainConfig
-from launch.training.ranks import find_accelerator
 from vjepa.precision import choose_precision
 
 HARMLESS = (
@@ -41,17 +43,30 @@ PART_PATH = re.compile(r"data\.mix\.\d+\.path")
 HEARTBEAT = 5.0  # seconds
 
 
-def claim_folder(folder: Path, config: TrainConfig, loader: TrainLoader, step: int, ranks: int, clips: int) -> None:
+def hold_run(folder: Path, rank: int) -> AbstractContextManager[object]:
+    """Keep other runs out of a run directory while this one is in it; InUseError where another process trains there.
+
+    The first rank holds it for all of them, and what killed writers left there goes.
+    """
+    if rank:
+        return nullcontext()
+    lock = claim_folder(folder, "train", "choose another run.output")
+    for place in (folder, folder / "checkpoints", folder / "csv"):
+        remove_leftovers(place)
+    return lock
+
+
+def begin_run(folder: Path, config: TrainConfig, loader: TrainLoader, step: int, ranks: int, clips: int) -> None:
     """Write into the run directory what is about to happen there, `ranks` taking `clips` at once each.
 
     Raises ValueError where it holds a run with another config: what differs is named.
     """
     changed = check_same(folder, config) if step else []
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "config.yaml", to_yaml(config))  # other ranks may be reading it
+    write_text(folder / "config.yaml", to_yaml(config))  # other ranks may be reading it
     facts = describe_environment(loader)
     lines = [f"{name}: {json.dumps(value)}" for name, value in facts.items()]
-    _replace(folder / "environment.yaml", "\n".join(lines) + "\n")
+    write_text(folder / "environment.yaml", "\n".join(lines) + "\n")
     (folder / "unfinished").unlink(missing_ok=True)
     add_event(
         folder, "start", step=step, ranks=ranks, clips=clips, changed=changed, code=facts["code"], data=facts["data"]
@@ -190,14 +205,7 @@ class Heartbeat(Callback):
             "step": trainer.global_step, "steps": trainer.max_steps, "time": self.written,
             "since": self.begun, "first": self.first,
         }  # fmt: skip
-        _replace(self.path, json.dumps(facts))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is never seen half-written."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+        write_json(self.path, facts, indent=None)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

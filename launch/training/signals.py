@@ -53,7 +53,7 @@ def forget() -> None:
     _received.clear()
 
 
-def begin_run() -> None:
+def forget_earlier() -> None:
     """Lower the flag of a run before this one, as in a notebook.
 
     Not in a process that `install` belongs to: there a signal counts from the first moment.

@@ -1,9 +1,7 @@
 """The trainer of a pretraining run: module, loader and Lightning's trainer put together, run, ended."""
 
-import logging
 import os
 import signal
-import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,9 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback
 
-from data.loading.loader import Batch, DataConfig, TrainLoader
-from data.parallel import count_cores
+from data.files import write_text
+from data.loading.loader import Batch, TrainLoader
+from launch.devices import find_accelerator, share_cores
 from launch.exchange.encoders import read_origin
 from launch.training.checkpoints import (
     Saver,
@@ -29,13 +28,14 @@ from launch.training.checkpoints import (
 )
 from launch.training.config import TrainConfig
 from launch.training.health import watchers
+from launch.training.lightning import leave_signals_alone, quieten_lightning
 from launch.training.loggers import Board, Table
-from launch.training.preempt import Preemption, leave_signals_alone
+from launch.training.preempt import Preemption
 from launch.training.progress import Progress
 from launch.training.randomness import seed_generators
-from launch.training.ranks import Ranks, Share, find_accelerator, find_ranks, share_out
-from launch.training.rundir import Heartbeat, add_event, check_same, check_share, claim_folder, settle_precision
-from launch.training.signals import Interrupted, begin_run, forget
+from launch.training.ranks import Ranks, Share, find_ranks, share_out
+from launch.training.rundir import Heartbeat, add_event, begin_run, check_same, check_share, hold_run, settle_precision
+from launch.training.signals import Interrupted, forget, forget_earlier
 from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import start_from
 from vjepa.jepa import JEPA
@@ -45,9 +45,15 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     """Run or continue a pretraining run; returns the trained module.
 
     Raises ValueError where run.output holds a run with another config, other data, or a checkpoint that does not fit;
-    Interrupted where a signal asked to stop, once the run is saved.
+    InUseError where another process trains there; Interrupted where a signal asked to stop, once the run is saved.
     """
-    begin_run()
+    forget_earlier()
+    with hold_run(Path(config.run.output), find_ranks(config.run).rank):
+        return train_held(config, callbacks)
+
+
+def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
+    """`train` for whoever holds the run directory."""
     config = settle_precision(config)
     folder, run = Path(config.run.output), config.run
     ranks = find_ranks(run)
@@ -69,7 +75,7 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
     saver = Saver(folder, min(run.checkpoint_every, run.steps), run.keep, run.keep_every, loader)
     trainer = make_trainer(config, ranks, share, step, [saver, preemption, *(callbacks or [])])
     if trainer.is_global_zero:
-        claim_folder(folder, config, loader, step, ranks.world, share.clips)
+        begin_run(folder, config, loader, step, ranks.world, share.clips)
         if run.progress:
             print(describe(config, ranks.world, share, step))
     del stored  # a checkpoint that is held would keep its old file mapped
@@ -98,7 +104,7 @@ def finish(folder: Path, trainer: lightning.Trainer, number: int) -> None:
     if trainer.is_global_zero:
         add_event(folder, "interrupted" if stopped else "finished", step=step, signal=name)
         if stopped:
-            (folder / "unfinished").write_text(os.environ.get("SLURM_JOB_ID", "") + "\n")  # read by the job script
+            write_text(folder / "unfinished", os.environ.get("SLURM_JOB_ID", "") + "\n")  # read by the job script
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # all is written before the first process exits
         torch.distributed.destroy_process_group()
@@ -141,19 +147,6 @@ def make_trainer(
     )
     leave_signals_alone(trainer)
     return trainer
-
-
-def share_cores(data: DataConfig) -> None:
-    """On a CPU leave a core to each loading process: more threads than cores wait for each other instead of working."""
-    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, count_cores() - data.count_workers()))
-
-
-def quieten_lightning() -> None:
-    """Leave out its advertisements and the devices it did not find; its warnings stay."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # its own use of a deprecated function
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # find_ranks knows who started it
 
 
 def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: bool) -> JEPA:

@@ -54,3 +54,12 @@ def test_segments_lie_evenly() -> None:
 def test_time_stamps_must_match_the_frames() -> None:
     with pytest.raises(ValueError, match="has 2 time stamps"):
         Timing(3, 10, (0.0, 0.1))
+
+
+def test_a_frame_is_shown_from_its_time_until_the_next_ones() -> None:
+    even, uneven = Timing(4, 2.0), Timing(3, 2.0, (0.0, 0.1, 1.0))
+    assert even.shown_at().tolist() == [0.0, 0.5, 1.0, 1.5]
+    assert (even.end(), uneven.end()) == (2.0, 1.5)
+    for timing in (even, uneven):
+        assert timing.frames_at(timing.shown_at()).tolist() == list(range(timing.frames))
+    assert uneven.frames_at(np.array([-1.0, 0.09, 0.11, 0.9, 7.0])).tolist() == [0, 0, 1, 1, 2]

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data.decode import decode_frames
+from data.files import claim_folder
 from data.loading.augment import crop_resize, square_boxes
 from data.loading.clips import Timing
 from launch.__main__ import main
@@ -188,6 +189,16 @@ def test_unreadable_video_is_named_and_the_others_are_made(folder: Path, tmp_pat
     assert "1 of 2 videos could not be read" in capsys.readouterr().err
     assert (tmp_path / "out" / "short.safetensors").is_file()
     assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_two_commands_that_write_features_into_one_folder_are_refused(
+    folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    video, output = str(folder / "videos" / "short.mp4"), tmp_path / "out"
+    with claim_folder(output, "features", ""):
+        assert main(["features", video, "--encoder", str(folder / "encoder"), "--output", str(output)]) == 2
+    assert f"{output} is in use by another features" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == [".features.lock"]
 
 
 def test_two_videos_of_one_name_are_an_error(folder: Path, tmp_path: Path, capsys: Any) -> None:

@@ -121,5 +121,5 @@ def test_a_stopped_run_does_not_stop_the_next_one_of_the_process(quick: list[str
 
 def test_a_signal_from_before_the_run_counts_where_the_process_is_the_command(handlers: None) -> None:
     signals._received.append(signal.SIGTERM)
-    signals.begin_run()
+    signals.forget_earlier()
     assert signals.received() == signal.SIGTERM

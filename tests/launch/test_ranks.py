@@ -3,11 +3,35 @@
 import pytest
 
 from launch.config import load_config
+from launch.ranks import Rank, find_rank
 from launch.training.config import RunConfig, TrainConfig
 from launch.training.ranks import Ranks, Share, find_ranks, share_out
 
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "8"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8", "RANK": "6"}
+
+
+def test_one_finder_serves_every_command() -> None:
+    assert find_rank({}) == Rank()
+    assert find_rank({**SRUN, "SLURM_LOCALID": "1"}) == Rank(5, 8, 1, 2, "srun")
+    assert find_rank(TORCHRUN) == Rank(6, 8, 2, 2, "torchrun")
+    assert find_rank({**SRUN, **TORCHRUN, "LOCAL_RANK": "2"}) == Rank(6, 8, 2, 2, "torchrun"), "torchrun inside srun"
+    by_hand = {"RANK": "1", "WORLD_SIZE": "2"}
+    assert find_rank(by_hand) == Rank(1, 2, starter="environment")
+    assert find_rank({**SRUN, **by_hand}).starter == "srun", "a job script that exports them as well"
+    assert find_rank({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}) == Rank(), "in a batch script, outside srun"
+
+
+@pytest.mark.parametrize("shell", [{"SLURM_JOB_NAME": "bash"}, {"SLURM_JOB_NAME": "mine", "SLURM_PTY_PORT": "4711"}])
+def test_a_shell_in_a_job_is_no_rank(shell: dict[str, str]) -> None:
+    step = {**SRUN, "SLURM_PROCID": "0", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1"}
+    assert find_rank({**step, "SLURM_JOB_NAME": "mine"}).starter == "srun"
+    assert find_rank({**step, **shell}) == Rank()
+
+
+def test_a_variable_that_is_no_number_is_named() -> None:
+    with pytest.raises(ValueError, match="variable RANK must be a number .* got 'first'"):
+        find_rank({**TORCHRUN, "RANK": "first"})
 
 
 def test_who_started_the_processes_says_how_many_there_are() -> None:
@@ -27,6 +51,8 @@ def test_another_number_than_was_started_is_refused() -> None:
         find_ranks(RunConfig(nodes=2), {})
     with pytest.raises(ValueError, match="srun started 7 processes, not the same number on every node"):
         find_ranks(RunConfig(), {**SRUN, "SLURM_STEP_NUM_TASKS": "7"})
+    with pytest.raises(ValueError, match="torchrun started 6 processes, not the same number on every node"):
+        find_ranks(RunConfig(), {**TORCHRUN, "WORLD_SIZE": "6", "RANK": "1"})
 
 
 def test_from_a_shell_in_a_job_a_run_is_started_by_hand() -> None:

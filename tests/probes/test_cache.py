@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from data import files
 from data.loading.loader import DataConfig, EvalLoader, Views
 from data.manifest import Manifest
-from probes import locks
 from probes.cache import FeatureCache, FeatureSet
 from probes.extract import Order, describe, extract
 from probes.extractors import FrozenEncoder
@@ -99,7 +99,7 @@ def test_a_killed_pass_goes_on_with_what_is_missing(data: DataConfig, encoder: E
         cache.fetch([make_order(data, Counting(encoder, limit=10))])
     kept = len(list(tmp_path.glob("*/*.safetensors")))
     assert kept == 10
-    (half,) = (path.with_name("000011.elsewhere.1.part") for path in tmp_path.glob("*/000000.safetensors"))
+    (half,) = (path.with_name(".000011.safetensors.0123abcd.part") for path in tmp_path.glob("*/000000.safetensors"))
     half.write_bytes(b"half of a shard")
     counting = Counting(encoder)
     order = make_order(data, counting)
@@ -176,7 +176,7 @@ def test_without_locks_nothing_is_dropped(
     def refuse(file: object, kind: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     orders = [make_order(replace(data, stride=stride), FrozenEncoder(encoder)) for stride in (1, 2)]
     first, _ = (FeatureSet.plan(tmp_path, order, "encoder") for order in orders)
     cache = FeatureCache(tmp_path, 1.5 * first.bytes / 1e9)
@@ -188,7 +188,7 @@ def test_without_locks_nothing_is_dropped(
 
 def test_a_shared_lock_may_read_the_file(tmp_path: Path) -> None:
     """NFS refuses it otherwise."""
-    with locks.try_lock(tmp_path / "lock", shared=True) as lock:
+    with files.Lock(tmp_path / "lock", shared=True) as lock:
         assert lock.file.readable()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from data.files import InUseError, claim_folder
 from data.loading.loader import DataConfig, EvalLoader, Views
 from data.packing.pack import PackConfig, pack
 from launch.bench.probe import bench_probe
 from launch.config import to_yaml
 from launch.exchange.encoders import hash_weights
 from launch.probing import probe as module
-from launch.probing.probe import ProbeConfig, find_rank, probe
+from launch.probing.probe import ProbeConfig, probe
 from probes.evaluate import HeadsConfig
 from probes.extract import Order, extract
 from probes.extractors import FrozenEncoder
@@ -77,9 +79,10 @@ def test_heads_of_an_earlier_probe_do_not_stay(config: ProbeConfig, tmp_path: Pa
 
 def test_the_last_layer_by_its_number_is_the_last_layer(config: ProbeConfig) -> None:
     saved = []
-    for layers in ((), (-1,), (2,), (1,)):
-        probe(replace(config, layers=layers, heads=HeadsConfig(names=("linear",)), baselines=()))
-        saved.append(load_linear(config.output).encoder_hash)
+    for number, layers in enumerate(((), (-1,), (2,), (1,))):
+        output = f"{config.output}-{number}"
+        probe(replace(config, layers=layers, heads=HeadsConfig(names=("linear",)), baselines=(), output=output))
+        saved.append(load_linear(output).encoder_hash)
     assert saved[0] == saved[1] == saved[2] != saved[3]
 
 
@@ -145,16 +148,6 @@ def test_a_probe_of_several_processes_needs_a_place_to_exchange_features(
         probe(config)
 
 
-def test_rank_is_that_of_torchrun_or_srun() -> None:
-    assert find_rank({}).world == 1
-    slurm = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8"}
-    found = find_rank(slurm)
-    assert (found.number, found.world, found.local) == (5, 8, 1)
-    found = find_rank({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", **slurm})
-    assert (found.number, found.world, found.local) == (3, 4, 3)
-    assert find_rank({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}).world == 1, "in a batch script, outside srun"
-
-
 def test_images_are_probed_with_the_same_command(config: ProbeConfig, tmp_path: Path) -> None:
     """Colour is the class; one frame is shown as one tubelet of equal frames."""
     draw = torch.Generator().manual_seed(0)
@@ -172,7 +165,7 @@ def test_images_are_probed_with_the_same_command(config: ProbeConfig, tmp_path: 
     assert scores["raw pixels", "knn"] == 1.0
     assert ("raw pixels", "attentive") not in scores, "one token: nothing to attend to"
     assert scores["encoder, first frame only", "linear"] == scores["encoder", "linear"]
-    still = probe(replace(config, train=shards, test=shards, baselines=()))
+    still = probe(replace(config, train=shards, test=shards, baselines=(), output=str(tmp_path / "still")))
     assert {result.head: result.score.top1 for result in still}["linear"] == 1.0
 
 
@@ -189,7 +182,7 @@ def test_values_are_regressed_and_missing_ones_named(config: ProbeConfig, shards
     table.write_text("\n".join(["key,value", *lines[2:]]) + "\n")
     first, second = list(clips)[:2]
     with pytest.raises(ValueError, match=f"2 of 24 samples of {shards} have no value: {first}, {second}; every sample"):
-        probe(replace(config, targets=str(table), heads=heads))
+        probe(replace(config, targets=str(table), heads=heads, baselines=()))
 
 
 def test_an_image_vit_and_the_baselines_stand_in_one_table(config: ProbeConfig) -> None:
@@ -198,6 +191,7 @@ def test_an_image_vit_and_the_baselines_stand_in_one_table(config: ProbeConfig) 
     names = [result.features for result in probe(config)]
     assert names == ["encoder", "random encoder", "timm:vit_tiny_patch16_224"]
     image = replace(config, encoder="timm:vit_tiny_patch16_224", crop=32, baselines=("random",), layers=())
+    image = replace(image, output=f"{config.output}-image")
     assert [result.features for result in probe(image)] == ["encoder", "random encoder"]
 
 
@@ -218,6 +212,41 @@ def test_bench_times_the_sweep_against_one_head_with_the_encoder_in_every_epoch(
     assert found["wall_share"] == pytest.approx(found["sweep_wall_s"] / found["alone_wall_s"], rel=0.1)
     with pytest.raises(ValueError, match="must have one attentive head to be timed, got linear"):
         bench_probe(replace(config, heads=HeadsConfig(names=("linear",))), repeats=1)
+
+
+def test_results_of_another_probe_are_not_replaced(config: ProbeConfig, tmp_path: Path) -> None:
+    config = replace(config, heads=HeadsConfig(names=("linear",)), baselines=())
+    probe(config)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    free = str(tmp_path / "out-2")
+    for changed, words in (
+        (replace(config, test="elsewhere"), f"test: elsewhere (was {config.test})"),
+        (replace(config, heads=replace(config.heads, names=("knn",))), "heads.names: ['knn'] (was ['linear'])"),
+        (replace(config, baselines=("pixels",)), "baselines: ['pixels'] (was [])"),
+        (replace(config, data=replace(config.data, stride=2)), "data.stride: 2 (was 1)"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)) as refused:
+            module.check_output(changed)
+        assert f"output={free}, or delete" in str(refused.value)
+    with pytest.raises(ValueError, match="holds the results of another probe"):
+        probe(replace(config, encoder="timm:vit_tiny_patch16_224"))
+    assert {path: path.read_bytes() for path in before} == before
+    module.check_output(replace(config, batch=2, cache="off", data=replace(config.data, workers=2)))
+
+
+def test_a_file_that_is_no_probe_of_ours_is_not_replaced(config: ProbeConfig, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text('{"format": "vjepa-demo-1"}')
+    with pytest.raises(ValueError, match="got 'vjepa-demo-1'.* It is not replaced: give another output"):
+        probe(config)
+
+
+def test_two_probes_of_one_output_are_refused(config: ProbeConfig) -> None:
+    with (
+        claim_folder(Path(config.output), "probe", ""),
+        pytest.raises(InUseError, match=f"{config.output} is in use by another probe .*give another output=FOLDER"),
+    ):
+        probe(config)
 
 
 def test_wrong_settings_name_the_field() -> None:

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import pytorch_lightning as lightning
 from pytorch_lightning.loggers import TensorBoardLogger
 from tqdm import tqdm
 
-Kind = TypeVar("Kind")
+from launch.training.lightning import log_interval
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,7 @@ def has_stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
 
 def is_logging(trainer: lightning.Trainer, batch_idx: int) -> bool:
     """Does Lightning log after this batch?"""
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return has_stepped(trainer, batch_idx) and trainer.global_step % every == 0
-
-
-def find_callback(trainer: lightning.Trainer, kind: type[Kind]) -> Kind | None:
-    """The run's callback of this class."""
-    return next((one for one in trainer.callbacks if isinstance(one, kind)), None)  # type: ignore[attr-defined]
+    return has_stepped(trainer, batch_idx) and trainer.global_step % log_interval(trainer) == 0
 
 
 def log_numbers(trainer: lightning.Trainer, values: Mapping[str, float]) -> None:

@@ -10,7 +10,8 @@ import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import Callback
 
 from launch.training.checkpoints import Saver, list_checkpoints
-from launch.training.watchers.board import find_callback, is_logging, log_numbers, warn
+from launch.training.lightning import find_callback
+from launch.training.watchers.board import is_logging, log_numbers, warn
 from vjepa.jepa import JEPA
 
 

@@ -15,7 +15,8 @@ from pytorch_lightning.callbacks import Callback
 
 from launch.meter import matrix_rate
 from launch.training.checkpoints import Saver
-from launch.training.watchers.board import find_callback, has_stepped, is_logging, log_numbers, warn
+from launch.training.lightning import find_callback
+from launch.training.watchers.board import has_stepped, is_logging, log_numbers, warn
 from vjepa.jepa import JEPA
 
 HUNGRY = 0.1  # share of the time spent waiting for clips

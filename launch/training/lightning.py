@@ -1,0 +1,101 @@
+"""Lightning's parts that are not promised to stay, all of them: each is looked for before it is used.
+
+setup.cfg allows the versions with which this was tried.
+"""
+
+import logging
+import warnings
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import pytorch_lightning as lightning
+
+Kind = TypeVar("Kind")
+
+
+class LightningChangedError(ImportError):
+    """The installed Lightning lacks a part that this code uses."""
+
+
+def leave_signals_alone(trainer: lightning.Trainer) -> None:
+    """Keep Lightning from answering signals.
+
+    Its handler for SIGTERM waits for the other ranks inside the handler and ends the run without saving; and before
+    every batch of several ranks it waits for the device to hear whether rank 0 had a SIGTERM.
+    """
+    connector = find_part(trainer, "_signal_connector")
+    for name in ("received_sigterm", "register_signal_handlers", "teardown"):
+        find_part(connector, name)
+    loop = find_part(find_part(trainer, "fit_loop"), "epoch_loop")
+    find_part(loop, "_broadcast_sigterm_tensor")
+    trainer._signal_connector = NullSignalConnector()  # type: ignore[assignment]
+    loop._broadcast_sigterm_tensor = lambda: None
+
+
+class NullSignalConnector:
+    """In the place of Lightning's signal connector: installs nothing, hears nothing."""
+
+    received_sigterm = False
+
+    def register_signal_handlers(self) -> None:
+        """Ours stay."""
+
+    def teardown(self) -> None:
+        """There is nothing to put back."""
+
+
+def log_interval(trainer: lightning.Trainer) -> int:
+    """Optimiser steps from one logged step to the next."""
+    return int(find_part(trainer, "log_every_n_steps"))
+
+
+def find_callback(trainer: lightning.Trainer, kind: type[Kind]) -> Kind | None:
+    """The run's callback of this class."""
+    return next((one for one in find_part(trainer, "callbacks") if isinstance(one, kind)), None)
+
+
+def forget_batches(checkpoint: dict[str, Any], steps: int) -> None:
+    """Let a checkpoint count `steps` optimiser steps and no batches: on other ranks they are made of other batches."""
+    loop = find_entry(checkpoint, "loops", "fit_loop")
+    for name in ("epoch_loop.batch_progress", "epoch_progress"):
+        loop[name] = _zeroed(find_entry(loop, name))
+    state = find_entry(loop, "epoch_loop.state_dict")
+    find_entry(state, "_batches_that_stepped")
+    state["_batches_that_stepped"] = steps
+
+
+def quieten_lightning() -> None:
+    """Leave out its advertisements and the devices it did not find; its warnings stay."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # its own use of a deprecated function
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # find_ranks knows who started it
+
+
+def find_part(owner: Any, name: str) -> Any:
+    """An attribute of one of Lightning's objects; LightningChangedError where it is gone."""
+    if not hasattr(owner, name):
+        raise LightningChangedError(_explain(f"{type(owner).__name__}.{name}"))
+    return getattr(owner, name)
+
+
+def find_entry(content: dict[str, Any], *names: str) -> Any:
+    """An entry of what Lightning stores in a checkpoint; LightningChangedError where it is gone."""
+    for count, name in enumerate(names, 1):
+        if name not in content:
+            raise LightningChangedError(_explain("checkpoint entry " + " / ".join(names[:count])))
+        content = content[name]
+    return content
+
+
+def _explain(part: str) -> str:
+    return (
+        f"pytorch-lightning {version('pytorch-lightning')} has no {part}, which launch/training/lightning.py uses; "
+        "install a version that setup.cfg allows (pip install -e . does)"
+    )
+
+
+def _zeroed(progress: Any) -> Any:
+    """Lightning's nested counts, all at zero."""
+    if isinstance(progress, dict):
+        return {name: _zeroed(value) for name, value in progress.items()}
+    return progress if isinstance(progress, bool) else 0
