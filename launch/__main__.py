@@ -7,6 +7,7 @@ from importlib import import_module
 
 from omegaconf.errors import OmegaConfBaseException
 
+from launch.suggest import explain_command
 from launch.training import signals
 
 COMMANDS = {
@@ -36,7 +37,7 @@ def main(words: list[str]) -> int:
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: there is no command {name!r}; {explain_command(name, COMMANDS)}", file=sys.stderr)
         return 2
     command = import_module(f"launch.commands.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
