@@ -115,7 +115,10 @@ def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps:
     for part, settings in parts.items():
         resolved = resolve(config, settings, place)
         runs.append(
-            replace(resolved, run=replace(resolved.run, output=str(place / part), seed=seed, steps=steps[part]))
+            replace(
+                resolved,
+                run=replace(resolved.run, output=str(place / part), seed=seed, steps=steps[part], total_clips=None),
+            )
         )
         try:
             check_same(place / part, runs[-1])
@@ -126,7 +129,7 @@ def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps:
         return False
     try:
         for whole in runs:
-            if whole.run.steps not in list_checkpoints(Path(whole.run.output)):
+            if whole.run.total_steps not in list_checkpoints(Path(whole.run.output)):
                 train(whole)
     except DivergedError as error:
         note.write_text(f"{error}\n")
