@@ -7,6 +7,7 @@ from importlib import import_module
 
 from omegaconf.errors import OmegaConfBaseException
 
+from launch.suggest import explain_command
 from launch.training import signals
 from vjepa.registry import import_plugins
 
@@ -38,7 +39,7 @@ def main(words: list[str]) -> int:
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: there is no command {name!r}; {explain_command(name, COMMANDS)}", file=sys.stderr)
         return 2
     try:
         import_plugins(plugins)

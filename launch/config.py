@@ -1,114 +1,175 @@
-"""Composes the dataclasses of the packages into one config, filled by a YAML file and `key=value` words.
+"""Composes the dataclasses of the packages into one config, filled by YAML files and `key=value` overrides.
 
-After `load_config` nobody sees OmegaConf: what comes back are frozen dataclasses.
+A file may name another one as `base:`, relative to itself, whose values it starts from. After `load_config` nobody
+sees OmegaConf: what comes back are frozen dataclasses.
 """
 
 import argparse
-import difflib
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+import yaml  # type: ignore[import-untyped]
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from launch.config_keys import declared_defaults, inner_dataclass, list_choices, list_keys, without_none
+from launch.describe_config import show_config
+from launch.suggest import explain_file, explain_key, explain_value
 from vjepa.registry import import_plugins
+
+BASE = "base"  # the word of a file that names another file
 
 Config = TypeVar("Config")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
-    """What every command with a config takes: the file, the words, and --show."""
+    """What every command with a config takes: the file, the overrides, and --show."""
     parser.add_argument("config", help=f"YAML file; the ready ones are in {folder}")
     parser.add_argument("words", nargs="*", metavar="key=value", help="what differs from the file, as run.steps=100")
-    parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--show", action="store_true", help="print the resolved config, each key with its meaning, and stop"
+    )
 
 
 def read_config(kind: type[Config], arguments: argparse.Namespace) -> Config | None:
     """The config that the arguments ask for; printed, and None, where they ask to see it."""
     config = load_config(kind, arguments.config, arguments.words)
     if arguments.show:
-        print(to_yaml(config), end="")
+        print(show_config(config), end="")
         return None
     return config
 
 
 def load_config(kind: type[Config], path: str | Path | None, words: list[str]) -> Config:
-    """A config of the dataclass `kind` from a YAML file (None: the defaults) and `key=value` words.
+    """A config of the dataclass `kind` from a YAML file (None: the defaults) and `key=value` overrides.
 
-    Raises FileNotFoundError for a missing file and ValueError for a key that does not exist (it names the nearest
-    one), a value of the wrong type, or one that the dataclass refuses.
+    Raises FileNotFoundError for a missing file and ValueError for files that name each other as base, a key that does
+    not exist (it names the nearest ones), a value of the wrong type, or one that the dataclass refuses.
     """
-    if path is not None and not Path(path).is_file():
-        raise FileNotFoundError(f"there is no config {path}; the ready ones are in configs/")
-    import_plugins(find_plugins(path, words))
-    schema: Any = getattr(kind, "schema", lambda: kind)()
-    merged = OmegaConf.merge(OmegaConf.structured(schema), _declared(schema))
-    if path is not None:
-        merged = _merge(merged, OmegaConf.load(path), str(path), schema)
+    files = [] if path is None else [(str(file), values) for file, values in read_files(path)]
+    given = [OmegaConf.from_dotlist([word]) for word in words if "=" in word]
+    schema = _open_schema(kind, [*(values for _, values in files), *given])
+    merged = OmegaConf.merge(OmegaConf.structured(schema), declared_defaults(schema))
+    for source, values in files:
+        merged = _merge(merged, values, source, schema)
     for word in words:
-        if "=" not in word:
-            raise ValueError(f"{word!r} must have the form key=value, for instance run.steps=1000")
-        merged = _merge(merged, OmegaConf.from_dotlist([word]), word, schema)
+        merged = _merge(merged, _parse_override(word, schema), word, schema)
     return cast(Config, OmegaConf.to_object(merged))
 
 
-def find_plugins(path: str | Path | None, words: list[str]) -> list[str]:
-    """The modules that a config names under `plugins` or `run.plugins`: known before anything else is read."""
-    found: list[str] = []
-    layers = [] if path is None else [OmegaConf.load(path)]
-    layers += [OmegaConf.from_dotlist([word]) for word in words if "=" in word]
+def read_values(kind: type[Config], values: Mapping[str, Any], source: str) -> Config:
+    """A config of the dataclass `kind` from plain data; `source` stands in errors."""
+    given = OmegaConf.create(dict(values))
+    schema = _open_schema(kind, [given])
+    merged = OmegaConf.merge(OmegaConf.structured(schema), declared_defaults(schema))
+    return cast(Config, OmegaConf.to_object(_merge(merged, given, source, schema)))
+
+
+def _open_schema(kind: type, layers: Sequence[Any]) -> type:
+    """The dataclass to fill: `kind`, or what its `schema` makes of it once the plugins that a layer names are known.
+
+    They stand under `plugins` or `run.plugins`.
+    """
+    named: list[str] = []
     for layer in layers:
         for key in ("plugins", "run.plugins"):
-            named = OmegaConf.select(layer, key)
-            if named is not None:
-                found = [named] if isinstance(named, str) else list(named)
-    return found
+            found = OmegaConf.select(layer, key)
+            if found is not None:
+                named = [found] if isinstance(found, str) else list(found)
+    import_plugins(named)
+    opened: type = kind.schema() if hasattr(kind, "schema") else kind
+    return opened
+
+
+def read_files(path: str | Path) -> list[tuple[Path, DictConfig]]:
+    """A YAML file and those it starts from, with their values without `base`; the one to start from comes first.
+
+    Raises FileNotFoundError for a missing file and ValueError for one that does not parse or that starts from itself.
+    """
+    file = Path(path)
+    if not file.is_file():
+        if "=" in str(path):
+            raise FileNotFoundError(f"{path} stands where the config is expected: give the YAML file first")
+        raise FileNotFoundError(f"there is no config {path}; {explain_file(file)}")
+    chain: list[tuple[Path, DictConfig]] = []
+    while True:
+        values = _read_yaml(file)
+        base = values.pop(BASE, None)
+        chain.insert(0, (file, values))
+        if base is None:
+            return chain
+        before, file = file, file.parent / Path(str(base)).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(f"{before}: base: {base} is not there, looked for {file}; {explain_file(file)}")
+        if any(file.samefile(seen) for seen, _ in chain):
+            circle = " -> ".join(str(seen) for seen in [*(seen for seen, _ in reversed(chain)), file])
+            raise ValueError(f"{before}: base: {base} closes a circle, {circle}; take one base out")
 
 
 def to_yaml(config: Any) -> str:
-    """A config as YAML that `load_config` reads back."""
+    """A config as plain YAML that `load_config` reads back."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        values = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, DictConfig):
+        raise ValueError(f"{path} must hold `key: value` lines, found a list")
+    return values
+
+
+def _parse_override(word: str, kind: type) -> Any:
+    if "=" in word:
+        return OmegaConf.from_dotlist([word])
+    key = next((key for key in list_keys(kind) if key.name == word), None)
+    if key is not None:
+        raise ValueError(f"{word} is a key without a value, it must have the form key=value: {word}=... ({key.type})")
+    if word.endswith((".yaml", ".yml")):
+        raise ValueError(f"{word} is a second file, a command takes one; that one may name another as `base:`")
+    hint = explain_key(word, kind)
+    raise ValueError(f"{word!r} must have the form key=value, for instance run.steps=1000; {hint}")
+
+
 def _merge(base: Any, extra: Any, source: str, kind: type) -> Any:
+    _check(kind, OmegaConf.to_container(extra), "", source, kind)
     try:
         return OmegaConf.merge(base, extra)
-    except ConfigKeyError as error:
-        wanted = str(error.full_key)
-        near = difflib.get_close_matches(wanted, list(config_keys(kind)), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(config_keys(kind))}"
-        raise ValueError(f"{source}: there is no key {wanted}{hint}") from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{source}: {error.full_key or 'the config'}: {reason}") from error
 
 
-def _declared(kind: type) -> dict[str, Any]:
-    """The defaults as they are written in a dataclass and those inside it.
+def _check(hint: Any, value: Any, place: str, source: str, kind: type) -> None:
+    """Raise ValueError for keys that do not exist and values that are not among the choices; types are OmegaConf's."""
+    plain, inner = without_none(hint), inner_dataclass(hint)
+    if isinstance(plain, type) and is_dataclass(plain) and isinstance(value, dict):
+        hints = get_type_hints(plain)
+        for name, part in value.items():
+            key = f"{place}{name}"
+            if name not in hints:
+                whole = _whole_key(key, part)
+                raise ValueError(f"{source}: there is no key {whole}; {explain_key(whole, kind)}")
+            _check(hints[name], part, f"{key}.", source, kind)
+    elif inner is not None and isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check(inner, part, f"{place}{name}.", source, kind)
+    elif get_origin(plain) in (tuple, list) and isinstance(value, list):
+        for part in value:
+            _check(get_args(plain)[0], part, place, source, kind)
+    elif (choices := list_choices(hint)) and value not in (choices if plain is hint else (*choices, None)):
+        word = f"{place.removesuffix('.')}={value}"
+        where = "" if source == word else f"{source}: "
+        raise ValueError(f"{where}{word} does not exist; {explain_value(value, choices)}")
 
-    OmegaConf takes those inside from an instance, whose `__post_init__` has already worked out what follows from them:
-    the width of the default size would then stand beside a size named later.
-    """
-    found: dict[str, Any] = {}
-    hints = get_type_hints(kind)
-    for entry in fields(kind):
-        if is_dataclass(hints[entry.name]):
-            found[entry.name] = _declared(cast(type, hints[entry.name]))
-        elif entry.default is not MISSING:
-            found[entry.name] = entry.default
-    return found
 
-
-def config_keys(kind: type, prefix: str = "") -> list[str]:
-    """Every key of a dataclass, dotted; NAME stands for a free name."""
-    keys = []
-    for name, hint in get_type_hints(kind).items():
-        inner = [part for part in get_args(hint) if is_dataclass(part)]
-        if is_dataclass(hint):
-            keys += config_keys(cast(type, hint), f"{prefix}{name}.")
-        elif inner:
-            keys += config_keys(cast(type, inner[0]), f"{prefix}{name}.NAME.")
-        else:
-            keys.append(prefix + name)
-    return keys
+def _whole_key(key: str, value: Any) -> str:
+    """A key down to its last part where the value is a chain of single keys, as in `optimizer.lr=1`."""
+    while isinstance(value, dict) and len(value) == 1:
+        name, value = next(iter(value.items()))
+        key = f"{key}.{name}"
+    return key

@@ -132,14 +132,17 @@ def _from_first_version(stored: dict[str, Any]) -> dict[str, Any]:
     stored["options"] = None if own is None else unset_zeros(stored["objective"], own)
     for name in ("predictor", "teacher", "optim"):
         stored[name] = unset_zeros(name, stored[name])
-    stored["masks"] = {name: _convert_mask(mask) for name, mask in stored["masks"].items()}
+    stored["masks"] = {name: convert_mask(mask) for name, mask in stored["masks"].items()}
     return stored
 
 
-def _convert_mask(stored: Mapping[str, Any]) -> dict[str, Any]:
+def convert_mask(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Before version 0.2 the aspect of a mask was height over width."""
-    low, high = stored["aspect"]
-    return {**unset_zeros("masks", stored), "aspect": (1 / high, 1 / low)}
+    found = unset_zeros("masks", stored)
+    if "aspect" in stored:
+        low, high = stored["aspect"]
+        found["aspect"] = [1 / high, 1 / low]
+    return found
 
 
 def _is_given(value: Any) -> bool:

@@ -37,15 +37,15 @@ class DataConfig:
     path: str = ""  # folder or URL of a folder with manifest.json; this or mix is required
     mix: list[MixPart] = field(default_factory=list)  # instead of path
     frames: int = 16
-    stride: int = 4  # frames between two of a clip; ignored when fps > 0
-    fps: float = 0.0  # wanted frames per second; 0: use stride
+    stride: int = 4  # frames between two of a clip; ignored where fps is given
+    fps: float | None = None  # wanted frames per second; null: use stride
     clips_per_video: int = 1  # in training, decoded in one go and next to each other in the batch
     crop: int = 224  # pixels
     scale: tuple[float, float] = (0.3, 1.0)  # area of a training crop, as a fraction of the frame's
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height of a training crop
     flip: float = 0.5  # probability
     arrays: dict[str, str] = field(default_factory=dict)  # wanted of the sidecars: name -> frames, steps or sample
-    workers: int = -1  # processes; 0: in this process; -1: one per core, at most 8
+    workers: int | None = None  # processes; 0: in this process; null: one per core, at most 8
     shuffle_shards: int = 16  # shards whose samples are shuffled together
     max_bad_fraction: float = 0.01  # of the samples seen
     timeout: float = 60.0  # seconds to decode one sample
@@ -60,9 +60,12 @@ class DataConfig:
         check_crops("data", self.scale, self.aspect, self.flip)
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"data.max_bad_fraction must lie in [0, 1], got {self.max_bad_fraction}")
-        if self.fps < 0 or self.timeout <= 0 or self.workers < -1:
-            found = f"fps {self.fps}, timeout {self.timeout}, workers {self.workers}"
-            raise ValueError(f"data needs fps >= 0, timeout > 0 and workers >= -1, got {found}")
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"data.fps must be above 0, or null to use data.stride, got {self.fps}")
+        if self.timeout <= 0:
+            raise ValueError(f"data.timeout must be above 0, got {self.timeout}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"data.workers must be at least 0, or null for one per core, got {self.workers}")
 
     def parts(self) -> list[tuple["DataConfig", float]]:
         """The data sets to be mixed, each as a configuration of its own, with their weights."""
@@ -79,7 +82,7 @@ class DataConfig:
 
     def count_workers(self) -> int:
         """Worker processes of one loader on this machine."""
-        if self.workers >= 0:
+        if self.workers is not None:
             return self.workers
         return min(count_cores(), 8)
 

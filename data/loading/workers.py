@@ -63,7 +63,7 @@ class ClipReader:
         timing = read_timing(sample)
         indices: list[int] = []
         for draw in draws:
-            indices += choose_frames(timing, config.frames, config.stride, config.fps, draw.random()).tolist()
+            indices += choose_frames(timing, config.frames, config.stride, config.fps or 0.0, draw.random()).tolist()
         frames = self._decode(sample, indices)
         clips = []
         shown = np.split(np.asarray(indices), len(draws))
@@ -100,7 +100,7 @@ class ClipReader:
         config, timing = self.config, read_timing(sample)
         indices: list[int] = []
         for where in places:
-            indices += choose_frames(timing, config.frames, config.stride, config.fps, where).tolist()
+            indices += choose_frames(timing, config.frames, config.stride, config.fps or 0.0, where).tolist()
         return self._decode(sample, indices)
 
     def _decode(self, sample: Sample, indices: list[int]) -> Frames:

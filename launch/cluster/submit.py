@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -121,12 +121,12 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
         config,
         data=replace(config.data, path=_absolute(config.data.path), mix=mix, cache=_absolute(config.data.cache)),
         health=replace(health, probe_train=_absolute(health.probe_train), probe_test=_absolute(health.probe_test)),
-        teacher=replace(config.teacher, weights=_absolute(config.teacher.weights or "") or None),
-        run=replace(run, output=str(folder), start=_absolute(run.start), devices=0, nodes=0),
+        teacher=replace(config.teacher, weights=_absolute(config.teacher.weights)),
+        run=replace(run, output=str(folder), start=_absolute(run.start), devices=None, nodes=None),
     )
     if not options.after:
         _need(config.run.start, "run.start")
-        _need(config.teacher.weights or "", "teacher.weights")
+        _need(config.teacher.weights, "teacher.weights")
     _need(config.health.probe_train, "health.probe_train")
     _need(config.health.probe_test, "health.probe_test")
     world = options.nodes * options.tasks
@@ -179,13 +179,16 @@ def farewell(number: str, job: Job, options: JobConfig) -> str:
     )
 
 
-def _absolute(path: str) -> str:
+Text = TypeVar("Text", str, str | None)
+
+
+def _absolute(path: Text) -> Text:
     """The job runs in another folder; addresses, commands and names stay as they are."""
-    return str(Path(path).absolute()) if _is_local(path) else path
+    return str(Path(path).absolute()) if path and _is_local(path) else path
 
 
-def _need(path: str, name: str) -> None:
-    if _is_local(path) and not Path(path).exists():
+def _need(path: str | None, name: str) -> None:
+    if path and _is_local(path) and not Path(path).exists():
         raise FileNotFoundError(f"{name}: there is no {path}")
 
 

@@ -56,8 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
         data=replace(config.data, path=str(folder / "shards" / "train")),
         run=replace(config.run, output=str(folder / "run"), seed=arguments.seed),
     )
-    config = replace(config, run=replace(config.run, steps=arguments.steps or choose_steps(config, arguments.minutes)))
-    say(f"Pretraining for {config.run.steps} steps: hide part of a clip, predict the representation of what is hidden")
+    steps = arguments.steps or choose_steps(config, arguments.minutes)
+    config = replace(config, run=replace(config.run, steps=steps, total_clips=None))
+    say(f"Pretraining for {steps} steps: hide part of a clip, predict the representation of what is hidden")
     train_seconds = pretrain(config)
     encoder_folder = folder / "encoder"
     difference = export(load_module(config.run.output), encoder_folder, source=config.run.output)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.files import write_json
 from data.loading.loader import EvalLoader
-from launch.config import load_config
+from launch.config import load_config, read_files
 from launch.probing.probe import ProbeConfig, probe
 from launch.studies.objective_table import DIVERGED, as_plain, collect, draw_figure, render
 from launch.training.budget import measure_step, parse_duration
@@ -31,10 +31,12 @@ ROUNDS = 2  # of measuring a step, each over all choices; the faster one counts
 
 @dataclass(frozen=True)
 class Choice:
-    """One objective: what differs from the base config."""
+    """One objective: what differs from the pretraining config."""
 
     about: str = ""  # in plain words, for the table
-    settings: dict[str, Any] = field(default_factory=dict)  # a part of a pretraining config; masks replace the base's
+    settings: dict[str, Any] = field(
+        default_factory=dict
+    )  # a part of a pretraining config; its masks are all there are
     teacher: dict[str, Any] = field(default_factory=dict)  # of a teacher that is trained first and then frozen
     teacher_share: float = 0.4  # of the budget, where there is such a teacher
 
@@ -55,8 +57,8 @@ class Transfer:
 class StudyConfig:
     """Which objectives, on what, for how long."""
 
-    base: str = "configs/pretrain/demo.yaml"  # pretraining config
-    probe: str = "configs/probe/synthetic.yaml"
+    pretrain: str = "configs/pretrain/demo.yaml"  # pretraining config that every choice starts from
+    probe: str = "configs/probe/synthetic.yaml"  # probe config
     train: str = ""  # folder of shards that is pretrained on and that the probes learn from; required
     test: str = ""  # folder of shards that is reported; required
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -114,7 +116,10 @@ def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps:
     for part, settings in parts.items():
         resolved = resolve(config, settings, place)
         runs.append(
-            replace(resolved, run=replace(resolved.run, output=str(place / part), seed=seed, steps=steps[part]))
+            replace(
+                resolved,
+                run=replace(resolved.run, output=str(place / part), seed=seed, steps=steps[part], total_clips=None),
+            )
         )
         try:
             check_same(place / part, runs[-1])
@@ -125,7 +130,7 @@ def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps:
         return False
     try:
         for whole in runs:
-            if whole.run.steps not in list_checkpoints(Path(whole.run.output)):
+            if whole.run.total_steps not in list_checkpoints(Path(whole.run.output)):
                 train(whole)
     except DivergedError as error:
         note.write_text(f"{error}\n")
@@ -136,7 +141,7 @@ def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps:
 
 def resolve(config: StudyConfig, settings: Mapping[str, Any], folder: Path) -> TrainConfig:
     """The base config with a choice's settings, also written as pretrain.yaml; ValueError where a key is unknown."""
-    base = cast("DictConfig", OmegaConf.load(config.base))
+    base = cast("DictConfig", OmegaConf.merge(*(values for _, values in read_files(config.pretrain))))
     if "masks" in settings:
         base.pop("masks", None)
     folder.mkdir(parents=True, exist_ok=True)

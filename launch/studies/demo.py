@@ -101,7 +101,7 @@ def write_results(folder: Path, config: TrainConfig, results: list[Result], trai
     """Everything measured, as results.json."""
     document = {
         "format": "vjepa-demo-1",
-        "steps": config.run.steps,
+        "steps": config.run.total_steps,
         "seed": config.run.seed,
         "train_seconds": round(train_seconds, 1),
         "total_seconds": round(total, 1),
@@ -127,7 +127,7 @@ def report(folder: Path, config: TrainConfig, results: list[Result], train_secon
     }
     sections = [Section(title, WORDS[title], body) for title, body in pictures.items()]
     run, minutes = config.run, train_seconds / 60
-    lead = f"{run.steps} steps of {run.batch} clips in {minutes:.1f} minutes, seed {run.seed}."
+    lead = f"{run.total_steps} steps of {run.batch} clips in {minutes:.1f} minutes, seed {run.seed}."
     write_report(folder / "report.html", "vjepa demo: motion learned without labels", lead, sections)
 
 

@@ -60,7 +60,7 @@ def measure_step(train: Train, config: TrainConfig, compute: bool = False) -> fl
     """Seconds of an optimiser step of this run on this machine, measured in a scratch folder (see `Clock`)."""
     clock = Clock(WARMUP, compute)
     with tempfile.TemporaryDirectory() as scratch:
-        run = replace(config.run, output=scratch, steps=MEASURED, total_clips=0, budget="", progress=False)
+        run = replace(config.run, output=scratch, steps=MEASURED, total_clips=None, budget=None, progress=False)
         health = replace(config.health, max_skips=MEASURED)  # one that diverges takes its time like any other
         train(replace(config, run=run, health=health), [clock])
     return clock.step_seconds
@@ -83,7 +83,7 @@ def keep_steps(config: TrainConfig, ranks: int) -> TrainConfig:
 def stored_steps(config: TrainConfig) -> int:
     """Steps that the run in run.output began with for the same budget; 0 where there is none."""
     before = read_config_of_run(Path(config.run.output))
-    return before.run.steps if before and before.run.budget == config.run.budget else 0
+    return before.run.total_steps if before and before.run.budget == config.run.budget else 0
 
 
 def within_budget(train: Train, config: TrainConfig, ranks: int) -> TrainConfig:

@@ -16,25 +16,29 @@ class RunConfig:
     """Where, how long and on what a run happens."""
 
     output: str = "runs/pretrain"  # run directory; started again with the same config, it continues
-    steps: int = 90_000  # optimiser steps
-    total_clips: int = 0  # clips seen over the whole run, instead of steps; 0: steps
-    budget: str = ""  # time the run may take, as 10min or 5d, instead of steps: a step is measured first
+    steps: int = 90_000  # optimiser steps; run.total_clips and run.budget take its place
+    total_clips: int | None = None  # clips seen over the whole run; null: as run.steps says
+    budget: str | None = None  # time the run may take, as 10min or 5d: a step is measured first; null: no limit
     batch: int = 3072  # clips of an optimiser step, over all devices and accumulated batches
-    batch_per_device: int = 0  # clips a device takes at once; the batches it adds up follow. 0: run.accumulate says it
-    accumulate: int = 1  # batches a device adds up before a step, where run.batch_per_device is 0
-    start: str = ""  # weights to begin with: run, .ckpt, exported folder, transformers folder or official checkpoint
-    start_weights: Literal["", "target", "context", "encoder", "target_encoder", "ema_encoder"] = ""  # which of them
+    batch_per_device: int | None = None  # clips a device takes at once; null: what run.accumulate leaves it
+    accumulate: int = 1  # batches a device adds up before a step, where run.batch_per_device is null
+    start: str | None = None  # weights to begin with: run, .ckpt, exported or transformers folder, official checkpoint
+    start_weights: Literal["target", "context", "encoder", "target_encoder", "ema_encoder"] | None = (
+        None  # which of them
+    )
     seed: int = 0  # of weights, masks, order and augmentation
     precision: Precision = "auto"  # bf16 where the device computes in it, else fp32; a run keeps what it began with
     plugins: tuple[str, ...] = ()  # modules with parts of your own: dotted names or .py files
     compile: bool = False  # torch.compile the transformer blocks: a minute at the start, faster steps on a GPU
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 0  # of a node; 0: as many as torchrun or srun started, else all there are (one process on a CPU)
-    nodes: int = 0  # 0: as many as torchrun or srun started, else one
+    devices: int | None = (
+        None  # of a node; null: as many as torchrun or srun started, else all there are (one process on a CPU)
+    )
+    nodes: int | None = None  # null: as many as torchrun or srun started, else one
     log_every: int = 10  # optimiser steps
     checkpoint_every: int = 1000  # optimiser steps
     keep: int = 2  # newest checkpoints kept; the one before the newest is for the day the newest is damaged
-    keep_every: int = 0  # optimiser steps; checkpoints at multiples of it are kept for good. 0: none
+    keep_every: int | None = None  # optimiser steps; checkpoints at multiples of it are kept for good; null: none
     progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:
@@ -42,13 +46,10 @@ class RunConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("total_clips", "batch_per_device", "devices", "nodes", "keep_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"run.{name} must not be negative, got {getattr(self, name)}")
+            _check_optional("run", name, getattr(self, name))
         if self.total_clips and self.budget:
             raise ValueError(f"give run.total_clips={self.total_clips} or run.budget={self.budget}, not both")
-        if self.total_clips:
-            object.__setattr__(self, "steps", max(1, self.total_clips // self.batch))
-        if self.keep_every % self.checkpoint_every:
+        if (self.keep_every or 0) % self.checkpoint_every:
             raise ValueError(
                 f"run.keep_every must be a multiple of run.checkpoint_every={self.checkpoint_every}, for only then is "
                 f"there a checkpoint to keep; got {self.keep_every}"
@@ -57,6 +58,11 @@ class RunConfig:
             raise ValueError(
                 f"give run.batch_per_device={self.batch_per_device} or run.accumulate={self.accumulate}, not both"
             )
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run: from run.total_clips where that is given, else run.steps."""
+        return self.steps if self.total_clips is None else max(1, self.total_clips // self.batch)
 
 
 @dataclass(frozen=True)
@@ -67,20 +73,23 @@ class HealthConfig:
     min_rank: float = 0.05  # effective rank under which a collapse is announced, as a share of encoder.width; 0: never
     min_spread: float = 0.05  # spread across clips under which a collapse is announced; 0: never
     max_skips: int = 10  # updates skipped in a row before the run stops
-    pictures_every: int = 1000  # optimiser steps between two sets of pictures; 0: none
+    pictures_every: int | None = 1000  # optimiser steps between two sets of pictures; null: none
     probe_every: int = 5000  # optimiser steps between two online probes
-    probe_train: str = ""  # folder of labelled shards that the probe learns from; none: no probe
-    probe_test: str = ""  # folder of labelled shards on which it is measured
-    probe_clips: int = 1000  # of each of the two sets, chosen once at random; 0: all
-    matrix_tflops: float = 0.0  # what a device could do, for speed/utilisation; 0: measured at the start of the run
+    probe_train: str | None = None  # folder of labelled shards that the probe learns from; null: no probe
+    probe_test: str | None = None  # folder of labelled shards on which it is measured
+    probe_clips: int | None = 1000  # of each of the two sets, chosen once at random; null: all
+    matrix_tflops: float | None = None  # what a device could do, for speed/utilisation; null: measured at the start
 
     def __post_init__(self) -> None:
         for name in ("every", "probe_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"health.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_skips", "pictures_every", "probe_clips", "matrix_tflops"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"health.{name} must be at least 0, got {getattr(self, name)}")
+        if self.max_skips < 0:
+            raise ValueError(f"health.max_skips must be at least 0, got {self.max_skips}")
+        for name in ("pictures_every", "probe_clips"):
+            _check_optional("health", name, getattr(self, name))
+        if self.matrix_tflops is not None and self.matrix_tflops <= 0:
+            raise ValueError(f"health.matrix_tflops must be above 0, or null to measure it, got {self.matrix_tflops}")
         for name in ("min_rank", "min_spread"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"health.{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -114,7 +123,7 @@ class TrainConfig(ModelConfig):
         shared: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ModelConfig)}
         shared |= {"masks": self.masks or published_masks(), "optim": self.optim.for_batch(self.run.batch)}
         options = getattr(self, self.objective, None)
-        return JepaConfig(**shared, options=options, steps=self.run.steps, seed=self.run.seed)
+        return JepaConfig(**shared, options=options, steps=self.run.total_steps, seed=self.run.seed)
 
     @classmethod
     def schema(cls) -> "type[TrainConfig]":
@@ -133,3 +142,8 @@ def _with_sections(names: tuple[str, ...]) -> type[TrainConfig]:
             raise ValueError(f"the objective {name!r} has the name of a section of the config; give it another")
         sections.append((name, options, field(default_factory=options)))
     return make_dataclass(base.__name__, sections, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__})
+
+
+def _check_optional(section: str, name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"{section}.{name} must be at least 1, or null to leave it unset, got {value}")

@@ -43,14 +43,14 @@ def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> R
     """
     started = find_rank(environment)
     if started.starter not in ("torchrun", "srun"):  # Lightning starts the others itself
-        if run.nodes > 1:
+        if (run.nodes or 1) > 1:
             raise ValueError(
                 f"run.nodes={run.nodes}: several nodes need `python -m launch submit`, srun, or torchrun on each of "
                 "them; started by hand a run has the devices of this machine"
             )
         rank = int(environment.get("LOCAL_RANK", 0))  # Lightning starts the others of this machine
         there = count_devices(run.accelerator)
-        if find_accelerator(run.accelerator) == "gpu" and there < max(1, run.devices):
+        if find_accelerator(run.accelerator) == "gpu" and there < (run.devices or 1):
             raise ValueError(
                 f"run.accelerator={run.accelerator} with run.devices={run.devices or 'all'}, but torch sees {there} "
                 "GPUs here; `python -m launch doctor` says more"
@@ -70,7 +70,7 @@ def share_out(run: RunConfig, world: int) -> Share:
     """What each of `world` ranks takes of run.batch.
 
     run.batch_per_device says how many clips fit on a device at once, and the number of batches added up follows; where
-    it is 0, run.accumulate says that number. Raises ValueError where run.batch cannot be shared out evenly.
+    it is null, run.accumulate says that number. Raises ValueError where run.batch cannot be shared out evenly.
     """
     if not run.batch_per_device:
         parts, name = world * run.accumulate, f"ranks x run.accumulate = {world} x {run.accumulate}"
@@ -88,7 +88,7 @@ def share_out(run: RunConfig, world: int) -> Share:
 
 def share_of_device(run: RunConfig) -> Share:
     """What one device takes of run.batch; run.devices and run.nodes count as one where they are not given."""
-    return share_out(run, max(1, run.devices) * max(1, run.nodes))
+    return share_out(run, (run.devices or 1) * (run.nodes or 1))
 
 
 def _divide(tasks: int, parts: int, starter: str) -> int:

@@ -26,9 +26,10 @@ from pytorch_lightning.callbacks import Callback
 from data.files import claim_folder, remove_leftovers, write_json, write_text
 from data.loading.loader import TrainLoader
 from launch.cluster.snapshot import describe_code
-from launch.config import load_config, to_yaml
+from launch.config import to_yaml
 from launch.devices import find_accelerator
 from launch.training.config import TrainConfig
+from launch.training.stored import load_stored
 from vjepa.precision import choose_precision
 
 HARMLESS = (
@@ -81,9 +82,9 @@ def check_same(folder: Path, config: TrainConfig) -> list[str]:
     before = read_config_of_run(folder)
     if before is None:
         return []
-    old, new = dict(_flatten(asdict(before))), dict(_flatten(asdict(config)))
+    old, new = _settings(before), _settings(config)
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    words = {name: f"{name}: {new.get(name)} (was {old.get(name)})" for name in differing}
+    words = {name: f"{name}: {_word(new.get(name))} (was {_word(old.get(name))})" for name in differing}
     harmful = [words[name] for name in differing if not name.startswith(HARMLESS) and not PART_PATH.fullmatch(name)]
     if harmful:
         more = f" and {len(harmful) - 8} more" if len(harmful) > 8 else ""
@@ -100,7 +101,7 @@ def read_config_of_run(folder: Path) -> TrainConfig | None:
     if not stored.is_file():
         return None
     try:
-        return load_config(TrainConfig, stored, [])
+        return load_stored(stored)
     except ValueError as error:
         raise ValueError(
             f"{folder} holds a run of another version of this code ({error}); continue it with that version, or "
@@ -206,6 +207,15 @@ class Heartbeat(Callback):
             "since": self.begun, "first": self.first,
         }  # fmt: skip
         write_json(self.path, facts, indent=None)
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """All keys with their values; run.steps as it follows from run.total_clips where that is given."""
+    return {**dict(_flatten(asdict(config))), "run.steps": config.run.total_steps}
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

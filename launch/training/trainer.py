@@ -72,7 +72,7 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
         loader.load_state_dict(stored["data"])
     step = stored["global_step"] if stored else 0
     preemption = Preemption()
-    saver = Saver(folder, min(run.checkpoint_every, run.steps), run.keep, run.keep_every, loader)
+    saver = Saver(folder, min(run.checkpoint_every, run.total_steps), run.keep, run.keep_every or 0, loader)
     trainer = make_trainer(config, ranks, share, step, [saver, preemption, *(callbacks or [])])
     if trainer.is_global_zero:
         begin_run(folder, config, loader, step, ranks.world, share.clips)
@@ -134,10 +134,10 @@ def make_trainer(
         num_nodes=ranks.nodes,
         strategy="ddp" if ranks.world > 1 else "auto",
         precision="bf16-mixed" if run.precision == "bf16" else "32-true",
-        max_steps=run.steps,
+        max_steps=run.total_steps,
         max_epochs=-1,
         accumulate_grad_batches=share.batches,
-        log_every_n_steps=min(run.log_every, run.steps),
+        log_every_n_steps=min(run.log_every, run.total_steps),
         logger=[Board(folder, step), Table(folder, step)],
         callbacks=[Heartbeat(folder), *callbacks, *watchers(config.health, config.data, share.clips), *bar],
         plugins=plugins,
@@ -170,7 +170,7 @@ def start(model: JEPA, config: TrainConfig) -> None:
 
     Raises ValueError where the architecture differs; another number of frames or crop size is fine.
     """
-    found = read_origin(config.run.start, config.run.start_weights).pretrained
+    found = read_origin(config.run.start or "", config.run.start_weights or "").pretrained
     start_from(found, model.context_encoder, model.predictor if found.predictor else None)
     model.target_encoder.update(model.context_encoder, momentum=0.0)  # moves a moving average only
     print(f"starting from {found}")
@@ -185,7 +185,7 @@ def describe(config: TrainConfig, world: int, share: Share, step: int) -> str:
         f"pretraining {encoder.size} encoder ({encoder.shape.depth} blocks of width {encoder.shape.width}), "
         f"clips of {encoder.frames} frames at {encoder.crop} pixels = {'x'.join(map(str, encoder.grid))} tokens",
         f"batch {run.batch} = {_count(world, 'rank')} x {_count(share.clips, 'clip')} x "
-        f"{_count(share.batches, 'batch', 'batches')}, {run.steps} steps, {run.precision}, into {run.output}",
+        f"{_count(share.batches, 'batch', 'batches')}, {run.total_steps} steps, {run.precision}, into {run.output}",
     ]
     if step:
         lines.append(f"continuing after step {step}")

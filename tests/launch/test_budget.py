@@ -18,9 +18,9 @@ def test_durations_are_read_or_refused() -> None:
 
 
 def test_total_clips_set_the_steps() -> None:
-    assert RunConfig(total_clips=1000, batch=32).steps == 31
+    assert RunConfig(total_clips=1000, batch=32).total_steps == 31
     config = load_config(TrainConfig, None, ["run.total_clips=6400", "run.batch=64"])
-    assert config.run.steps == config.jepa.steps == 100
+    assert config.run.total_steps == config.jepa.steps == 100
     with pytest.raises(ValueError, match=r"run.total_clips=5 or run.budget=1h, not both"):
         RunConfig(total_clips=5, budget="1h")
 

@@ -28,7 +28,7 @@ def motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(motions: Path, folder: Path, words: list[str]) -> None:
     """120 steps of the demo with a reading every 10."""
-    quick = ["health.every=10", "health.pictures_every=0", "health.matrix_tflops=1", "run.progress=false"]
+    quick = ["health.every=10", "health.pictures_every=null", "health.matrix_tflops=1", "run.progress=false"]
     place = [f"data.path={motions}", f"run.output={folder}", "run.steps=120"]
     assert main(["train", str(CONFIG), *place, *quick, *words]) == 0
 

@@ -25,7 +25,7 @@ def study(words: list[str], shards: Path, tmp_path: Path) -> Path:
     (tmp_path / "base.yaml").write_text(to_yaml(base))
     (tmp_path / "probe.yaml").write_text("data: {stride: 1, workers: 0}\nheads: {names: [linear, knn]}\n")
     content = {
-        "base": str(tmp_path / "base.yaml"), "probe": str(tmp_path / "probe.yaml"),
+        "pretrain": str(tmp_path / "base.yaml"), "probe": str(tmp_path / "probe.yaml"),
         "train": str(shards), "test": str(shards), "budget": "1s", "seeds": 2, "output": str(tmp_path / "out"),
         "transfer": {"again": {"train": str(shards), "test": str(shards)}},
         "choices": {

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import COMMANDS, main
-from launch.config import config_keys, load_config, to_yaml
+from launch.config import load_config, to_yaml
+from launch.config_keys import config_keys
 from launch.probing.probe import ProbeConfig
 from launch.training.config import TrainConfig
 from vjepa.encoder import SIZES
@@ -91,12 +92,12 @@ def test_clips_decide_the_size_of_the_encoder() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("encoder.dpth=3", "did you mean encoder.depth?"),
-        ("run.stesp=3", "did you mean run.steps?"),
+        ("encoder.dpth=3", "did you mean encoder.depth (blocks"),
+        ("run.stesp=3", "did you mean run.steps (optimiser steps"),
         ("masks.a.kindd=future", "no key masks.a.kindd"),
         ("data.crop=abc", "could not be converted to Integer"),
         ("data.crop=100", "data.crop must be a multiple of encoder.patch"),
-        ("encoder.positions=absolute", "encoder.positions"),
+        ("encoder.positions=absolute", "error: encoder.positions=absolute does not exist; choose among sincos, rotary"),
         ("encoder.size", "must have the form key=value"),
         ("run.batch=0", "run.batch must be at least 1"),
     ],

@@ -90,7 +90,7 @@ def test_every_objective_can_be_watched(words: list[str], words_of_objective: li
 def test_watching_changes_no_loss(words: list[str], tmp_path: Path) -> None:
     assert main(["train", CONFIG, *words, "health.every=1", "health.pictures_every=1"]) == 0
     seldom = [word.replace("/run", "/seldom") for word in words]
-    assert main(["train", CONFIG, *seldom, "health.every=1000", "health.pictures_every=0"]) == 0
+    assert main(["train", CONFIG, *seldom, "health.every=1000", "health.pictures_every=null"]) == 0
     assert read_columns(tmp_path / "run")["loss"] == read_columns(tmp_path / "seldom")["loss"]
 
 
@@ -271,7 +271,7 @@ def test_a_health_setting_that_cannot_be_is_refused_by_name(field: str, value: f
 
 
 def test_what_is_switched_off_is_not_there(words: list[str]) -> None:
-    config = load_config(TrainConfig, CONFIG, [*words, "health.pictures_every=0"])
+    config = load_config(TrainConfig, CONFIG, [*words, "health.pictures_every=null"])
     found = watchers(config.health, config.data, 4)
     (watch,) = [one for one in found if isinstance(one, Watch)]
     assert [reader.name for reader in watch.readers] == ["gauges"]

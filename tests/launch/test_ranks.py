@@ -79,7 +79,7 @@ def test_the_batch_of_a_device_follows_or_is_set() -> None:
     [
         (["run.batch_per_device=2", "run.accumulate=2"], "run.batch_per_device=2 or run.accumulate=2, not both"),
         (["run.keep_every=1500"], "run.keep_every must be a multiple of run.checkpoint_every=1000"),
-        (["run.batch_per_device=-1"], "run.batch_per_device must not be negative"),
+        (["run.batch_per_device=-1"], "run.batch_per_device must be at least 1, or null"),
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], message: str) -> None:

@@ -98,7 +98,7 @@ def test_a_cooldown_goes_on_from_a_run_at_another_length_and_crop(
         *words,
         f"encoder.positions={positions}",
         "predictor.heads=2",
-        "health.pictures_every=0",
+        "health.pictures_every=null",
         "health.matrix_tflops=1",
     ]
     assert main(["train", CONFIG, *quick, "run.steps=2"]) == 0

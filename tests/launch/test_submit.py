@@ -60,7 +60,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["run.stesp=3"], "did you mean run.steps?"),
+        (["run.stesp=3"], "did you mean run.steps (optimiser steps"),
         (["data.path=nowhere"], "nowhere"),
         (["--nodes=3"], "run.batch must be a multiple of ranks x run.accumulate = 3 x 1, got 8"),
         (["run.devices=4"], "run.devices=4, but the job asks for 1"),

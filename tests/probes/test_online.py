@@ -40,7 +40,7 @@ def words(shards: Path) -> list[str]:
     return [
         "encoder.size=custom", "encoder.width=24", "encoder.depth=2", "encoder.heads=2", "encoder.patch=8",
         "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1",
-        "run.precision=fp32", "run.batch=8", "run.steps=4", "run.log_every=1", "health.pictures_every=0",
+        "run.precision=fp32", "run.batch=8", "run.steps=4", "run.log_every=1", "health.pictures_every=null",
         "masks.ahead.kind=future", f"data.path={shards}",
     ]  # fmt: skip
 

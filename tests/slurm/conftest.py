@@ -46,7 +46,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "encoder.size=custom", "encoder.width=24", "encoder.depth=1", "encoder.heads=2", "encoder.patch=16",
         "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1", "data.workers=1",
         "run.precision=fp32", "run.batch=4", f"run.steps={STEPS}", "run.log_every=1", "run.checkpoint_every=100",
-        "run.accelerator=cpu", "masks.ahead.kind=future", "health.pictures_every=0", "health.matrix_tflops=1",
+        "run.accelerator=cpu", "masks.ahead.kind=future", "health.pictures_every=null", "health.matrix_tflops=1",
         f"data.path={folder / 'shards'}",
     ]  # fmt: skip
 
