@@ -84,7 +84,8 @@ class Stage:
         cover = np.clip(np.float32(0.5) - distance * np.float32(self._scale), 0, 1)[..., None]
         shade = np.float32(1) - np.float32(_SHADING) * np.clip(height, -1, 1)[..., None]
         view = self.light[:, rows, columns]
-        view += cover * (np.asarray(colour, np.float32) * shade - view)
+        view *= 1 - cover  # nothing at all is left of what is fully covered
+        view += cover * shade * np.asarray(colour, np.float32)
 
 
 def draw_backdrop(random: np.random.Generator, size: int, is_textured: bool) -> tuple[Floats, float, bool]:

@@ -139,7 +139,7 @@ def _paint(
             x = np.where(shown, ball.x, -100.0)
             _paint_ball(stage, x, shown, ball, radius, colours)
     if event != "stop":
-        paint_post(stage, middle, 39, 2 * radius + 2.5 if event in ("wall", "turn") else radius + 3, 23, colours[3:])
+        paint_post(stage, middle, 39, 2 * radius + 3.5 if event in ("wall", "turn") else radius + 3, 23, colours[3:])
     return stage.finish(draw_light(random, config.frames, config.flicker))
 
 

@@ -9,7 +9,7 @@ X = 2 * np.pi * np.arange(128) / 128
 
 
 def cole_hopf(viscosity: float, time: float) -> Real:
-    """The solution of Burgers' equation that starts from -2 viscosity phi_x / phi, phi = 1.5 + cos x, which diffuses."""
+    """Burgers' equation from -2 viscosity phi_x / phi, where phi = 1.5 + cos x diffuses."""
     decay = np.exp(-viscosity * time)
     exact: Real = 2 * viscosity * decay * np.sin(X) / (1.5 + decay * np.cos(X))
     return exact
