@@ -97,8 +97,9 @@ def draw_backdrop(random: np.random.Generator, size: int, is_textured: bool) -> 
     value, tilt = random.uniform(*brightness), random.uniform(-0.08, 0.08)
     colour = np.asarray(mix_colour(hue, random.uniform(0.1, 0.35), value), np.float32)
     line = np.linspace(-1, 1, size, dtype=np.float32)
-    light = 1 + 0.12 * line[:, None] + np.float32(tilt) * line[None, :]
-    return np.clip(light[..., None] * colour, 0, 1).astype(np.float32), hue, is_dark
+    light = 1 + 0.12 * line[:, None] + tilt * line[None, :]
+    ground: Floats = np.asarray(np.clip(light[..., None] * colour, 0, 1), np.float32)
+    return ground, hue, is_dark
 
 
 def draw_colours(random: np.random.Generator, hue: float, is_dark: bool, count: int) -> list[Colour]:

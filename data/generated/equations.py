@@ -107,7 +107,8 @@ def _draw_field(random: np.random.Generator, config: EquationsConfig, problem: P
         spectrum = np.zeros(_POINTS // 2 + 1, complex)
         spectrum[1 : waves + 1] = random.normal(size=waves) + 1j * random.normal(size=waves)
         field = np.fft.irfft(spectrum, _POINTS)
-    return field * (height / np.sqrt((field**2).mean()))
+    scaled: Real = field * (height / np.sqrt((field**2).mean()))
+    return scaled
 
 
 def _resample(field: Real, size: int, axis: int) -> Real:
@@ -129,11 +130,13 @@ def _draw_lines(field: Real, view: str) -> npt.NDArray[np.uint8]:
     beyond = np.maximum(height - np.maximum(value, 0), np.minimum(value, 0) - height)
     cover = np.clip(0.5 - beyond * size / 2, 0, 1)[..., None]
     back = np.array([22, 26, 38], float)
-    return (back + cover * (0.35 * 255 + 0.65 * colours.astype(float) - back) + 0.5).astype(np.uint8)
+    frames: npt.NDArray[np.uint8] = (back + cover * (0.35 * 255 + 0.65 * colours - back) + 0.5).astype(np.uint8)
+    return frames
 
 
 def _colour(field: Real) -> npt.NDArray[np.uint8]:
     """Values from -1 to 1 [...] -> red, green, blue [..., 3]."""
     place = (np.clip(field, -1, 1) + 1) / 2 * (len(_ANCHORS) - 1)
     planes = [np.interp(place, np.arange(len(_ANCHORS)), _ANCHORS[:, lane]) for lane in range(3)]
-    return (np.stack(planes, axis=-1) + 0.5).astype(np.uint8)
+    colours: npt.NDArray[np.uint8] = (np.stack(planes, axis=-1) + 0.5).astype(np.uint8)
+    return colours

@@ -23,7 +23,7 @@ LOW, HIGH = BORDER - 0.5 + CLEARANCE, SIZE - BORDER - 0.5 - CLEARANCE
 WALLS, DOORS = (20, 44), (13, 51)  # where the middle of the wall and of the door may be, both ends included
 FIXED_WALL = 32
 _CELL = 5  # pixels a side of the cells of layouts, of which a fifth is held out
-_FLOOR, _WALL, _DOT = (0.93, 0.94, 0.96), (0.24, 0.28, 0.38), (0.90, 0.25, 0.16)
+_FLOOR, _WALL, _DOT = np.array([(0.93, 0.94, 0.96), (0.24, 0.28, 0.38), (0.90, 0.25, 0.16)], np.float32)
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,13 @@ def draw_rooms(positions: Array, layout: Layout) -> npt.NDArray[np.uint8]:
     solid = np.zeros((SIZE, SIZE), bool)
     solid[:BORDER], solid[-BORDER:], solid[:, :BORDER], solid[:, -BORDER:] = True, True, True, True
     solid |= (np.abs(line - layout.wall) <= HALF_WALL)[None] & (np.abs(line - layout.door) > HALF_DOOR)[:, None]
-    ground = np.where(solid[..., None], np.float32(_WALL), np.float32(_FLOOR))
+    ground = np.where(solid[..., None], _WALL, _FLOOR)
     across, down = (
         np.exp(-(((line - np.float32(positions[:, axis, None])) / SIGMA) ** 2) / 2).astype(np.float32)
         for axis in (0, 1)
     )
     cover = (down[:, :, None] * across[:, None, :])[..., None]
-    return ((ground + cover * (np.float32(_DOT) - ground)) * 255 + np.float32(0.5)).astype(np.uint8)
+    return ((ground + cover * (_DOT - ground)) * 255 + np.float32(0.5)).astype(np.uint8)
 
 
 def find_dot(frames: npt.NDArray[np.uint8]) -> Array:

@@ -36,7 +36,8 @@ class Etdrk4:
         at_a = self._nonlinear(a)
         at_b = self._nonlinear(self._half * u + self._q * at_a)
         at_c = self._nonlinear(self._half * a + self._q * (2 * at_b - at_u))
-        return self._whole * u + self._first * at_u + self._middle * (at_a + at_b) + self._last * at_c
+        after: Spectrum = self._whole * u + self._first * at_u + self._middle * (at_a + at_b) + self._last * at_c
+        return after
 
 
 def solve_line(u: Real, length: float, powers: dict[int, float], frames: int, interval: float, substeps: int) -> Real:
