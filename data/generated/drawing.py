@@ -93,7 +93,8 @@ def draw_backdrop(random: np.random.Generator, size: int, is_textured: bool) -> 
     hue, is_dark = float(random.uniform()), bool(random.uniform() < 0.5)
     brightness = (0.14, 0.26) if is_dark else (0.78, 0.92)
     if is_textured:
-        return unpack_pixels(draw_ground(random, hue, size, brightness)).astype(np.float32) / 255, hue, is_dark
+        clutter = unpack_pixels(draw_ground(random, hue, size, brightness)) / np.float32(255)
+        return clutter.astype(np.float32), hue, is_dark
     value, tilt = random.uniform(*brightness), random.uniform(-0.08, 0.08)
     colour = np.asarray(mix_colour(hue, random.uniform(0.1, 0.35), value), np.float32)
     line = np.linspace(-1, 1, size, dtype=np.float32)

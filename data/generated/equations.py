@@ -44,7 +44,7 @@ PROBLEMS: dict[Equation, Problem] = {
     "burgers": Problem((0.02, 0.3), 2 * math.pi, 0.12, 12, 2.0),
     "kdv": Problem((0.002, 0.05), 2 * math.pi, 0.08, 24, 3.0),
     "kuramoto": Problem((0.3, 2.0), 32.0, 0.6, 6, 3.5),
-    "vorticity": Problem((0.003, 0.1), 2 * math.pi, 0.25, 6, 6.0),
+    "vorticity": Problem((0.003, 0.1), 2 * math.pi, 0.16, 10, 6.0),
 }
 
 
@@ -75,6 +75,10 @@ def render_equations(config: EquationsConfig, index: int, seed: int) -> Clip:
     coefficient = draw_level(random, index, config.levels, problem.coefficient, logarithmic=True)
     start = _draw_field(random, config, problem)
     field = solve(config.equation, start, coefficient, config.frames) / problem.scale
+    if not np.isfinite(field).all():
+        raise ValueError(
+            f"{config.equation}: the solution of clip {index} diverged; lower amplitude {config.amplitude}"
+        )
     if config.equation == "vorticity":
         frames = _colour(_resample(_resample(field, config.size, 1), config.size, 2))
     else:

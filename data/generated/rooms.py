@@ -134,7 +134,8 @@ def draw_rooms(positions: Array, layout: Layout) -> npt.NDArray[np.uint8]:
         for axis in (0, 1)
     )
     cover = (down[:, :, None] * across[:, None, :])[..., None]
-    return ((ground + cover * (_DOT - ground)) * 255 + np.float32(0.5)).astype(np.uint8)
+    frames: npt.NDArray[np.uint8] = ((ground + cover * (_DOT - ground)) * 255 + np.float32(0.5)).astype(np.uint8)
+    return frames
 
 
 def find_dot(frames: npt.NDArray[np.uint8]) -> Array:
