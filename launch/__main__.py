@@ -13,6 +13,7 @@ from vjepa.registry import import_plugins
 
 COMMANDS = {
     "demo": "generate videos, pretrain, probe, export and report: all of it in ten minutes on a laptop",
+    "generate": "make videos of a generated kind (motions, physics, rooms, equations), packed and labelled",
     "pack": "turn a folder, csv or list of videos into tar shards with a manifest",
     "inspect": "print what a folder of shards holds, and check it",
     "train": "pretrain an encoder on packed videos",

@@ -7,29 +7,23 @@ even the same picture for all labels of one seed. T frames, H = W = size pixels,
 """
 
 import dataclasses
-import io
-import json
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import numpy.typing as npt
 
-from data.files import write_bytes, write_json
 from data.generated.ground import draw_ground, shift_ground
-from data.generated.painting import EXTENT, Floats, Poses, draw_look, paint_sprite, unpack_pixels
+from data.generated.kinds import Clip, clip_seed, find_kind, generated
+from data.generated.painting import EXTENT, Floats, Look, Pixels, Poses, draw_look, paint_sprite, unpack_pixels
+from data.generated.videos import Progress, write_kind
 
 CLASSES: tuple[str, ...] = (
     "left", "right", "up", "down", "spin_left", "spin_right",
     "grow", "shrink", "orbit_left", "orbit_right", "shake", "bounce",
 )  # fmt: skip
 
-_NOTE = ".synthetic.json"  # what a folder of videos was made from
 _FADE = 0.1  # share of the size loop over which a sprite fades in, and out
 _CANDIDATES = 5  # places tried for each sprite; the one farthest from the others is kept
 
@@ -74,8 +68,32 @@ class SyntheticConfig:
                 raise ValueError(f"synthetic.{name} must not be negative, got {getattr(self, name)}")
 
 
+@generated("sprites", SyntheticConfig, classes=lambda _: CLASSES)
+def render_sprites(config: SyntheticConfig, index: int, seed: int) -> Clip:
+    """Textured sprites, all with the same of twelve motions, brighter than a cluttered ground."""
+    label = index % len(CLASSES)
+    return Clip(render_clip(label, clip_seed(seed, index), config), label)
+
+
 def render_clip(label: int, seed: int, config: SyntheticConfig) -> npt.NDArray[np.uint8]:
     """Frames [T, H, W, 3] of one clip: a pure function of its arguments."""
+    return render_scene(
+        label, seed, config, lambda random, hue, side: Scene(draw_ground(random, hue, side, config.ground))
+    )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What does not move: the ground [side, side], and how bright the sprites are that stand out from it."""
+
+    ground: Pixels
+    brightness: float = 1.0  # of the sprites' colours
+
+
+def render_scene(
+    label: int, seed: int, config: SyntheticConfig, draw_scene: Callable[[np.random.Generator, float, int], Scene]
+) -> npt.NDArray[np.uint8]:
+    """Frames [T, H, W, 3] of a motion in front of draw_scene(random, hue, side)."""
     if not 0 <= label < len(CLASSES):
         raise ValueError(f"label must be from 0 to {len(CLASSES) - 1}, got {label}")
     # Everything random is drawn in the same order whatever the label, so the scene is the seed's alone.
@@ -84,27 +102,19 @@ def render_clip(label: int, seed: int, config: SyntheticConfig) -> npt.NDArray[n
     camera = _smooth_noise(random, config.frames, 2) * config.camera_shake * config.size / 64
     light = random.uniform(0.85, 1.1) * (1 + config.flicker * _smooth_noise(random, config.frames, 1))
     hue = float(random.uniform())
-    ground = draw_ground(random, hue, config.size + 2 * _margin(config), config.ground)
-    frames = shift_ground(ground, camera, config.size)
+    scene = draw_scene(random, hue, config.size + 2 * _margin(config))
+    frames = shift_ground(scene.ground, camera, config.size)
     for poses in _place_distractors(random, camera, config) + _place_sprites(random, motion, camera, config):
-        paint_sprite(frames, draw_look(random, hue), poses)
+        paint_sprite(frames, _dim(draw_look(random, hue), scene.brightness), poses)
     brightness = np.clip(light * np.arange(256) + 0.5, 0, 255).astype(np.uint8)
     return np.stack([table[picture] for table, picture in zip(brightness, unpack_pixels(frames), strict=True)])
 
 
-def encode_clip(frames: npt.NDArray[np.uint8], path_or_buffer: str | Path | io.BytesIO, fps: int, crf: int) -> None:
-    """Write frames [T, H, W, 3] as H.264 mp4: the same bytes for the same frames and FFmpeg build."""
-    target = path_or_buffer if isinstance(path_or_buffer, io.BytesIO) else str(path_or_buffer)
-    with av.open(target, mode="w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        # Slower presets look ahead with a macroblock tree, which on small pictures varies from run to run.
-        stream.options = {"crf": str(crf), "preset": "superfast"}
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+def _dim(look: Look, brightness: float) -> Look:
+    if brightness == 1:
+        return look
+    bright, deep = ((r * brightness, g * brightness, b * brightness) for r, g, b in (look.bright, look.deep))
+    return dataclasses.replace(look, bright=bright, deep=deep)
 
 
 def write_videos(
@@ -113,64 +123,10 @@ def write_videos(
     seed: int,
     config: SyntheticConfig,
     processes: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write clips 0 ... clips-1 as folder/<class>/<index>.mp4, clip i of class i modulo 12.
-
-    A clip depends on (seed, index, config) only, so the bytes do not depend on `processes`. What exists is kept, so an
-    interrupted call continues; a folder made with another seed or config is refused. `progress(done, clips)`.
-    """
-    if clips < 1 or seed < 0 or processes < 1:
-        raise ValueError(f"need clips >= 1, seed >= 0, processes >= 1, got {clips=}, {seed=}, {processes=}")
-    folder = Path(folder)
-    _claim_folder(folder, clips, seed, config)
-    missing = [index for index in range(clips) if not _path_of(folder, index).exists()]
-    jobs = [(folder, index, seed, config) for index in missing]
-    done = clips - len(missing)
-    for _ in _run(jobs, processes):
-        done += 1
-        if progress is not None:
-            progress(done, clips)
-
-
-def _run(jobs: list[tuple[Path, int, int, SyntheticConfig]], processes: int) -> Iterator[None]:
-    if processes == 1 or len(jobs) < 2:
-        yield from map(_write_video, jobs)
-        return
-    # Spawned, not forked: a fork would copy the locks of whatever threads the caller runs.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_write_video, jobs, chunksize=8)
-
-
-def _write_video(job: tuple[Path, int, int, SyntheticConfig]) -> None:
-    folder, index, seed, config = job
-    clip_seed = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
-    buffer = io.BytesIO()
-    encode_clip(render_clip(index % len(CLASSES), clip_seed, config), buffer, config.fps, config.crf)
-    path = _path_of(folder, index)
-    write_bytes(path, buffer.getvalue())
-
-
-def _path_of(folder: Path, index: int) -> Path:
-    return folder / CLASSES[index % len(CLASSES)] / f"{index:06d}.mp4"
-
-
-def _claim_folder(folder: Path, clips: int, seed: int, config: SyntheticConfig) -> None:
-    """Make the class folders, or check that an existing folder was made from the same arguments."""
-    note = folder / _NOTE
-    wanted: dict[str, Any] = json.loads(json.dumps({"seed": seed, "config": dataclasses.asdict(config)}))
-    if note.exists():
-        found = json.loads(note.read_text())
-        if found != wanted:
-            raise ValueError(f"{folder} was made with {found}, asked for {wanted}; choose another folder or delete it")
-    elif any(folder.glob("*/*.mp4")):
-        raise ValueError(f"{folder} holds videos but no {_NOTE}; choose a new folder")
-    surplus = sum(int(path.stem) >= clips for name in CLASSES for path in (folder / name).glob("[0-9]*.mp4"))
-    if surplus:
-        raise ValueError(f"{folder} holds {surplus} clips beyond the {clips} asked for; ask for more or delete them")
-    for name in CLASSES:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    write_json(note, wanted)
+    """Write clips 0 ... clips-1 as folder/<class>/<index>.mp4, clip i of class i modulo 12; see videos.py."""
+    write_kind(find_kind("sprites"), config, folder, clips, seed, processes, progress)
 
 
 def _draw_motion(name: str, random: np.random.Generator, config: SyntheticConfig) -> Floats:

@@ -6,6 +6,7 @@ both are wrong the video is rejected or, when asked, re-encoded.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from data.loading.shards import ALLOWED, SIDECARS
 from data.packing.sources import Source
 from data.packing.transcode import TranscodeConfig, transcode_video
 
+COMPANIONS = ("actions", "states", "values")  # what VIDEO.json beside a video may add to its sidecar
 KEPT = 16  # frames of a video that are compared, at most twice as many
 
 
@@ -149,7 +151,27 @@ def _untouched(task: Task, video: bytes) -> Packed:
     if extension not in ALLOWED or extension in SIDECARS:
         raise DecodeError("not a video", f"the extension {extension!r} is not known")
     info, decoder = find_decoder(video)
-    return Packed(task.source.key, extension, None, _describe(task, video, info, decoder))
+    meta = _describe(task, video, info, decoder) | _read_companion(Path(task.source.path), info.frames)
+    return Packed(task.source.key, extension, None, meta)
+
+
+def _read_companion(path: Path, frames: int) -> dict[str, Any]:
+    """actions, states and values from VIDEO.json beside a video whose bytes stay untouched; {} where none stands there.
+
+    Re-encoded videos get none, for their frames are no longer those that the arrays belong to.
+    """
+    companion = path.with_suffix(".json")
+    if not companion.is_file():
+        return {}
+    try:
+        content = json.loads(companion.read_bytes())
+    except ValueError as error:
+        raise DecodeError("malformed companion", f"{companion.name}: {error}") from error
+    found = {name: content[name] for name in COMPANIONS if name in content} if isinstance(content, dict) else {}
+    for name, missing in (("actions", 1), ("states", 0)):
+        if name in found and (not isinstance(found[name], list) or len(found[name]) != frames - missing):
+            raise DecodeError("malformed companion", f"{companion.name}: {name} needs {frames - missing} rows")
+    return found
 
 
 def _reencoded(task: Task, video: bytes, settings: TranscodeConfig) -> Iterator[Packed]:

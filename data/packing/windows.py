@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from data.decode import decode_frames, probe_video
-from data.generated.sprites import encode_clip
+from data.generated.videos import encode_clip
 from data.packing.sources import list_sources
 
 Label = Literal["direction", "source"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.generated.sprites import encode_clip
+from data.generated.videos import encode_clip
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.decode import decode_frames, probe_video
-from data.generated.sprites import encode_clip
+from data.generated.videos import encode_clip
 from data.packing.windows import WindowConfig, split_starts, write_windows
 
 SMALL = WindowConfig(frames=4, stride=2, hop=3, short_side=32, held_out=0.4)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.generated.sprites import SyntheticConfig, encode_clip, render_clip
+from data.generated.sprites import SyntheticConfig, render_clip
+from data.generated.videos import encode_clip
 from launch.__main__ import main
 from launch.exchange.encoders import hash_weights
 from probes.heads import AttentiveHead

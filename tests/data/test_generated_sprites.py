@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from data.generated.painting import Look, Poses, paint_sprite, unpack_pixels
-from data.generated.sprites import CLASSES, SyntheticConfig, encode_clip, render_clip, write_videos
+from data.generated.sprites import CLASSES, SyntheticConfig, render_clip, write_videos
+from data.generated.videos import encode_clip
 
 SMALL = SyntheticConfig(size=32, frames=8)
 Array = npt.NDArray[Any]

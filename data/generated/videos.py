@@ -1,0 +1,168 @@
+"""Generated clips as H.264 files in class folders, and as packed shards with a table for each value.
+
+A clip depends on (kind, config, seed, index) only, so neither the number of processes nor an interruption changes a
+byte. Beside a video with values or arrays stands a sidecar of the same name, INDEX.json, which `pack` puts into the
+shards. T frames, H = W = size pixels.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from data.generated.kinds import Clip, Kind, VideoSettings
+from data.manifest import Manifest
+from data.packing.pack import PackConfig, pack
+from data.packing.sources import Source
+
+Progress = Callable[[int, int], None]  # clips done, clips in all
+
+_NOTE = ".generated.json"  # what a folder of videos was made from
+_UNLABELLED = "clips"  # folder of the videos of a kind without labels
+
+
+def encode_clip(frames: npt.NDArray[np.uint8], path_or_buffer: str | Path | io.BytesIO, fps: int, crf: int) -> None:
+    """Write frames [T, H, W, 3] as H.264 mp4: the same bytes for the same frames and FFmpeg build."""
+    target = path_or_buffer if isinstance(path_or_buffer, io.BytesIO) else str(path_or_buffer)
+    with av.open(target, mode="w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        # Slower presets look ahead with a macroblock tree, which on small pictures varies from run to run.
+        stream.options = {"crf": str(crf), "preset": "superfast"}
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@dataclass(frozen=True)
+class _Job:
+    render: Callable[[Any, int, int], Clip]
+    classes: tuple[str, ...]
+    config: VideoSettings
+    folder: Path
+    index: int
+    seed: int
+
+
+def write_kind(
+    kind: Kind,
+    config: VideoSettings,
+    folder: Path,
+    clips: int,
+    seed: int,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Write clips 0 ... clips-1 of a kind as folder/<class>/<index>.mp4, each with a sidecar where it has values.
+
+    What exists is kept, so an interrupted call continues; a folder made with another kind, seed or config is refused.
+    """
+    if clips < 1 or seed < 0 or jobs < 1:
+        raise ValueError(f"need clips >= 1, seed >= 0, jobs >= 1, got {clips=}, {seed=}, {jobs=}")
+    folder, classes = Path(folder), kind.classes(config)
+    _claim_folder(folder, clips, {"kind": kind.name, "seed": seed, "config": dataclasses.asdict(config)}, classes)  # type: ignore[call-overload]
+    written = {int(path.stem) for path in folder.glob("*/[0-9]*.mp4")}
+    missing = [index for index in range(clips) if index not in written]
+    done = clips - len(missing)
+    for _ in _run([_Job(kind.render, classes, config, folder, index, seed) for index in missing], jobs):
+        done += 1
+        if progress is not None:
+            progress(done, clips)
+
+
+def write_set(
+    kind: Kind,
+    config: VideoSettings,
+    output: Path,
+    clips: int,
+    seed: int,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Clips of a kind as OUTPUT/videos, packed into OUTPUT/shards, with OUTPUT/values/<name>.csv for `targets=`.
+
+    Raises ValueError where OUTPUT holds another set.
+    """
+    output = Path(output)
+    write_kind(kind, config, output / "videos", clips, seed, jobs, progress)
+    pack(str(output / "videos"), str(output / "shards"), PackConfig(jobs=jobs if jobs > 1 else 0, strict=True))
+    manifest = Manifest.load(str(output / "shards"))
+    if manifest.samples != clips:
+        raise ValueError(f"{output / 'shards'} holds {manifest.samples} clips, {clips} are wanted; choose a new folder")
+    _write_tables(output)
+    return manifest
+
+
+def _write_tables(output: Path) -> None:
+    """One table a value, a row a sample, with the keys that the samples have in the shards."""
+    tables: dict[str, list[tuple[str, float]]] = {}
+    for path in sorted((output / "videos").glob("*/[0-9]*.json"), key=lambda path: path.stem):
+        name = path.with_suffix(".mp4").relative_to(output / "videos").as_posix()
+        for value, number in json.loads(path.read_text()).get("values", {}).items():
+            tables.setdefault(value, []).append((Source(name, name).key, number))
+    if tables:
+        (output / "values").mkdir(exist_ok=True)
+    for value, rows in tables.items():
+        buffer = io.StringIO(newline="")
+        csv.writer(buffer, lineterminator="\n").writerows([("key", "value"), *rows])
+        _write_whole(output / "values" / f"{value}.csv", buffer.getvalue().encode())
+
+
+def _run(jobs: list[_Job], processes: int) -> Iterator[None]:
+    if processes == 1 or len(jobs) < 2:
+        yield from map(_write_video, jobs)
+        return
+    # Spawned, not forked: a fork would copy the locks of whatever threads the caller runs.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_write_video, jobs, chunksize=8)
+
+
+def _write_video(job: _Job) -> None:
+    clip = job.render(job.config, job.index, job.seed)
+    buffer = io.BytesIO()
+    encode_clip(clip.frames, buffer, job.config.fps, job.config.crf)
+    name = _UNLABELLED if clip.label is None else job.classes[clip.label]
+    path = job.folder / name / f"{job.index:06d}.mp4"
+    if clip.values or clip.arrays:
+        arrays = {name: np.round(array.astype(float), 4).tolist() for name, array in clip.arrays.items()}
+        values = {name: float(f"{value:.7g}") for name, value in clip.values.items()}
+        content = {"values": values, **arrays}
+        _write_whole(path.with_suffix(".json"), (json.dumps(content, separators=(",", ":")) + "\n").encode())
+    _write_whole(path, buffer.getvalue())  # last: a video that exists has its sidecar
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def _claim_folder(folder: Path, clips: int, made: dict[str, Any], classes: tuple[str, ...]) -> None:
+    """Make the class folders, or check that an existing folder was made from the same arguments."""
+    note = folder / _NOTE
+    wanted: dict[str, Any] = json.loads(json.dumps(made))
+    if note.exists():
+        found = json.loads(note.read_text())
+        if found != wanted:
+            raise ValueError(f"{folder} was made with {found}, asked for {wanted}; choose another folder or delete it")
+    elif any(folder.glob("*/*.mp4")):
+        raise ValueError(f"{folder} holds videos but no {_NOTE}; choose a new folder")
+    surplus = sum(int(path.stem) >= clips for path in folder.glob("*/[0-9]*.mp4"))
+    if surplus:
+        raise ValueError(f"{folder} holds {surplus} clips beyond the {clips} asked for; ask for more or delete them")
+    for name in classes or (_UNLABELLED,):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(wanted, indent=1) + "\n")
