@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from data.files import write_bytes
 from data.generated.kinds import Clip, Kind, VideoSettings
 from data.manifest import Manifest
 from data.packing.pack import PackConfig, pack
@@ -118,7 +118,7 @@ def _write_tables(output: Path) -> None:
     for value, rows in tables.items():
         buffer = io.StringIO(newline="")
         csv.writer(buffer, lineterminator="\n").writerows([("key", "value"), *rows])
-        _write_whole(output / "values" / f"{value}.csv", buffer.getvalue().encode())
+        write_bytes(output / "values" / f"{value}.csv", buffer.getvalue().encode())
 
 
 def _run(jobs: list[_Job], processes: int) -> Iterator[None]:
@@ -140,14 +140,8 @@ def _write_video(job: _Job) -> None:
         arrays = {name: np.round(array.astype(float), 4).tolist() for name, array in clip.arrays.items()}
         values = {name: float(f"{value:.7g}") for name, value in clip.values.items()}
         content = {"values": values, **arrays}
-        _write_whole(path.with_suffix(".json"), (json.dumps(content, separators=(",", ":")) + "\n").encode())
-    _write_whole(path, buffer.getvalue())  # last: a video that exists has its sidecar
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+        write_bytes(path.with_suffix(".json"), (json.dumps(content, separators=(",", ":")) + "\n").encode())
+    write_bytes(path, buffer.getvalue())  # last: a video that exists has its sidecar
 
 
 def _claim_folder(folder: Path, clips: int, made: dict[str, Any], classes: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Named arrays that samples bring along, such as actions and states, aligned with the frames of a clip.
 
-A sidecar holds them under `arrays`; `data.arrays` says which are wanted and how each belongs to the frames:
+A sidecar holds them under their names, single numbers also under `values`. `data.arrays` says which are wanted and how
+each belongs to the frames:
 
     frames   row i belongs to frame i: [F, ...] -> the rows of the clip's frames [T, ...]
     steps    row i leads from frame i to frame i + 1: [F - 1, A] -> the rows between two frames of a clip [T - 1, S, A]
@@ -69,18 +70,19 @@ def check_alignments(wanted: Mapping[str, str], fps: float | None, flip: float, 
 
 def read_arrays(sample: Sample, wanted: Mapping[str, str], indices: Indices, frames: int) -> dict[str, Tensor]:
     """The arrays wanted of a sample for the frames `indices` of `frames`; DecodeError where one does not fit."""
-    stored = sample.meta.get("arrays")
+    values = sample.meta.get("values")
+    stored = {**(values if isinstance(values, dict) else {}), **sample.meta}
     found = {}
     for name, alignment in wanted.items():
-        if not isinstance(stored, dict) or name not in stored:
-            raise DecodeError("array missing", f"the sidecar of {sample.key} has no arrays.{name}")
+        if name not in stored:
+            raise DecodeError("array missing", f"the sidecar of {sample.key} has no {name}")
         try:
-            values = np.asarray(stored[name], dtype=np.float32)
-            if not np.isfinite(values).all():
+            rows = np.asarray(stored[name], dtype=np.float32)
+            if not np.isfinite(rows).all():
                 raise ValueError("numbers must be finite")
-            aligned = ALIGNMENTS[alignment](values, indices, frames)
+            aligned = ALIGNMENTS[alignment](rows, indices, frames)
         except (TypeError, ValueError, OverflowError) as error:
-            raise DecodeError("malformed array", f"{sample.key}: arrays.{name}: {error}") from error
+            raise DecodeError("malformed array", f"{sample.key}: {name}: {error}") from error
         found[name] = torch.from_numpy(np.ascontiguousarray(aligned))
     return found
 
@@ -92,7 +94,7 @@ def stack_arrays(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         shapes = {tuple(row[name].shape) for row in rows}
         if len(shapes) > 1:
             raise ValueError(
-                f"arrays.{name} must have one shape in all samples of a batch, found {' and '.join(map(str, shapes))}"
+                f"{name} must have one shape in all samples of a batch, found {' and '.join(map(str, shapes))}"
             )
         stacked[name] = torch.stack([row[name] for row in rows])
     return stacked

@@ -14,7 +14,8 @@ from data.loading.shards import Sample
 
 
 def sample(**arrays: object) -> Sample:
-    return Sample("one", b"", "mp4", {"arrays": arrays})
+    mass = {"values": {"mass": arrays.pop("mass")}} if "mass" in arrays else {}
+    return Sample("one", b"", "mp4", {**arrays, **mass})
 
 
 def test_each_alignment_takes_the_rows_that_belong_to_the_clip() -> None:
@@ -29,7 +30,7 @@ def test_each_alignment_takes_the_rows_that_belong_to_the_clip() -> None:
 @pytest.mark.parametrize(
     ("arrays", "indices", "message"),
     [
-        ({}, [0, 1], "has no arrays.actions"),
+        ({}, [0, 1], "has no actions"),
         ({"actions": [[0]] * 3}, [0, 1], "one row between two frames is needed, 9 in all, found 3"),
         ({"actions": [[0]] * 9}, [0, 4, 9, 9], "evenly spaced"),
         ({"actions": [["x"]] * 9}, [0, 1], "could not convert"),
@@ -47,7 +48,7 @@ def test_what_does_not_fit_is_a_bad_sample_that_names_its_key(
 def test_arrays_of_a_batch_are_stacked_or_refused_by_name() -> None:
     rows = [{"mass": torch.tensor([1.0])}, {"mass": torch.tensor([2.0])}]
     assert stack_arrays(rows)["mass"].tolist() == [[1.0], [2.0]]
-    with pytest.raises(ValueError, match=r"arrays.mass must have one shape .* \(1,\) and \(2,\)|\(2,\) and \(1,\)"):
+    with pytest.raises(ValueError, match=r"mass must have one shape .* \(1,\) and \(2,\)|\(2,\) and \(1,\)"):
         stack_arrays([*rows, {"mass": torch.zeros(2)}])
 
 

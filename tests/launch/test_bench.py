@@ -315,6 +315,9 @@ def test_mistakes_are_named(words: list[str], message: str, capsys: pytest.Captu
 
 
 def test_config_of_a_frozen_teacher_counts_its_own_width() -> None:
-    config = tiny()
-    wider = replace(config.jepa, frozen=replace(config.encoder, width=48))
-    assert wider.clip_flops(2) > config.jepa.clip_flops(2)
+    config = tiny("teacher.source=frozen", "teacher.weights=somewhere").jepa
+    own = replace(config, frozen=config.encoder)
+    wider = replace(config, frozen=replace(config.encoder, width=48))
+    assert wider.clip_flops(2) > own.clip_flops(2)
+    larger = replace(config, frozen=replace(config.encoder, frames=16, crop=96))
+    assert larger.clip_flops(2) == own.clip_flops(2), "it sees the run's clips, whatever it was trained on"

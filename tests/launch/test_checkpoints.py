@@ -92,9 +92,9 @@ def test_where_all_are_damaged_the_run_does_not_begin_anew(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("missing", "weights: context_encoder.norm.weight is missing"),
+        ("missing", "weights: objective.context_encoder.norm.weight is missing"),
         ("extra", "weights: somebody.elses is not known to the config"),
-        ("shape", "weights: context_encoder.norm.weight is [23] in the file and [24] in the config"),
+        ("shape", "weights: objective.context_encoder.norm.weight is [23] in the file and [24] in the config"),
         ("moment", "the optimiser's state: "),
         ("position", "it lacks position"),
     ],
@@ -106,11 +106,11 @@ def test_a_checkpoint_that_does_not_fit_names_the_key(
     stored = torch.load(path, weights_only=True)
     weights, moments = stored["state_dict"], stored["optimizer_states"][0]["state"]
     if change == "missing":
-        del weights["context_encoder.norm.weight"]
+        del weights["objective.context_encoder.norm.weight"]
     elif change == "extra":
         weights["somebody.elses"] = torch.zeros(1)
     elif change == "shape":
-        weights["context_encoder.norm.weight"] = torch.zeros(23)
+        weights["objective.context_encoder.norm.weight"] = torch.zeros(23)
     elif change == "moment":
         del moments[0]
     else:

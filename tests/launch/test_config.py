@@ -31,7 +31,7 @@ def test_ready_probe_configs_load(path: Path) -> None:
 
 
 def test_published_masks_are_the_default_and_named_ones_replace_them() -> None:
-    assert load_config(TrainConfig, None, []).masks == {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
+    assert load_config(TrainConfig, None, []).jepa.masks == {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
     named = load_config(TrainConfig, None, ["masks.ahead.kind=future"])
     assert list(named.masks) == ["ahead"]
 
@@ -79,8 +79,8 @@ def test_every_key_is_read_somewhere() -> None:
 @pytest.mark.parametrize("size", list(SIZES))
 def test_a_named_size_is_that_size(size: str) -> None:
     encoder = load_config(TrainConfig, None, [f"encoder.size={size}"]).encoder
-    assert (encoder.width, encoder.depth, encoder.heads, encoder.mlp_ratio) == SIZES[size]
-    assert load_config(TrainConfig, None, [f"encoder.size={size}", "encoder.depth=3"]).encoder.depth == 3
+    assert encoder.shape == SIZES[size]
+    assert load_config(TrainConfig, None, [f"encoder.size={size}", "encoder.depth=3"]).encoder.shape.depth == 3
 
 
 def test_clips_decide_the_size_of_the_encoder() -> None:

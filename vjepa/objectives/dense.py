@@ -75,13 +75,14 @@ class DenseObjective(MaskedObjective):
         features = encode_levels(self.context_encoder, video, [mask.context for mask in masks], self.levels)
         joined = torch.cat([torch.cat(levels, -1) for levels in features], 1)
         everywhere = self.predictor.everywhere(joined, masks, grid)
+        moving = self.weigh_motion(video)
         predictions, penalties, visible = [], [], []
         for name, mask, levels, predicted in zip(config.masks, masks, features, everywhere, strict=True):
             seen, hidden = predicted.split([half.shape[1] for half in mask], 1)
             loss = prediction_loss(hidden, gather_tokens(target, mask.target), power)
             nearness = near_the_mask(mask.context, mask.target, grid)
             visible.append(weight * prediction_loss(seen, gather_tokens(target, mask.context), power, nearness))
-            penalties.append(self.regulariser(levels[-1], mask.context, target.shape[1], context.position))
+            penalties.append(self.penalise(levels[-1], mask.context, grid, moving, context))
             predictions.append(MaskPrediction(name, mask.context, mask.target, levels[-1], hidden, loss))
         output = summarise(predictions, penalties, grid, target)
         extra = torch.stack(visible).mean()

@@ -3,10 +3,11 @@
 B clips, N tokens, K kept as context, M to predict, D width.
 """
 
+import math
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vjepa.batch import ClipGroup
 from vjepa.config import JepaConfig
@@ -16,9 +17,10 @@ from vjepa.loss import prediction_loss
 from vjepa.masks import draw_all, draw_masks
 from vjepa.objectives.objective import MaskPrediction, Objective, StepContext, StepOutput, summarise
 from vjepa.patches import gather_tokens
+from vjepa.positions import Grid
 from vjepa.predictor import Predictor, PredictorConfig
 from vjepa.registry import OBJECTIVES, TARGETS
-from vjepa.regularise import Regulariser
+from vjepa.regularise import Regulariser, motion_weights
 from vjepa.targets import make_targets
 
 
@@ -53,12 +55,28 @@ class MaskedObjective(Objective):
         masks = draw_all(config.masks, grid, context.samples, config.seed)
         visible = encode_selections(self.context_encoder, video, [mask.context for mask in masks])
         hidden = self.predictor.hidden(torch.cat(visible, 1), masks, grid)
+        moving = self.weigh_motion(video)
         predictions, penalties = [], []
         for name, mask, seen, prediction in zip(config.masks, masks, visible, hidden, strict=True):
             loss = prediction_loss(prediction, gather_tokens(target, mask.target), config.loss.power)
-            penalties.append(self.regulariser(seen, mask.context, target.shape[1], context.position))
+            penalties.append(self.penalise(seen, mask.context, grid, moving, context))
             predictions.append(MaskPrediction(name, mask.context, mask.target, seen, prediction, loss))
         return summarise(predictions, penalties, grid, target)
+
+    def weigh_motion(self, video: Tensor) -> Tensor | None:
+        """How much each token counts for the regulariser: [B, N], or None where all count alike."""
+        if not self.config.regulariser.motion:
+            return None
+        return motion_weights(video, self.config.encoder.tubelet, self.config.encoder.patch)
+
+    def penalise(
+        self, features: Tensor, index: Tensor, grid: Grid, moving: Tensor | None, context: StepContext
+    ) -> Tensor:
+        """The regulariser's terms of context features [B, K, D] at positions index [B, K] -> scalar."""
+        weights = None if moving is None else moving.gather(1, index)
+        tokens = math.prod(grid)
+        penalty: Tensor = self.regulariser(features, index, tokens, context.position, weights=weights, grid=grid)
+        return penalty
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Encoder, predictor and, where there is one, the regulariser's projection."""
@@ -76,7 +94,7 @@ class MaskedObjective(Objective):
     @classmethod
     def follows_device_batch(cls, config: JepaConfig) -> bool:
         """See `Objective`: masks that are cut to the shortest follow the batch, too."""
-        return config.regulariser.active or any(mask.follows_batch for mask in config.masks.values())
+        return super().follows_device_batch(config) or any(mask.follows_batch for mask in config.masks.values())
 
 
 def with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:

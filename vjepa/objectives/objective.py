@@ -111,7 +111,7 @@ class Objective(nn.Module, ABC):
     @classmethod
     def follows_device_batch(cls, config: JepaConfig) -> bool:
         """Does what is learned depend on the number of clips that a device holds, not only on that of a step?"""
-        return config.regulariser.active
+        return config.regulariser.active and not config.regulariser.over_ranks
 
     @property
     def trained_encoder(self) -> Any:

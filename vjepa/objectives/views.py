@@ -80,7 +80,12 @@ class ViewsObjective(Objective):
 
     @classmethod
     def check(cls, config: JepaConfig) -> None:
-        """One projection is enough."""
+        """One projection is enough, and a view has no tokens to look at."""
+        if config.regulariser.motion or config.regulariser.temporal:
+            raise ValueError(
+                "regulariser.motion and regulariser.temporal look at single tokens, objective=views compares whole "
+                "views: set them to false and 0"
+            )
         if config.regulariser.expander:
             raise ValueError(
                 "regulariser.expander must be 0 with objective=views: views.projection stands in its place"
