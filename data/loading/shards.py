@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data.decode import DecodeError, probe_video
+from data.decode import DecodeError, Decoder
+from data.isolation import TIMEOUT, probe_isolated
 from data.loading.clips import Timing
 from data.loading.remote import Cache, is_url, join_url
 from data.manifest import Manifest, Shard
@@ -95,12 +96,12 @@ class ShardReader:
         return join_url(self.manifest.folder, self.manifest.shards[number].name)
 
 
-def read_timing(sample: Sample) -> Timing:
+def read_timing(sample: Sample, timeout: float = TIMEOUT) -> Timing:
     """When frames are shown: from the sidecar, or by decoding all of it where a foreign shard does not say."""
     meta = sample.meta
     try:
         if "frames" not in meta or "fps" not in meta:
-            info = probe_video(sample.video)
+            info = probe_isolated(sample.video, timeout)
             return Timing(info.frames, info.fps, info.times)
         return Timing(int(meta["frames"]), float(meta["fps"]), meta.get("times"))
     except (TypeError, ValueError) as error:
@@ -117,6 +118,11 @@ def read_label(sample: Sample) -> int:
     if isinstance(label, bool) or not isinstance(label, int):
         raise DecodeError("malformed sidecar", f"label must be an integer or null, found {label!r}")
     return label
+
+
+def choose_decoder(sample: Sample, wanted: Decoder = "auto") -> Decoder:
+    """`wanted`, or PyAV where packing found that only PyAV gives the right frames."""
+    return "av" if wanted == "auto" and sample.meta.get("decoder") == "av" else wanted
 
 
 def _open_shard(path: Path, shard: Shard) -> _OpenShard:

@@ -11,6 +11,7 @@ import signal
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import Any, Protocol
@@ -20,14 +21,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from data.deadline import Deadline
-from data.decode import DecodeError, Decoder, Frames, decode_frames
+from data.decode import DecodeError, Decoder, Frames
+from data.isolation import decode_isolated
 from data.loading.augment import crop_resize, random_box, square_boxes
 from data.loading.batch import Batch, DataConfig, Views
 from data.loading.clips import choose_frames, segment_places
 from data.loading.plan import Mixture, Plan, draw_for
 from data.loading.remote import Cache
-from data.loading.shards import Sample, ShardReader, read_label, read_timing
+from data.loading.shards import Sample, ShardReader, choose_decoder, read_label, read_timing
 from data.manifest import Manifest
 
 Decode = Callable[[bytes, Sequence[int], Decoder], Frames]
@@ -52,13 +53,12 @@ class ClipReader:
         self.config = config
         cache = Cache(config.cache, config.cache_gb, config.allow_pipe)
         self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
-        self.decode: Decode = decode_frames  # replaced by whoever measures it
-        self.deadline: Deadline[Frames] | None = None
+        self.decode: Decode = partial(decode_isolated, timeout=config.timeout)  # replaced by whoever measures it
 
     def train(self, sample: Sample, draws: Sequence[random.Random]) -> list[Clip]:
         """A random clip for each draw, all decoded in one go; a draw gives start, flip and box, in this order."""
         config = self.config
-        timing = read_timing(sample)
+        timing = read_timing(sample, config.timeout)
         indices: list[int] = []
         for draw in draws:
             indices += choose_frames(timing, config.frames, config.stride, config.fps, draw.random()).tolist()
@@ -93,20 +93,14 @@ class ClipReader:
 
     def _decode_segments(self, sample: Sample, places: Sequence[float]) -> Frames:
         """The frames of the clips at these places, in one go: [S*T, H, W, C]."""
-        config, timing = self.config, read_timing(sample)
+        config, timing = self.config, read_timing(sample, self.config.timeout)
         indices: list[int] = []
         for where in places:
             indices += choose_frames(timing, config.frames, config.stride, config.fps, where).tolist()
         return self._decode(sample, indices)
 
     def _decode(self, sample: Sample, indices: list[int]) -> Frames:
-        if self.deadline is None:
-            self.deadline = Deadline(self.config.timeout)
-        decoder: Decoder = "av" if sample.meta.get("decoder") == "av" else "auto"
-        try:
-            return self.deadline.run(lambda: self.decode(sample.video, indices, decoder))
-        except TimeoutError as error:
-            raise DecodeError("timeout", f"decoding {error}") from error
+        return self.decode(sample.video, indices, choose_decoder(sample, self.config.decoder))
 
 
 class Batches(Protocol):
