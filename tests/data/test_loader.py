@@ -12,6 +12,7 @@ from conftest import MakeVideo
 from hostile import endless_gif
 from loading import keys_of, make_set, take
 
+import data.loading.processes
 import data.loading.workers
 from data.loading.loader import DataConfig, EvalLoader, TrainLoader, Views
 from data.packing.pack import PackConfig, pack
@@ -178,7 +179,7 @@ def test_a_hang_that_nothing_can_interrupt_ends_with_the_name_of_the_sample(
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
     make_set(tmp_path, [{"mp4": make_video(frames=12), "json": meta}])
     monkeypatch.setattr(data.loading.workers, "decode_isolated", hold)
-    monkeypatch.setattr(data.loading.workers, "HUNG", 2)
+    monkeypatch.setattr(data.loading.processes, "HUNG", 2)
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=1, timeout=0.5)
     with pytest.raises(RuntimeError, match="workers were at sample000"):
         take(TrainLoader(config, batch=1, seed=0), 1)
