@@ -60,7 +60,13 @@ class ClipReader:
         for part, draw in zip(np.split(frames, len(draws)), draws, strict=True):
             flip = draw.random() < config.flip
             box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
-            clips.append(Clip(crop_resize(part, box, config.crop, flip), read_label(sample), sample.key))
+            clips.append(
+                Clip(
+                    crop_resize(part, box, config.crop, flip),
+                    read_label(sample, len(self.shards.manifest.classes)),
+                    sample.key,
+                )
+            )
         return clips
 
     def evaluate(self, sample: Sample, views: Views, which: int | None = None) -> Clip:
@@ -73,7 +79,7 @@ class ClipReader:
             boxes = square_boxes(frames.shape[1], frames.shape[2], views.crops)
             shown = [crop_resize(frames, boxes[view], self.config.crop) for view in wanted]
         pixels = torch.stack(shown).unflatten(1, (views.segments, self.config.frames)).flatten(0, 1)
-        return Clip(pixels, read_label(sample), sample.key)
+        return Clip(pixels, read_label(sample, len(self.shards.manifest.classes)), sample.key)
 
     def _augment(self, sample: Sample, views: Views, view: int) -> Tensor:
         """A random view [S*T, H, W, C]: each segment somewhere in its part of the time, one crop for all of them."""
