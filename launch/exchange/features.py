@@ -1,11 +1,12 @@
 """Features of videos of any length, with a window that slides over them."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -205,9 +206,12 @@ def _name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path
     targets: dict[Path, Source] = {}
     for given in videos:
         for entry in list_sources(given).sources:
-            target = (output / entry.name).with_suffix(suffix)
+            inside = PurePath(*(part for part in PurePath(entry.name).parts if part not in ("/", "..")))
+            target = (output / inside).with_suffix(suffix)
             if target in targets and targets[target].path != entry.path:
-                raise ValueError(f"{targets[target].path} and {entry.path} would both become {target}; give them apart")
+                target = target.with_name(
+                    f"{inside.stem}-{hashlib.sha256(os.fsencode(entry.path)).hexdigest()[:8]}{suffix}"
+                )
             targets[target] = entry
     return targets
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import struct
@@ -348,3 +349,13 @@ def test_reencoding_makes_rates_even_and_turns_frames(
     turned = rotate_video(make_video(width=64, height=128), 90)
     (new,) = transcode_video(turned, TranscodeConfig(crf=5))
     assert np.abs(decode_frames(new, [3]).astype(int) - decode_frames(turned, [3])).mean() < 3
+
+
+def test_links_in_circles_and_pipes_are_left_out_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.mp4").write_bytes(b"text")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "a" / "pipe.mp4")
+    assert [source.name for source in list_sources(str(tmp_path)).sources] == ["a/x.mp4"]
+    assert "was read already" in caplog.text
+    assert "no ordinary file" in caplog.text
