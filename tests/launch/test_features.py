@@ -194,7 +194,7 @@ def test_two_videos_of_one_name_get_a_file_each_inside_the_output(folder: Path, 
     (tmp_path / "short.mp4").write_bytes(make_video(3))
     (tmp_path / "list.txt").write_text(f"../{tmp_path.name}/short.mp4\n{tmp_path}/short.mp4\n")
     videos = [str(tmp_path / "list.txt"), str(tmp_path / "short.mp4"), str(folder / "videos" / "short.mp4")]
-    before = {path for path in tmp_path.rglob("*.safetensors")}
+    before = set(tmp_path.rglob("*.safetensors"))
     assert main(["features", *videos, "--encoder", str(folder / "encoder"), "--output", str(tmp_path / "out")]) == 0
     made = {path for path in tmp_path.parent.rglob("*.safetensors") if "test_two_videos" in str(path)} - before
     assert len(made) >= 3
