@@ -1,5 +1,8 @@
 """Bytes of a video -> frames, behind one small interface: decord first, PyAV where decord cannot.
 
+These functions decode in this process, where a broken video may crash it; data/isolation.py has the same ones behind a
+process boundary. No decoder sees a name or an address: the bytes lie in memory, their container is on the list of
+data/containers.py, and FFmpeg is told which one it is and may open nothing else.
 Both decoders return frames [T, H, W, C] uint8 in display order, rotated as the file asks. Frame i is the i-th frame
 that truly decodes, counted from 0. A reader lives as long as one call, with one thread: readers kept across a fork
 hang, and a worker's neighbours need the other cores. Pictures (JPEG, PNG) are videos of one frame.
@@ -8,12 +11,15 @@ hang, and a worker's neighbours need the other cores. Pictures (JPEG, PNG) are v
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data.containers import DecodeError as DecodeError
+from data.containers import identify, is_safe_to_guess
 
 try:
     import decord
@@ -24,17 +30,9 @@ HAS_DECORD = decord is not None
 Frames = NDArray[np.uint8]
 Decoder = Literal["auto", "decord", "av"]
 
-
-class DecodeError(ValueError):
-    """A video that cannot be decoded; `reason` is a short phrase to count by."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str]]:
-        return DecodeError, (self.reason, self.detail)
+MAX_PIXELS = 1 << 26  # of a frame; 8K has half as many
+PICTURES = ("jpeg", "png")
+MOV_NAMES = "mov,mp4,m4a,3gp,3g2,mj2"  # what FFmpeg calls its one reader of ISO files
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,6 @@ def decode_frames(video: bytes, indices: Sequence[int], decoder: Decoder = "auto
     wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
     if wanted[0] < 0:
         raise ValueError(f"frame indices must not be negative, got {wanted[0]}")
-    if not video:
-        raise DecodeError("empty file")
     frames = _decode_unique(video, wanted, decoder)
     return frames if len(wanted) == len(inverse) and _is_sorted(inverse) else frames[inverse]
 
@@ -69,12 +65,10 @@ def probe_video(video: bytes, visit: Callable[[int, "av.VideoFrame"], None] | No
 
     `visit` is called with every frame's index and the frame, except for pictures.
     """
-    if not video:
-        raise DecodeError("empty file")
-    if is_picture(video):
+    name = identify(video)
+    if name in PICTURES:
         height, width = _open_picture(video).shape[:2]
-        codec = "jpeg" if video[:2] == b"\xff\xd8" else "png"
-        return VideoInfo(width, height, 0, 1.0, 1, 1.0, codec)
+        return VideoInfo(width, height, 0, 1.0, 1, 1.0, name)
     with open_video(video) as container:
         stream = find_stream(container)
         times: list[float | None] = []
@@ -102,10 +96,22 @@ def is_picture(content: bytes) -> bool:
 
 def open_video(video: bytes) -> "av.container.InputContainer":
     """A container over bytes in memory; the caller closes it (`with`)."""
+    name = identify(video)
+    if name in PICTURES:
+        raise DecodeError("not a video", f"it is a picture ({name})")
+    options = {"protocol_whitelist": "none", "format_whitelist": name if name != "mov" else MOV_NAMES}
+    if name == "mov":
+        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
     try:
-        return av.open(io.BytesIO(video), "r")
+        return av.open(
+            io.BytesIO(video), "r", name, container_options=options, metadata_errors="replace", io_open=_open_nothing
+        )
     except (av.FFmpegError, ValueError) as error:
         raise DecodeError("not a video", _reason(error)) from error
+
+
+def _open_nothing(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise PermissionError(f"a video asks for {url[:100]!r}, which is never opened")
 
 
 def find_stream(container: "av.container.InputContainer") -> "av.VideoStream":
@@ -115,6 +121,9 @@ def find_stream(container: "av.container.InputContainer") -> "av.VideoStream":
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise DecodeError("unknown codec", "this build of PyAV has no decoder for it")
+    if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+        raise DecodeError("too large", _too_large(stream.codec_context.width, stream.codec_context.height))
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size on the way
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return stream
@@ -140,11 +149,15 @@ def to_pixels(frame: "av.VideoFrame") -> Frames:
 
 
 def _decode_unique(video: bytes, wanted: NDArray[np.int64], decoder: Decoder) -> Frames:
-    if is_picture(video):
+    name = identify(video)
+    if name in PICTURES:
         if wanted[-1] > 0:
             raise DecodeError("too few frames", f"a picture has one frame, frame {wanted[-1]} was asked for")
         return _open_picture(video)[None]
-    if decoder == "decord" or (decoder == "auto" and decord is not None):
+    guessed = is_safe_to_guess(video, name)
+    if decoder == "decord" and not guessed:
+        raise DecodeError("not for decord", f"decord guesses formats, which is not safe for this {name} file; use PyAV")
+    if decoder == "decord" or (decoder == "auto" and decord is not None and guessed):
         try:
             return _decode_decord(video, wanted)
         except DecodeError:
@@ -241,8 +254,12 @@ def _stack(frames: list[Frames]) -> Frames:
 def _open_picture(content: bytes) -> Frames:
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DecodeError("too large", _too_large(picture.width, picture.height))
             return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except DecodeError:
+        raise
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DecodeError("not a picture", _reason(error)) from error
 
 
@@ -260,6 +277,10 @@ def _timing(times: Sequence[float | None], rate: float) -> tuple[float, tuple[fl
 
 def _is_sorted(inverse: NDArray[Any]) -> bool:
     return bool((np.diff(inverse) > 0).all())
+
+
+def _too_large(width: int, height: int) -> str:
+    return f"frames of {width}x{height}, more than {MAX_PIXELS:,} pixels"
 
 
 def _reason(error: BaseException) -> str:

@@ -16,6 +16,8 @@ from data.loading.remote import is_url, join_url, read_url
 
 NAME = "manifest.json"
 FORMAT = "video-shards/1"
+SMALLEST = 512  # bytes of a sample in a tar: a header alone
+MOST = 4_000_000  # samples of a shard; their order is drawn in memory
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Manifest:
             "shards": [asdict(shard) for shard in self.shards],
             "rejected": [asdict(rejection) for rejection in self.rejected],
         }
-        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
     def save(self, name: str = NAME) -> None:
         """Write `folder`/`name`; it is never visible half written."""
@@ -99,7 +101,7 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
     """Check the text of a manifest; `name` stands in the messages, `folder` is where its shards are."""
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: not valid JSON ({error}); pack the data set again or restore the file") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -115,7 +117,7 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
             made=dict(content.get("made", {})),
             rejected=rejected,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(f"{name}: a field is missing or has the wrong type ({error!r}); see docs/data.md") from error
     if not manifest.samples and not allow_empty:
         raise ValueError(f"{name}: the data set has no samples; pack a folder that holds readable videos")
@@ -128,8 +130,11 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
 
 
 def _parse_shard(content: dict[str, Any]) -> Shard:
-    samples, size = int(content["samples"]), int(content["bytes"])
-    name = str(content["name"])
+    samples, size, name = content["samples"], content["bytes"], content["name"]
+    if type(samples) is not int or type(size) is not int or type(name) is not str:
+        raise TypeError(f"shard {name!r}: samples and bytes must be whole numbers, name a text")
+    if samples * SMALLEST > size or samples > MOST:
+        raise ValueError(f"shard {name}: {samples} samples cannot be in {size} bytes; a shard has at most {MOST}")
     if samples < 0 or size < 0:
         raise ValueError(f"shard {name}: samples and bytes must not be negative")
     if name.startswith("/") or ".." in name.split("/"):

@@ -6,6 +6,7 @@ the device.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ class DataConfig:
     shuffle_shards: int = 16  # shards whose samples are shuffled together
     max_bad_fraction: float = 0.01  # of the samples seen
     timeout: float = 60.0  # seconds to decode one sample
+    decoder: Literal["auto", "av", "decord"] = "auto"  # auto: decord, and PyAV for what decord cannot read
     cache: str = "~/.cache/video-shards"  # folder for shards behind URLs
     cache_gb: float = 100.0  # size of that folder
     allow_pipe: bool = False  # may a path begin with "pipe:", a command whose output is the file?

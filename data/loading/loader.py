@@ -15,7 +15,8 @@ from typing import Any
 from data.loading.arrays import check_alignments
 from data.loading.batch import Batch, DataConfig, MixPart, Views
 from data.loading.plan import Mixture, Plan
-from data.loading.workers import ClipReader, EvalBatches, Request, Stream, TrainBatches, start_workers
+from data.loading.processes import start_workers
+from data.loading.workers import ClipReader, EvalBatches, Request, Stream, TrainBatches
 from data.manifest import Manifest
 
 __all__ = [

@@ -6,13 +6,17 @@ are never even read, and nothing is unpickled. What the manifest says is checked
 """
 
 import json
+import math
 import tarfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data.decode import DecodeError, probe_video
+from data.decode import DecodeError, Decoder
+from data.isolation import TIMEOUT, probe_isolated
 from data.loading.clips import Timing
 from data.loading.remote import Cache, is_url, join_url
 from data.manifest import Manifest, Shard
@@ -20,7 +24,14 @@ from data.manifest import Manifest, Shard
 PICTURES = ("jpg", "jpeg", "png")
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "wmv", "flv", "ogv", "3gp")
 SIDECARS = ("json", "cls")
+MAX_FRAMES = 10_000_000  # of a video; four days at 25 a second
+MAX_LABEL = 1 << 31
 ALLOWED = frozenset((*PICTURES, *VIDEOS, *SIDECARS))
+
+
+def printable(name: str) -> str:
+    """A name without control characters and without bytes that are not UTF-8: those are written out, as \\x1b."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 @dataclass(frozen=True)
@@ -55,19 +66,26 @@ class ShardReader:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def key(self, shard: int, index: int) -> str:
-        """The key of a sample, without reading it."""
-        return self._shard(shard).entries[index].key
+        """The key of a sample, without reading it, in characters that can be printed."""
+        entries = self._shard(shard).entries
+        return printable(entries[index].key) if index < len(entries) else f"{self.manifest.shards[shard].name}#{index}"
 
     def read(self, shard: int, index: int) -> Sample:
         """One sample; DecodeError where its video or sidecar is missing or malformed."""
         opened = self._shard(shard)
+        if index >= len(opened.entries):
+            found, wanted = len(opened.entries), self.manifest.shards[shard].samples
+            detail = f"{self._name(shard)}: {found} samples can be read, the manifest says {wanted}; restore the shard"
+            raise DecodeError("missing in its shard", detail)
         entry = opened.entries[index]
+        if printable(entry.key) != entry.key:
+            raise DecodeError("malformed key", f"{printable(entry.key)} is not UTF-8 or has control characters")
         extension = next((e for e in entry.members if e not in SIDECARS), None)
         if extension is None:
             raise DecodeError("no video in the sample", entry.key)
         video = _read_member(opened.file, *entry.members[extension])
         if len(video) != entry.members[extension][1]:
-            raise OSError(f"{self._name(shard)}: ends inside sample {entry.key}; restore the shard")
+            raise DecodeError("cut short", f"{self._name(shard)} ends inside sample {entry.key}; restore the shard")
         return Sample(entry.key, video, extension, _read_meta(opened.file, entry))
 
     def close(self) -> None:
@@ -95,28 +113,67 @@ class ShardReader:
         return join_url(self.manifest.folder, self.manifest.shards[number].name)
 
 
-def read_timing(sample: Sample) -> Timing:
+def read_timing(sample: Sample, timeout: float = TIMEOUT) -> Timing:
     """When frames are shown: from the sidecar, or by decoding all of it where a foreign shard does not say."""
     meta = sample.meta
     try:
         if "frames" not in meta or "fps" not in meta:
-            info = probe_video(sample.video)
+            info = probe_isolated(sample.video, timeout)
             return Timing(info.frames, info.fps, info.times)
-        return Timing(int(meta["frames"]), float(meta["fps"]), meta.get("times"))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, DecodeError):
-            raise
-        raise DecodeError("malformed sidecar", str(error)) from error
+        return Timing(_count(meta["frames"]), _number(meta["fps"], "fps"), _times(meta.get("times")))
+    except DecodeError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DecodeError("malformed sidecar", str(error)[:200]) from error
 
 
-def read_label(sample: Sample) -> int:
-    """The label, -1 where there is none."""
+def read_label(sample: Sample, classes: int = 0) -> int:
+    """The label, -1 where there is none; `classes` is the number of names in the manifest, 0 where it has none."""
     label = sample.meta.get("label")
     if label is None:
         return -1
     if isinstance(label, bool) or not isinstance(label, int):
-        raise DecodeError("malformed sidecar", f"label must be an integer or null, found {label!r}")
+        raise DecodeError("malformed sidecar", f"label must be an integer or null, found {str(label)[:40]!r}")
+    if not -1 <= label < (classes or MAX_LABEL):
+        limit = f"one of {classes} classes" if classes else f"under {MAX_LABEL}"
+        raise DecodeError("malformed sidecar", f"label must be {limit} and not negative, found {str(label)[:40]}")
     return label
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_FRAMES:
+        raise ValueError(f"frames must be a whole number from 1 to {MAX_FRAMES}, found {_show(value)}")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, found {_show(value)}")
+    return float(value)
+
+
+def _times(value: Any) -> list[float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise ValueError(f"times must be a list of seconds, found {_show(value)}")
+    times = [_number(time, "times") for time in value]
+    if any(later < earlier for earlier, later in pairwise(times)):
+        raise ValueError("times must not fall")
+    return times
+
+
+def _show(value: Any) -> str:
+    """A value of unknown size for a message; whole numbers too long for Python to print have a limit of their own."""
+    try:
+        return repr(value)[:40]
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def choose_decoder(sample: Sample, wanted: Decoder = "auto") -> Decoder:
+    """`wanted`, or PyAV where packing found that only PyAV gives the right frames."""
+    return "av" if wanted == "auto" and sample.meta.get("decoder") == "av" else wanted
 
 
 def _open_shard(path: Path, shard: Shard) -> _OpenShard:
@@ -128,10 +185,10 @@ def _open_shard(path: Path, shard: Shard) -> _OpenShard:
     file = open(path, "rb")  # noqa: SIM115 -- lives in the reader, closed when the shard is put away
     try:
         entries = _read_index(file)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         file.close()
         raise ValueError(f"{path}: not a whole tar file ({error}); restore the shard or pack again") from error
-    if len(entries) != shard.samples:
+    if len(entries) > shard.samples or not entries:
         file.close()
         raise ValueError(
             f"{path}: {len(entries)} samples, the manifest says {shard.samples}; the shard is damaged, restore it"
@@ -143,7 +200,7 @@ def _read_index(file: BinaryIO) -> list[_Entry]:
     """Samples in the order of their first member; only regular files on the allow-list count."""
     entries: dict[str, _Entry] = {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
+        for member in _whole_members(tar):
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             folder, _, name = member.name.rpartition("/")
             stem, dot, extension = name.partition(".")
@@ -153,6 +210,20 @@ def _read_index(file: BinaryIO) -> list[_Entry]:
             key = f"{folder}/{stem}" if folder else stem
             entries.setdefault(key, _Entry(key)).members[extension] = (member.offset_data, member.size)
     return list(entries.values())
+
+
+def _whole_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Members up to the first header that cannot be true; what lies behind it is counted as missing."""
+    found = False
+    try:
+        for member in tar:
+            if member.size < 0 or member.offset_data < 0:
+                return
+            found = True
+            yield member
+    except (tarfile.TarError, ValueError, OverflowError, OSError):
+        if not found:
+            raise
 
 
 def _read_member(file: BinaryIO, offset: int, size: int) -> bytes:
@@ -165,8 +236,8 @@ def _read_meta(file: BinaryIO, entry: _Entry) -> dict[str, Any]:
     if "json" in entry.members:
         try:
             meta = json.loads(_read_member(file, *entry.members["json"]))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DecodeError("malformed sidecar", f"{entry.key}.json: {error}") from error
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, numbers too long, nested too deeply
+            raise DecodeError("malformed sidecar", f"{entry.key}.json: {str(error)[:120]}") from error
         if not isinstance(meta, dict):
             raise DecodeError("malformed sidecar", f"{entry.key}.json holds no object")
     if "cls" in entry.members and "label" not in meta:

@@ -1,40 +1,34 @@
-"""What happens in a worker process: position -> sample -> frames -> clip, and the processes themselves.
+"""What happens in a worker process: position -> sample -> frames -> clip -> batch.
 
-A worker makes whole batches, so that batches arrive in order for any number of workers. Errors travel as values and
-are raised in the main process with their own message. Each worker writes the sample it is at on a shared board: when
-one hangs where even a thread cannot be left behind, the board says which sample it was.
+A worker makes whole batches, so that batches arrive in order for any number of workers; processes.py runs them.
 """
 
-import multiprocessing
 import random
-import signal
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate, groupby
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from data.deadline import Deadline
-from data.decode import DecodeError, Decoder, Frames, decode_frames
+from data.decode import DecodeError, Decoder, Frames
+from data.isolation import decode_isolated
 from data.loading.arrays import read_arrays, stack_arrays
 from data.loading.augment import crop_resize, random_box, square_boxes
 from data.loading.batch import Batch, DataConfig, Views
 from data.loading.clips import choose_frames, segment_places
 from data.loading.plan import Mixture, Plan, draw_for
+from data.loading.processes import Board
 from data.loading.remote import Cache
-from data.loading.shards import Sample, ShardReader, read_label, read_timing
+from data.loading.shards import Sample, ShardReader, choose_decoder, read_label, read_timing
 from data.manifest import Manifest
 
 Decode = Callable[[bytes, Sequence[int], Decoder], Frames]
-
-BOARD = 240  # bytes a worker has on the board
-HUNG = 10  # times the sample's limit: so long may a batch make no progress at all
 
 
 @dataclass(frozen=True)
@@ -54,13 +48,12 @@ class ClipReader:
         self.config = config
         cache = Cache(config.cache, config.cache_gb, config.allow_pipe)
         self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
-        self.decode: Decode = decode_frames  # replaced by whoever measures it
-        self.deadline: Deadline[Frames] | None = None
+        self.decode: Decode = partial(decode_isolated, timeout=config.timeout)  # replaced by whoever measures it
 
     def train(self, sample: Sample, draws: Sequence[random.Random]) -> list[Clip]:
         """A random clip for each draw, all decoded in one go; a draw gives start, flip and box, in this order."""
         config = self.config
-        timing = read_timing(sample)
+        timing = read_timing(sample, config.timeout)
         indices: list[int] = []
         for draw in draws:
             indices += choose_frames(timing, config.frames, config.stride, config.fps or 0.0, draw.random()).tolist()
@@ -71,7 +64,10 @@ class ClipReader:
             flip = draw.random() < config.flip
             box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
             arrays = read_arrays(sample, config.arrays, places, timing.frames)
-            clips.append(Clip(crop_resize(part, box, config.crop, flip), read_label(sample), sample.key, arrays))
+            classes = len(self.shards.manifest.classes)
+            clips.append(
+                Clip(crop_resize(part, box, config.crop, flip), read_label(sample, classes), sample.key, arrays)
+            )
         return clips
 
     def evaluate(self, sample: Sample, views: Views, which: int | None = None) -> Clip:
@@ -84,7 +80,7 @@ class ClipReader:
             boxes = square_boxes(frames.shape[1], frames.shape[2], views.crops)
             shown = [crop_resize(frames, boxes[view], self.config.crop) for view in wanted]
         pixels = torch.stack(shown).unflatten(1, (views.segments, self.config.frames)).flatten(0, 1)
-        return Clip(pixels, read_label(sample), sample.key)
+        return Clip(pixels, read_label(sample, len(self.shards.manifest.classes)), sample.key)
 
     def _augment(self, sample: Sample, views: Views, view: int) -> Tensor:
         """A random view [S*T, H, W, C]: each segment somewhere in its part of the time, one crop for all of them."""
@@ -97,28 +93,14 @@ class ClipReader:
 
     def _decode_segments(self, sample: Sample, places: Sequence[float]) -> Frames:
         """The frames of the clips at these places, in one go: [S*T, H, W, C]."""
-        config, timing = self.config, read_timing(sample)
+        config, timing = self.config, read_timing(sample, self.config.timeout)
         indices: list[int] = []
         for where in places:
             indices += choose_frames(timing, config.frames, config.stride, config.fps or 0.0, where).tolist()
         return self._decode(sample, indices)
 
     def _decode(self, sample: Sample, indices: list[int]) -> Frames:
-        if self.deadline is None:
-            self.deadline = Deadline(self.config.timeout)
-        decoder: Decoder = "av" if sample.meta.get("decoder") == "av" else "auto"
-        try:
-            return self.deadline.run(lambda: self.decode(sample.video, indices, decoder))
-        except TimeoutError as error:
-            raise DecodeError("timeout", f"decoding {error}") from error
-
-
-class Batches(Protocol):
-    """A series of batches: what is asked for from `start` on, and how an answer is made in a worker."""
-
-    def numbers(self, start: int) -> Iterator[Any]: ...
-
-    def make(self, number: Any, board: "Board") -> Batch: ...
+        return self.decode(sample.video, indices, choose_decoder(sample, self.config.decoder))
 
 
 @dataclass(frozen=True)
@@ -144,7 +126,12 @@ class TrainBatches:
             yield start
             start += self.batch * self.world
 
-    def make(self, number: int, board: "Board") -> Batch:
+    def batch_bytes(self) -> int:
+        """Size of a batch's pixels."""
+        config = self.streams[0].reader.config
+        return self.batch * config.frames * config.crop**2 * 3
+
+    def make(self, number: int, board: Board) -> Batch:
         skipped: dict[str, list[str]] = {}
         first = number + self.rank * self.batch
         clips = []
@@ -155,7 +142,7 @@ class TrainBatches:
         return _collate(clips, skipped, number + self.batch * self.world)
 
     def _clips(
-        self, stream: Stream, position: int, numbers: list[int], skipped: dict[str, list[str]], board: "Board"
+        self, stream: Stream, position: int, numbers: list[int], skipped: dict[str, list[str]], board: Board
     ) -> list[Clip]:
         """Clips of the video at a position, or else of the next readable one of its group, from its front again."""
         reader, plan = stream.reader, stream.plan
@@ -205,7 +192,12 @@ class EvalBatches:
     def numbers(self, start: int) -> Iterator[Request]:
         yield from self.requests
 
-    def make(self, number: Request, board: "Board") -> Batch:
+    def batch_bytes(self) -> int:
+        """Not known before it is asked for: that a single sample fits is all that can be asked."""
+        config = self.reader.config
+        return self.views.segments * config.frames * config.crop**2 * 3
+
+    def make(self, number: Request, board: Board) -> Batch:
         skipped: dict[str, list[str]] = {}
         clips, places = [], []
         views: Sequence[int | None] = number.views or [None] * len(number.places)
@@ -222,96 +214,8 @@ class EvalBatches:
         return replace(_collate(clips, skipped, 0), places=places)
 
 
-class Board:
-    """A line of shared memory for each worker, saying which sample it is at."""
-
-    def __init__(self, workers: int) -> None:
-        self._memory = multiprocessing.get_context().RawArray("c", BOARD * max(workers, 1))
-
-    def write(self, text: str) -> None:
-        """Called in a worker."""
-        info = get_worker_info()
-        first = BOARD * (info.id if info else 0)
-        self._memory[first : first + BOARD] = text.encode()[:BOARD].ljust(BOARD, b"\0")
-
-    def read(self) -> list[str]:
-        """The sample each worker is at."""
-        raw = bytes(self._memory)
-        lines = [raw[first : first + BOARD].rstrip(b"\0") for first in range(0, len(raw), BOARD)]
-        return [line.decode(errors="replace") for line in lines if line]
-
-
-def start_workers(batches: Batches, start: int, workers: int, timeout: float) -> Generator[Batch, None, None]:
-    """Batches in order, made by `workers` processes (0: this one), `timeout` seconds being the limit of a sample."""
-    board = Board(workers)
-    loader: DataLoader[Any] = DataLoader(
-        _Work(batches, board),
-        batch_size=None,
-        sampler=_Numbers(batches, start),
-        num_workers=workers,
-        collate_fn=_same,
-        pin_memory=torch.cuda.is_available(),
-        timeout=HUNG * timeout if workers else 0,
-    )
-    # A signal to all processes of a job must not take the workers from a run that is about to save: they inherit this.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
-    try:
-        iterator: Any = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        while True:
-            answer = _next_answer(iterator, board, HUNG * timeout)
-            if answer is None:
-                return
-            if isinstance(answer, Exception):
-                raise answer
-            yield answer
-    finally:
-        if workers:  # now, not when the garbage collector finds time: a fork of this process must not inherit it
-            iterator._shutdown_workers()
-            for worker in iterator._workers:
-                worker.kill()  # one that hangs; they do not hear SIGTERM
-
-
-def _next_answer(iterator: Iterator[Any], board: Board, limit: float) -> Any:
-    """A batch or an error from the workers, None at the end."""
-    try:
-        return next(iterator, None)
-    except RuntimeError as error:
-        if "timed out" not in str(error):
-            raise
-        raise RuntimeError(
-            f"no batch for {limit:g} s; the workers were at {', '.join(board.read())}. One of these "
-            "samples hangs the decoder: pack without it, or raise data.timeout if the storage is that slow"
-        ) from error
-
-
-class _Work(Dataset[Any]):
-    def __init__(self, batches: Batches, board: Board) -> None:
-        self.batches, self.board = batches, board
-
-    def __getitem__(self, number: Any) -> Any:
-        try:
-            return self.batches.make(number, self.board)
-        except (ValueError, OSError) as error:
-            return error
-
-
-class _Numbers(Sampler[Any]):
-    def __init__(self, batches: Batches, start: int) -> None:
-        self.batches, self.start = batches, start
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.batches.numbers(self.start)
-
-
 def _collate(clips: list[Clip], skipped: dict[str, list[str]], position: int) -> Batch:
     pixels = torch.stack([clip.pixels for clip in clips]) if clips else torch.empty(0, dtype=torch.uint8)
     labels = torch.tensor([clip.label for clip in clips], dtype=torch.int64)
     arrays = stack_arrays([clip.arrays for clip in clips])
     return Batch(pixels, labels, [clip.key for clip in clips], skipped, position, arrays=arrays)
-
-
-def _same(answer: Any) -> Any:
-    return answer

@@ -38,7 +38,8 @@ class ShardFile:
             content = Path(source).read_bytes()
             if hashlib.sha256(content).hexdigest() != packed.meta["sha256"]:
                 raise OSError(f"{source}: changed while it was being packed; run the command again")
-        meta = json.dumps(packed.meta, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogateescape")
+        text = json.dumps(packed.meta, ensure_ascii=False, separators=(",", ":"))
+        meta = text.encode(errors="backslashreplace")  # bytes of a file name that are not UTF-8: JSON's own \\udcff
         try:
             self._tar.write({"__key__": packed.key, packed.extension: content, "json": meta})
         except OSError as error:

@@ -8,6 +8,7 @@ relative to that file. Labels may be names or integers, not both.
 import csv
 import glob
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 
 from data.loading.shards import PICTURES, VIDEOS
+
+logger = logging.getLogger(__name__)
 
 EXTENSIONS = frozenset((*VIDEOS, *PICTURES))
 LISTS = (".csv", ".tsv", ".txt", ".list")
@@ -93,9 +96,26 @@ def list_sources(source: str) -> Listing:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for where, folders, files in os.walk(folder, followlinks=True):
+    """Ordinary files, each folder once: links may lead in circles, and a pipe would never end."""
+    seen: set[tuple[int, int]] = set()
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=_tell):
+        status = os.stat(where)
+        if (status.st_dev, status.st_ino) in seen:
+            logger.warning("%s: left out, it is a link to a folder that was read already", ascii(where))
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(where) / name for name in files if not name.startswith("."))
+        for name in files:
+            path = Path(where) / name
+            if not name.startswith(".") and _is_video(path) and path.exists() and not path.is_file():
+                logger.warning("%s: left out, it is no ordinary file", ascii(str(path)))
+            elif not name.startswith("."):
+                yield path
+
+
+def _tell(error: OSError) -> None:
+    logger.warning("%s: left out, the folder cannot be read (%s)", ascii(error.filename), error.strerror)
 
 
 def _is_video(path: Path) -> bool:

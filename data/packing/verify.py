@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data.decode import DecodeError, Decoder, Frames, decode_frames
+from data.decode import DecodeError, Frames
+from data.isolation import decode_isolated
 from data.loading.clips import choose_frames
 from data.loading.remote import hash_file
-from data.loading.shards import Sample, ShardReader, read_timing
+from data.loading.shards import Sample, ShardReader, choose_decoder, read_timing
 from data.manifest import Manifest
 
 
@@ -84,5 +85,4 @@ def _spread_frames(sample: Sample, wanted: int) -> Frames:
     indices: Sequence[int] = choose_frames(
         timing, wanted, max((timing.frames - 1) // max(wanted - 1, 1), 1), 0, 0
     ).tolist()
-    decoder: Decoder = "av" if sample.meta.get("decoder") == "av" else "auto"
-    return decode_frames(sample.video, indices, decoder)
+    return decode_isolated(sample.video, indices, choose_decoder(sample))

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data.decode import decode_frames, probe_video
 from data.generated.videos import encode_clip
+from data.isolation import decode_isolated, probe_isolated
 from data.packing.sources import list_sources
 
 Label = Literal["direction", "source"]
@@ -53,7 +53,7 @@ def write_windows(videos: str, output: Path, label: Label, config: WindowConfig)
             raise ValueError(f"{folder} must be empty, or older windows would be mixed in: delete it, or give another")
     for source in list_sources(videos).sources:
         content = Path(source.path).read_bytes()
-        found = split_starts(probe_video(content).frames, config)
+        found = split_starts(probe_isolated(content).frames, config)
         if label == "source" and not all(found.values()):
             short.append(source.key)
             continue
@@ -97,7 +97,7 @@ def split_starts(frames: int, config: WindowConfig) -> dict[str, range]:
 def read_window(content: bytes, start: int, config: WindowConfig) -> npt.NDArray[np.uint8]:
     """The window of a video that begins at frame `start`, made small: uint8 [T, H, W, 3] with even sides."""
     indices = range(start, start + span(config), config.stride)
-    frames = decode_frames(content, list(indices), "auto")
+    frames = decode_isolated(content, list(indices))
     height, width = frames.shape[1:3]
     scale = config.short_side / min(height, width)
     size = (round(width * scale / 2) * 2, round(height * scale / 2) * 2)

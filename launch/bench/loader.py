@@ -11,7 +11,8 @@ import torch
 from data.decode import HAS_DECORD, DecodeError, Decoder, Frames, decode_frames
 from data.loading.batch import Batch
 from data.loading.loader import TrainLoader
-from data.loading.workers import Board, TrainBatches
+from data.loading.processes import Board
+from data.loading.workers import TrainBatches
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
 

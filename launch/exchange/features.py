@@ -1,10 +1,12 @@
 """Features of videos of any length, with a window that slides over them."""
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -12,18 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.decode import (
-    DecodeError,
-    Frames,
-    decode_frames,
-    find_stream,
-    is_picture,
-    iterate_frames,
-    open_video,
-    probe_video,
-    to_pixels,
-)
+from data.decode import DecodeError
 from data.files import claim_folder, remove_leftovers, replacing
+from data.isolation import probe_isolated, stream_isolated
 from data.loading.augment import crop_resize, square_boxes
 from data.loading.clips import Indices, Timing, choose_frames
 from data.packing.sources import Source, list_sources
@@ -35,6 +28,7 @@ from vjepa.pixels import normalise
 
 Pool = Literal["none", "mean", "attentive"]
 FORMAT = "vjepa-features-1"
+TIMEOUT = 600.0  # seconds to find out what a video holds, by decoding all of it
 
 
 @dataclass(frozen=True)
@@ -183,10 +177,9 @@ def show_windows(video: Video, indices: Indices, crop: int) -> Iterator[Tensor]:
     wanted = set(indices.flatten().tolist())
     kept: dict[int, Tensor] = {}
     number = 0
-    for index, pixels in _iterate_pixels(video.content):
-        if index in wanted:
-            frames = pixels[None]
-            kept[index] = crop_resize(frames, square_boxes(frames.shape[1], frames.shape[2], 1)[0], crop)[0]
+    for index, pixels in stream_isolated(video.content, sorted(wanted)):
+        frames = pixels[None]
+        kept[index] = crop_resize(frames, square_boxes(frames.shape[1], frames.shape[2], 1)[0], crop)[0]
         while number < len(indices) and indices[number, -1] <= index:
             yield torch.stack([kept[frame] for frame in indices[number].tolist()])
             number += 1
@@ -203,7 +196,7 @@ def read_video(path: Path) -> Video:
         content = path.read_bytes()
     except OSError as error:
         raise DecodeError("cannot be read", error.strerror or str(error)) from error
-    info = probe_video(content)
+    info = probe_isolated(content, TIMEOUT)
     return Video(content, Timing(info.frames, info.fps, info.times))
 
 
@@ -214,23 +207,16 @@ def read_clip(path: str, config: EncoderConfig) -> Tensor:
     return next(show_windows(video, middle[None], config.crop)).unsqueeze(0)
 
 
-def _iterate_pixels(content: bytes) -> Iterator[tuple[int, Frames]]:
-    """Every frame [H, W, C] with its number."""
-    if is_picture(content):
-        yield 0, decode_frames(content, [0])[0]
-        return
-    with open_video(content) as container:
-        for index, frame in enumerate(iterate_frames(container, find_stream(container))):
-            yield index, to_pixels(frame)
-
-
 def _name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path, Source]:
     targets: dict[Path, Source] = {}
     for given in videos:
         for entry in list_sources(given).sources:
-            target = (output / entry.name).with_suffix(suffix)
+            inside = PurePath(*(part for part in PurePath(entry.name).parts if part not in ("/", "..")))
+            target = (output / inside).with_suffix(suffix)
             if target in targets and targets[target].path != entry.path:
-                raise ValueError(f"{targets[target].path} and {entry.path} would both become {target}; give them apart")
+                target = target.with_name(
+                    f"{inside.stem}-{hashlib.sha256(os.fsencode(entry.path)).hexdigest()[:8]}{suffix}"
+                )
             targets[target] = entry
     return targets
 

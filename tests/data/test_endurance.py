@@ -67,10 +67,10 @@ def test_ten_thousand_opens_do_not_grow(config: DataConfig, decoder: Decoder, mo
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs /proc")
 
-    def decode(video: bytes, indices: list[int], _: Decoder) -> Frames:
+    def decode(video: bytes, indices: list[int], _: Decoder, timeout: float) -> Frames:
         return decode_frames(video, indices, decoder)
 
-    monkeypatch.setattr(data.loading.workers, "decode_frames", decode)
+    monkeypatch.setattr(data.loading.workers, "decode_isolated", decode)
     batches = iter(TrainLoader(config, batch=10, seed=0))
 
     def use() -> tuple[int, int, int]:

@@ -3,15 +3,16 @@
 import dataclasses
 import json
 import pickle
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import MakeVideo
+from hostile import endless_gif
 from loading import keys_of, make_set, take
 
+import data.loading.processes
 import data.loading.workers
 from data.loading.loader import DataConfig, EvalLoader, TrainLoader, Views
 from data.packing.pack import PackConfig, pack
@@ -155,23 +156,13 @@ def test_evaluation_reports_what_is_missing(make_video: MakeVideo, tmp_path: Pat
     assert (batches[0].labels == -1).all()
 
 
-def _hang_on(marker: bytes, original: object) -> object:
-    def decode(video: bytes, *words: object) -> object:
-        if video == marker:
-            time.sleep(1000)
-        return original(video, *words)  # type: ignore[operator]
-
-    return decode
-
-
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_sample_that_hangs_is_skipped_and_named(
-    make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
-    meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
-    make_set(tmp_path, [{"mp4": make_video(frames=12) if n != 2 else b"hang", "json": meta} for n in range(6)])
-    monkeypatch.setattr(data.loading.workers, "decode_frames", _hang_on(b"hang", data.loading.workers.decode_frames))
-    config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=workers, timeout=0.5)
+def test_a_sample_that_hangs_is_skipped_and_named(make_video: MakeVideo, tmp_path: Path, workers: int) -> None:
+    meta = {"frames": 12, "fps": 12.0}
+    samples = [{"mp4": make_video(frames=12), "json": json.dumps(meta).encode()} for n in range(6)]
+    samples[2] = {"avi": endless_gif(), "json": json.dumps({**meta, "frames": 6000}).encode()}
+    make_set(tmp_path, samples)
+    config = DataConfig(path=str(tmp_path), frames=4, stride=1900, crop=16, workers=workers, timeout=3)
     (batch,) = take(TrainLoader(config, batch=6, seed=0), 1)
     assert batch.skipped == {"timeout": ["sample002"]}
     assert len(batch.keys) == 6
@@ -182,13 +173,13 @@ def test_a_hang_that_nothing_can_interrupt_ends_with_the_name_of_the_sample(
 ) -> None:
     import ctypes
 
-    def hold(video: bytes, *words: object) -> None:
+    def hold(video: bytes, *words: object, timeout: float) -> None:
         ctypes.PyDLL(None).sleep(1000)  # the interpreter's lock is kept
 
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
     make_set(tmp_path, [{"mp4": make_video(frames=12), "json": meta}])
-    monkeypatch.setattr(data.loading.workers, "decode_frames", hold)
-    monkeypatch.setattr(data.loading.workers, "HUNG", 2)
+    monkeypatch.setattr(data.loading.workers, "decode_isolated", hold)
+    monkeypatch.setattr(data.loading.processes, "HUNG", 2)
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=1, timeout=0.5)
     with pytest.raises(RuntimeError, match="workers were at sample000"):
         take(TrainLoader(config, batch=1, seed=0), 1)
@@ -204,6 +195,9 @@ def test_a_damaged_shard_is_an_error_with_its_name(videos: Path, tmp_path: Path,
     with pytest.raises(ValueError, match=r"shard-000000.tar: .* bytes, the manifest says"):
         take(TrainLoader(config, 2, 0), 1)
     path.write_bytes(whole[:10240] + b"\0" * (len(whole) - 10240))
+    with pytest.raises(ValueError, match=r"could not be read.*missing in its shard.*shard-000000.tar#"):
+        take(TrainLoader(config, 12, 0), 2)
+    path.write_bytes(b"\0" * len(whole))
     with pytest.raises(ValueError, match=r"shard-000000.tar: .* the manifest says 24"):
         take(TrainLoader(config, 2, 0), 1)
     path.unlink()

@@ -9,7 +9,9 @@ from data.manifest import Manifest, Shard
 
 
 def _manifest(folder: Path) -> Manifest:
-    return Manifest(str(folder), (Shard("shard-000000.tar", 3, 10, "ab"), Shard("shard-000001.tar", 2, 9, "cd")), ["a"])
+    return Manifest(
+        str(folder), (Shard("shard-000000.tar", 3, 10240, "ab"), Shard("shard-000001.tar", 2, 9216, "cd")), ["a"]
+    )
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -17,12 +19,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     loaded = Manifest.load(tmp_path)
     assert loaded == _manifest(tmp_path)
     assert loaded.samples == 5
-    assert loaded.total_bytes == 19
+    assert loaded.total_bytes == 19456
 
 
 def test_fingerprint_follows_the_shards(tmp_path: Path) -> None:
     manifest = _manifest(tmp_path)
-    other = Manifest(str(tmp_path), (manifest.shards[0], Shard("shard-000001.tar", 2, 9, "ce")), ["a"])
+    other = Manifest(str(tmp_path), (manifest.shards[0], Shard("shard-000001.tar", 2, 9216, "ce")), ["a"])
     assert manifest.fingerprint() == Manifest("elsewhere", manifest.shards, ["b"]).fingerprint()
     assert manifest.fingerprint() != other.fingerprint()
 
@@ -34,7 +36,7 @@ def test_fingerprint_follows_the_shards(tmp_path: Path) -> None:
         ({"samples": 6}, "says 6 samples"),
         ({"shards": []}, "no samples"),
         ({"shards": [{"name": "a.tar"}]}, "field is missing"),
-        ({"shards": [{"name": "../a.tar", "samples": 1, "bytes": 1}]}, "field is missing.*stay inside"),
+        ({"shards": [{"name": "../a.tar", "samples": 1, "bytes": 1024}]}, "field is missing.*stay inside"),
     ],
 )
 def test_a_wrong_manifest_says_what_is_wrong(tmp_path: Path, change: dict[str, object], message: str) -> None:

@@ -31,13 +31,13 @@ def test_clips_of_a_video_are_neighbours_and_differ(config: DataConfig, several:
 
 
 def test_a_video_is_decoded_once_for_all_its_clips(several: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, asked = data.loading.workers.decode_frames, []
+    plain, asked = data.loading.workers.decode_isolated, []
 
-    def decode(video: bytes, indices: list[int], decoder: Decoder) -> Frames:
+    def decode(video: bytes, indices: list[int], decoder: Decoder, timeout: float) -> Frames:
         asked.append(len(indices))
-        return plain(video, indices, decoder)
+        return plain(video, indices, decoder, timeout)
 
-    monkeypatch.setattr(data.loading.workers, "decode_frames", decode)
+    monkeypatch.setattr(data.loading.workers, "decode_isolated", decode)
     take(TrainLoader(several, batch=6, seed=7), 4)
     assert asked == [12] * 8
 

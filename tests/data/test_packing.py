@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import struct
@@ -370,3 +371,13 @@ def test_each_of_many_labels_of_two_videos_is_in_both_halves() -> None:
     sources = tuple(Source(f"{label}/{n}.mp4", f"{label}/{n}.mp4", label) for label in labels for n in range(2))
     split = plan_subsets(Listing(sources, labels), PackConfig(val_fraction=0.1))
     assert [len({source.label for source in split[half]}) for half in ("train", "val")] == [20, 20]
+
+
+def test_links_in_circles_and_pipes_are_left_out_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.mp4").write_bytes(b"text")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "a" / "pipe.mp4")
+    assert [source.name for source in list_sources(str(tmp_path)).sources] == ["a/x.mp4"]
+    assert "was read already" in caplog.text
+    assert "no ordinary file" in caplog.text

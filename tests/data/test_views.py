@@ -38,13 +38,13 @@ def test_random_views_depend_on_seed_view_and_sample_alone(config: DataConfig) -
 def test_segments_of_a_random_view_share_the_crop_and_lie_in_their_part_of_the_time(
     make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, asked = data.loading.workers.decode_frames, []
+    plain, asked = data.loading.workers.decode_isolated, []
 
-    def decode(video: bytes, indices: list[int], decoder: Decoder) -> Frames:
+    def decode(video: bytes, indices: list[int], decoder: Decoder, timeout: float) -> Frames:
         asked.append(list(indices))
-        return plain(video, indices, decoder)
+        return plain(video, indices, decoder, timeout)
 
-    monkeypatch.setattr(data.loading.workers, "decode_frames", decode)
+    monkeypatch.setattr(data.loading.workers, "decode_isolated", decode)
     meta = json.dumps({"frames": 28, "fps": 12.0}).encode()
     make_set(tmp_path, [{"mp4": make_video(frames=28), "json": meta}])
     config = DataConfig(path=str(tmp_path), frames=4, stride=1, crop=32, workers=0)

@@ -201,12 +201,15 @@ def test_two_commands_that_write_features_into_one_folder_are_refused(
     assert [path.name for path in output.iterdir()] == [".features.lock"]
 
 
-def test_two_videos_of_one_name_are_an_error(folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_two_videos_of_one_name_get_a_file_each_inside_the_output(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "short.mp4").write_bytes(make_video(3))
-    videos = [str(tmp_path / "short.mp4"), str(folder / "videos" / "short.mp4")]
-    words = ["features", *videos, "--encoder", str(folder / "encoder"), "--output", str(tmp_path / "out")]
-    assert main(words) == 2
-    assert "would both become" in capsys.readouterr().err
+    (tmp_path / "list.txt").write_text(f"../{tmp_path.name}/short.mp4\n{tmp_path}/short.mp4\n")
+    videos = [str(tmp_path / "list.txt"), str(tmp_path / "short.mp4"), str(folder / "videos" / "short.mp4")]
+    before = set(tmp_path.rglob("*.safetensors"))
+    assert main(["features", *videos, "--encoder", str(folder / "encoder"), "--output", str(tmp_path / "out")]) == 0
+    made = {path for path in tmp_path.parent.rglob("*.safetensors") if "test_two_videos" in str(path)} - before
+    assert len(made) >= 3
+    assert all(path.is_relative_to(tmp_path / "out") for path in made)
 
 
 def test_settings_are_checked() -> None:
