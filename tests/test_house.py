@@ -1,6 +1,7 @@
 """Who may import whom, and that the wheel holds the library alone."""
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -93,6 +94,13 @@ def circles(arrows: dict[str, set[str]]) -> set[tuple[str, str]]:
             edge += found
         reached[start] = seen
     return {(one, two) for one in arrows for two in arrows if one < two and two in reached[one] and one in reached[two]}
+
+
+def test_an_objective_is_known_by_name_in_its_own_file_alone() -> None:
+    for package in ("vjepa", "probes", "launch"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.parent.name != "objectives":
+                assert not re.search(r"objective\s*(==|!=|in)\s*[\"'(\[]", path.read_text()), path
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 B clips, K context tokens, N tokens of the grid, D width, E width after the expander, n rows, S slices, J knots.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from vjepa.positions import Grid
 from vjepa.ranks import sum_over_ranks
+from vjepa.registry import REGULARISERS
 
 VICREG = 1 / 25  # covariance : variance of VICReg
 MOVING, STILL = 0.02, 0.02  # frame difference above which a token moves; weight of one that does not
@@ -24,6 +25,7 @@ class RegulariserConfig:
     variance: float = 0.0  # VICReg: every channel keeps a deviation of 1
     covariance: float = 0.0  # VICReg: channels say different things
     sigreg: float = 0.0  # LeJEPA: every direction is distributed like a Gaussian
+    terms: dict[str, float] = field(default_factory=dict)  # weights of registered terms of your own
     temporal: float = (
         0.0  # every channel keeps a deviation over the time of a clip, as decorrelated as `covariance` asks
     )
@@ -43,6 +45,12 @@ class RegulariserConfig:
                 f"regulariser.variance, covariance, sigreg, temporal and expander must be at least 0, got "
                 f"{self.variance}, {self.covariance}, {self.sigreg}, {self.temporal} and {self.expander}"
             )
+        for name, weight in self.terms.items():
+            REGULARISERS.find(name)
+            if weight < 0:
+                raise ValueError(f"regulariser.terms.{name} must be at least 0, got {weight}")
+        if self.terms and self.over_ranks:
+            raise ValueError("regulariser.terms look at a device's own clips: set regulariser.over_ranks=false")
         if self.expander and not self.active:
             raise ValueError("regulariser.expander needs a term behind it: set variance, covariance or sigreg above 0")
         if self.slices < 1 or self.knots < 2:
@@ -57,7 +65,7 @@ class RegulariserConfig:
     @property
     def active(self) -> bool:
         """Is any term on?"""
-        return max(self.variance, self.covariance, self.sigreg, self.temporal) > 0
+        return max(self.variance, self.covariance, self.sigreg, self.temporal, *self.terms.values()) > 0
 
     @property
     def temporal_covariance(self) -> float:
@@ -93,7 +101,7 @@ class Regulariser(nn.Module):
             rows = self.expander(features.float())
             centred, freedom, seen = centre_groups(rows, index, tokens, everywhere)
             weight = None if weights is None else even_out(weights.float().flatten(), everywhere)
-            total = self._vicreg(_scale(centred, weight), freedom)
+            total = self._vicreg(_scale(centred, weight), freedom) + self._own(_scale(centred, weight), freedom)
             if config.temporal:
                 total = total + self._temporal(centred, freedom, weight, index, grid)
             if config.sigreg:
@@ -107,7 +115,7 @@ class Regulariser(nn.Module):
             rows = rows.float()
             count = sum_over_ranks(rows.new_tensor(float(len(rows))), config.over_ranks)
             centred = rows - sum_over_ranks(rows.sum(0), config.over_ranks) / count
-            total = self._vicreg(centred, (count - 1).clamp(min=1))
+            total = self._vicreg(centred, (count - 1).clamp(min=1)) + self._own(centred, (count - 1).clamp(min=1))
             if config.sigreg:
                 sliced = centred @ draw_directions(rows.shape[1], config.slices, draw, rows.device)
                 total = total + config.sigreg * gaussian_distance(sliced, config.knots, over_ranks=config.over_ranks)
@@ -119,6 +127,13 @@ class Regulariser(nn.Module):
             return centred.new_zeros(())
         variance, covariance = variance_covariance(centred, freedom, over_ranks=config.over_ranks)
         return config.variance * variance + config.covariance * covariance
+
+    def _own(self, centred: Tensor, freedom: Tensor) -> Tensor:
+        """Registered terms: functions of centred rows [n, E] and their degrees of freedom -> scalar."""
+        total = centred.new_zeros(())
+        for name, weight in self.config.terms.items():
+            total = total + weight * REGULARISERS.find(name)(centred, freedom)
+        return total
 
     def _temporal(
         self, centred: Tensor, freedom: Tensor, weight: Tensor | None, index: Tensor, grid: Grid | None

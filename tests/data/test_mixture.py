@@ -73,7 +73,7 @@ def test_a_mixture_is_written_in_yaml(config: DataConfig) -> None:
     assert isinstance(read, DataConfig)
     (one, two), (first, second) = read.parts(), (2.0, 1.0)
     assert (one[1], two[1]) == (first, second)
-    assert (one[0].fps, two[0].fps, tuple(two[0].scale)) == (0.0, 6.0, (0.5, 1.0))
+    assert (one[0].fps, two[0].fps, tuple(two[0].scale)) == (None, 6.0, (0.5, 1.0))
 
 
 def test_wrong_mixtures_are_explained(mixed: DataConfig) -> None:

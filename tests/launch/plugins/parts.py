@@ -15,7 +15,7 @@ from vjepa.masks import ClipRandom, MaskConfig, mask
 from vjepa.objectives.objective import Objective, StepContext, StepOutput
 from vjepa.patches import gather_tokens
 from vjepa.positions import Grid
-from vjepa.registry import ENCODERS, OBJECTIVES
+from vjepa.registry import ENCODERS, OBJECTIVES, REGULARISERS
 from vjepa.targets import make_targets
 
 
@@ -27,6 +27,12 @@ def hide_checkerboard(config: MaskConfig, grid: Grid, random: ClipRandom) -> Ten
     parity = (index // (h * w) + index // w % h + index % w) % 2
     flipped = random.uniform(1) < config.options.get("flip", 0.5)
     return (parity == 1) ^ flipped
+
+
+@REGULARISERS.register("shrink")
+def shrink(centred: Tensor, freedom: Tensor) -> Tensor:
+    """Mean variance of the rows [n, E]: features are pulled together."""
+    return centred.square().sum(0).div(freedom).mean()
 
 
 @ENCODERS.register("convolutions")
