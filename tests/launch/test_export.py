@@ -96,7 +96,7 @@ def test_export_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         torch.nn.init.constant_(other.norm.bias, 0.5)
         return save_encoder(other, folder, *others)
 
-    monkeypatch.setattr("launch.exchange.export.save_encoder", save_altered)
+    monkeypatch.setattr("launch.exchange.formats.save_encoder", save_altered)
     with pytest.raises(ValueError, match=r"what was loaded differs by .*; do not use it"):
         export_origin(make_origin(), tmp_path, "native")
 
