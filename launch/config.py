@@ -6,7 +6,7 @@ sees OmegaConf: what comes back are frozen dataclasses.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from launch.config_keys import declared_defaults, inner_dataclass, list_choices, list_keys, without_none
 from launch.describe_config import show_config
 from launch.suggest import explain_file, explain_key, explain_value
-from vjepa.registry import import_plugins
+from vjepa.registry import Registry, import_plugins
 
 BASE = "base"  # the word of a file that names another file
 
@@ -144,17 +144,32 @@ def _merge(base: Any, extra: Any, source: str, kind: type) -> Any:
         raise ValueError(f"{source}: {error.full_key or 'the config'}: {reason}") from error
 
 
+def _check_registered(registry: Registry[Any], value: Any, key: str, source: str) -> None:
+    """Raise ValueError for a part that is not registered under the name it is given."""
+    for name in value if isinstance(value, list) else [value]:
+        if name not in registry.names():
+            word = f"{key}={name}"
+            where = "" if source == word else f"{source}: "
+            raise ValueError(
+                f"{where}{word} does not exist; {explain_value(name, registry.names())}; one of your own must be in a "
+                "module that the config lists under plugins"
+            )
+
+
 def _check(hint: Any, value: Any, place: str, source: str, kind: type) -> None:
     """Raise ValueError for keys that do not exist and values that are not among the choices; types are OmegaConf's."""
     plain, inner = without_none(hint), inner_dataclass(hint)
     if isinstance(plain, type) and is_dataclass(plain) and isinstance(value, dict):
         hints = get_type_hints(plain)
+        registries = {entry.name: entry.metadata["registry"] for entry in fields(plain) if "registry" in entry.metadata}
         for name, part in value.items():
             key = f"{place}{name}"
             if name not in hints:
                 whole = _whole_key(key, part)
                 raise ValueError(f"{source}: there is no key {whole}; {explain_key(whole, kind)}")
             _check(hints[name], part, f"{key}.", source, kind)
+            if name in registries:
+                _check_registered(registries[name], part, key, source)
     elif inner is not None and isinstance(value, dict | list):
         for name, part in value.items() if isinstance(value, dict) else enumerate(value):
             _check(inner, part, f"{place}{name}.", source, kind)

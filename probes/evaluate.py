@@ -23,7 +23,9 @@ from probes.tables import align_columns
 class HeadsConfig:
     """Which heads are put on the features, how they are trained and on what they are chosen."""
 
-    names: tuple[str, ...] = ("linear", "knn", "attentive")  # registered heads
+    names: tuple[str, ...] = field(
+        default=("linear", "knn", "attentive"), metadata={"registry": HEADS}
+    )  # registered heads
     neighbours: int = 20  # of the k-NN vote
     attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
     held_out: float = 0.2  # share of the training samples on which heads are chosen

@@ -36,7 +36,9 @@ def published_masks() -> dict[str, MaskConfig]:
 class ModelConfig:
     """The sections of a config that decide what is learned."""
 
-    objective: str = "masked"  # a registered objective; its own options stand in the section of its name
+    objective: str = field(
+        default="masked", metadata={"registry": OBJECTIVES}
+    )  # a registered objective; its own options stand in the section of its name
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     masks: dict[str, MaskConfig] = field(default_factory=published_masks)

@@ -6,7 +6,7 @@ Several selections of the same clip lie in one row and go through the blocks tog
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -55,7 +55,7 @@ class EncoderConfig:
     The numbers in force are those of `shape`.
     """
 
-    kind: str = "vit"  # a registered encoder
+    kind: str = field(default="vit", metadata={"registry": ENCODERS})  # a registered encoder
     size: SizeName = "large"
     width: int | None = None  # channels of a token; None: as the size says
     depth: int | None = None  # blocks; None: as the size says

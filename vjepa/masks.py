@@ -29,7 +29,7 @@ class MaskConfig:
     batch.
     """
 
-    kind: str = "blocks"  # a registered mask
+    kind: str = field(default="blocks", metadata={"registry": MASKS})  # a registered mask
     num_blocks: int = 8  # boxes whose union is hidden (blocks)
     spatial_scale: tuple[float, float] = (0.15, 0.15)  # area of a box, fraction of the h x w grid (blocks)
     aspect: tuple[float, float] = (2 / 3, 4 / 3)  # width over height of a box (blocks); its inverse is drawn evenly

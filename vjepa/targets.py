@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -29,7 +29,7 @@ class TeacherConfig:
     normalised pixels of each tubelet (masked autoencoder).
     """
 
-    source: str = "average"  # a registered source of targets
+    source: str = field(default="average", metadata={"registry": TARGETS})  # a registered source of targets
     momentum: float = 0.998
     final_momentum: float = 1.0
     horizon: tuple[float, float] | None = None  # instead: updates averaged over, shares of the run at start and end

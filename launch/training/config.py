@@ -115,13 +115,14 @@ class TrainConfig(ModelConfig):
     def __post_init__(self) -> None:
         encoder = replace(self.encoder, frames=self.data.frames, crop=self.data.crop)
         object.__setattr__(self, "encoder", encoder)
+        object.__setattr__(self, "masks", dict(self.masks or published_masks()))
         _ = self.jepa  # says what does not go together
 
     @property
     def jepa(self) -> JepaConfig:
         """What decides what is learned."""
         shared: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ModelConfig)}
-        shared |= {"masks": self.masks or published_masks(), "optim": self.optim.for_batch(self.run.batch)}
+        shared["optim"] = self.optim.for_batch(self.run.batch)
         options = getattr(self, self.objective, None)
         return JepaConfig(**shared, options=options, steps=self.run.total_steps, seed=self.run.seed)
 

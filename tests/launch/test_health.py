@@ -204,7 +204,7 @@ def test_waiting_for_data_is_told_from_working(monkeypatch: pytest.MonkeyPatch) 
         speed.on_train_batch_start(trainer, module, None, number)
         now[0] += 0.3
         trainer.global_step, module.position = number + 1, 64 * (number + 1)
-        speed.on_train_batch_end(trainer, module, None, SimpleNamespace(clips=[0] * 32), number)
+        speed.on_train_batch_end(trainer, module, None, SimpleNamespace(size=32), number)
     assert speed.latest["speed/data_wait"] == pytest.approx(0.25)
     assert speed.latest["speed/clips_per_s"] == pytest.approx(64 / 0.4)  # over both ranks
     assert speed.latest["speed/step_ms"] == pytest.approx(400)
