@@ -102,5 +102,5 @@ def test_a_checkpoint_of_the_first_version_is_read(tiny: JepaConfig) -> None:
 
 def test_a_frozen_teacher_that_is_missing_is_refused(tiny: JepaConfig) -> None:
     config = replace(tiny, teacher=replace(tiny.teacher, source="frozen", weights="somewhere"))
-    with pytest.raises(ValueError, match="fresh random weights would be frozen"):
+    with pytest.raises(ValueError, match="random weights would be frozen"):
         JEPA(config)
