@@ -62,7 +62,7 @@ def test_mask_tokens_start_at_zero_one_for_each_kind(tiny: JepaConfig) -> None:
     tokens = JEPA(tiny).predictor.mask_tokens
     assert len(tokens) == 2
     assert all((token == 0).all() for token in tokens)
-    with pytest.raises(ValueError, match=r"predictor.mask_tokens must be null or at least the 2"):
+    with pytest.raises(ValueError, match=r"predictor.mask_tokens must be null or at least the number of masks"):
         JEPA(replace(tiny, predictor=replace(tiny.predictor, mask_tokens=1)))
 
 
