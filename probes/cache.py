@@ -1,10 +1,10 @@
-"""Features on disk: what one pass of an encoder cost is paid once, by however many processes work at it.
+"""Feature cache on disk: an encoder pass is paid for once and can be shared by any number of processes.
 
-A set is a folder under a name hashed from all that decides its content: weights, layers and precision, the data's
-fingerprint, how clips and views are cut. It holds `about.json`, which says so in words, and one file a shard, which
-appears whole or not at all. A process claims a shard by a lock that ends with the process: so a killed pass goes on
-with what is missing, ranks and jobs share the work without talking, and nobody waits for the dead. Locks save work;
-that the content is right does not depend on them.
+A feature set is a folder named by a hash of everything that determines its content: weights, layers, precision, the
+data's fingerprint, and how clips and views are sampled. It holds `about.json`, which describes all this, and one file
+per shard, written atomically. A process claims a shard with a lock that is released when the process ends. So a killed
+pass resumes with the missing shards, ranks and jobs share the work without communicating, and nobody waits for a dead
+process. Locks only avoid duplicate work; correctness does not depend on them.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from vjepa.formats.native import write_safetensors
 
 FORMAT = "video-features-1"
 ABOUT, LOCK, DROPPED = "about.json", "in-use.lock", ".dropped-"
-TIMEOUT = "timeout"  # the reason of a missing sample that may be there the next time
-PAUSE = 0.5  # seconds between two looks for shards that others make
+TIMEOUT = "timeout"  # reason for a missing sample that may be readable next time
+PAUSE = 0.5  # seconds between checks for shards made by others
 logger = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """A folder of feature sets, at most `gigabytes` in all: those unused for longest go first, never one in use."""
+    """A folder of feature sets of at most `gigabytes` in total; evicts the least recently used, never one in use."""
 
     def __init__(self, folder: str | Path, gigabytes: float) -> None:
         self.folder = Path(folder).expanduser()
@@ -46,9 +46,9 @@ class FeatureCache:
     def fetch(
         self, orders: Sequence[Order], progress: Progress | None = None, rank: int = 0, world: int = 1
     ) -> list[dict[str, Features]]:
-        """Features for each order, read or made; of several ranks only rank 0 gets them, the others help it.
+        """Features for each order, read or computed. Only rank 0 gets them, other ranks help to compute them.
 
-        Raises ValueError where all of them together are larger than the cache may be.
+        Raises ValueError if together they exceed the cache size.
         """
         kept = [{name: FeatureSet.plan(self.folder, order, name) for name in order.extractors} for order in orders]
         lock = self._reserve({one.key: one for sets in kept for one in sets.values()})
@@ -62,7 +62,7 @@ class FeatureCache:
         ]
 
     def _reserve(self, wanted: dict[str, "FeatureSet"]) -> list[Lock]:
-        """Make room and take the sets into use, until the locks are closed."""
+        """Make room and mark the sets as in use until the locks are closed."""
         need = sum(one.bytes for one in wanted.values())
         if need > self.limit:
             parts = ", ".join(f"{one.facts['name']} {one.bytes / 1e9:.3g}" for one in wanted.values())
@@ -80,28 +80,28 @@ class FeatureCache:
                     break
                 with Lock(folder / LOCK) as lock:
                     if lock.held and lock.supported:
-                        logger.warning("cache: %s is dropped, unused for longest", folder)
+                        logger.warning("cache: dropping %s, the least recently used set", folder)
                         folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{os.getpid()}"))
                         excess -= size
             locks = [one.take() for one in wanted.values()] if excess <= 0 else []
         for folder in self.folder.glob(f"{DROPPED}*"):
-            shutil.rmtree(folder, ignore_errors=True)  # others may be at it as well
+            shutil.rmtree(folder, ignore_errors=True)  # other processes may be deleting it too
         if excess > 0:
             raise ValueError(
                 f"{self.folder} holds {excess / 1e9:.3g} GB too much for cache_gb {self.limit / 1e9:g}, all in use by "
-                "other jobs, or on a file system without locks, which tells nobody: wait for them, raise cache_gb, "
-                "give another folder, or delete sets by hand"
+                "other jobs, or on a file system without locks, where use cannot be detected: wait for them, "
+                "raise cache_gb, give another folder, or delete sets by hand"
             )
         return locks
 
     def _list(self) -> list[tuple[Path, int, float]]:
-        """Every set that is there: folder, planned bytes, when it was used last."""
+        """All sets in the cache: folder, planned bytes, time of last use."""
         found = []
         for about in self.folder.glob(f"[!.]*/{ABOUT}"):
             try:
                 content = json.loads(about.read_text())
             except ValueError:
-                logger.warning("cache: %s cannot be read; its folder is left alone and not counted", about)
+                logger.warning("cache: %s cannot be read; its folder is kept and not counted", about)
                 continue
             if content.get("format") == FORMAT:
                 found.append((about.parent, int(content["bytes"]), about.stat().st_mtime))
@@ -110,30 +110,30 @@ class FeatureCache:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The features that one extractor makes of one data set, as files."""
+    """One extractor's features of one data set, as files."""
 
     folder: Path
-    facts: dict[str, Any]  # what decides the content
-    bytes: int  # that all of it takes, were every sample readable
-    ranges: tuple[range, ...]  # samples of each shard
+    facts: dict[str, Any]  # what determines the content
+    bytes: int  # total size if every sample is readable
+    ranges: tuple[range, ...]  # sample indices of each shard
     shape: tuple[int, int, int]  # V, N, D
     tokens: bool
 
     @classmethod
     def plan(cls, folder: Path, order: Order, name: str) -> "FeatureSet":
-        """The set that an order asks for, whether it is there or not."""
+        """The set for an order, whether it exists or not."""
         views, (count, width) = order.loader.views.count, order.shape(name)
         ranges = tuple(order.ranges())
         facts = {"format": FORMAT, "name": name, **describe(order, name), "samples": order.loader.manifest.samples}
         hashed = {key: value for key, value in facts.items() if key != "name"}
         key = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:24]
-        sample = views * width * (2 * count * order.tokens + 4) + 128  # and a key, a label, a place
+        sample = views * width * (2 * count * order.tokens + 4) + 128  # plus key, label and sample index
         size = sample * order.loader.manifest.samples + 1024 * len(ranges)
         return cls(folder / key, facts, size, ranges, (views, count, width), order.tokens)
 
     @property
     def key(self) -> str:
-        """Name of the folder."""
+        """Name of the folder, a hash of the content."""
         return self.folder.name
 
     def take(self) -> Lock:
@@ -151,11 +151,11 @@ class FeatureSet:
         return self.folder / f"{number:06d}.safetensors"
 
     def lacks(self) -> list[int]:
-        """Shards that are not there."""
+        """Numbers of the missing shards."""
         return [number for number in range(len(self.ranges)) if not self.path(number).is_file()]
 
     def claim(self, number: int) -> Lock:
-        """The right to make a shard; not held where somebody else has it, or has made it."""
+        """Try to claim a shard; the lock is not held if another process has it or the shard exists."""
         lock = Lock(self.folder / f"{number:06d}.lock")
         if lock.held and self.path(number).is_file():
             lock.close()
@@ -164,10 +164,10 @@ class FeatureSet:
         return lock
 
     def open(self, order: Order, locks: list[Lock], progress: Progress | None = None) -> Features:
-        """The whole set, its tokens mapped from the files; a damaged shard is made again.
+        """The whole set, with tokens mapped from the files; damaged shards are recomputed.
 
-        The features keep `locks`: as long as they live, nobody drops the set. A shard in which a sample timed out is
-        used, but its file is deleted: the storage may be faster the next time.
+        The features hold `locks`, so the set is not evicted while they are alive. A shard with a sample that timed out
+        is used, but its file is deleted: the storage may be faster next time.
         """
         blocks: list[Block] = []
         for number in range(len(self.ranges)):
@@ -177,10 +177,10 @@ class FeatureSet:
                 fill_sets(order, {self.facts["name"]: self}, progress)
                 block = self.read(number)
             if block is None:
-                raise OSError(f"{self.path(number)} is damaged again after it was made anew; check the disk")
+                raise OSError(f"{self.path(number)} is damaged again after being recomputed; check the disk")
             if late := block.missing.get(TIMEOUT):
-                logger.warning("cache: %s timed out; the next probe tries again to read it", ", ".join(late))
-                self.path(number).unlink(missing_ok=True)  # what is mapped stays as it is
+                logger.warning("cache: %s timed out; the next probe will try to read it again", ", ".join(late))
+                self.path(number).unlink(missing_ok=True)  # existing mappings stay valid
             blocks.append(block)
         tokens = [block.tokens for block in blocks if block.tokens is not None]
         source = Stored(tokens, self.shape[1:])
@@ -188,7 +188,7 @@ class FeatureSet:
         return assemble(blocks, source, order, self.facts["name"])
 
     def read(self, number: int) -> Block | None:
-        """A shard, its tokens mapped, and checked; None, and a word about it, where it is damaged."""
+        """A verified shard with mapped tokens; None, with a warning, if it is damaged."""
         path = self.path(number)
         try:
             with safe_open(path, framework="pt") as file:
@@ -198,14 +198,14 @@ class FeatureSet:
             if metadata.get("checksum") != _checksum(tensors, facts):
                 raise ValueError("the checksum differs")
         except (SafetensorError, ValueError, FileNotFoundError) as error:
-            logger.warning("cache: %s is damaged (%s); it is made again", path, error)
+            logger.warning("cache: %s is damaged (%s); recomputing it", path, error)
             return None
         content = json.loads(facts)
         pooled, labels, places = (tensors[name].clone() for name in ("pooled", "labels", "places"))
         return Block(tensors.get("tokens"), pooled, labels, places, content["keys"], content["missing"])
 
     def write(self, number: int, block: Block) -> None:
-        """Put a shard in its place; it is never visible half written."""
+        """Write a shard atomically."""
         tensors = {"pooled": block.pooled, "labels": block.labels, "places": block.places}
         if block.tokens is not None:
             tensors["tokens"] = block.tokens
@@ -225,7 +225,7 @@ def fill_sets(
     rank: int = 0,
     world: int = 1,
 ) -> None:
-    """Make the shards that are missing; rank 0 stays until all are there, others until nothing is left to claim."""
+    """Compute missing shards; rank 0 returns when all exist, other ranks when nothing is left to claim."""
     said = False
     while True:
         locks: dict[int, list[Lock]] = {}
@@ -248,7 +248,7 @@ def fill_sets(
 
 
 def _claim(sets: Mapping[str, FeatureSet], locks: dict[int, list[Lock]], rank: int, world: int) -> Iterator[Claim]:
-    """One shard after the other that nobody makes; each rank begins at another place."""
+    """Claim missing shards one by one; each rank starts at a different one."""
     ranges = next(iter(sets.values())).ranges
     first = len(ranges) * rank // world
     for number in [*range(first, len(ranges)), *range(first)]:

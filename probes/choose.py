@@ -1,6 +1,6 @@
-"""Which training samples a head learns from and on which it is chosen; the reported set is no part of it.
+"""Split training samples into those a head is trained on and those it is selected on; the test set is not involved.
 
-n samples. Classes keep their shares in every part; values to regress are one class.
+n samples. Splits are stratified by class; for regression all samples count as one class.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def split_held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (kept, held out) of labels [n], the same share of each class: one or more where one can be kept."""
+    """Indices (kept, held out) of labels [n]: the same fraction of each class, at least one if another can be kept."""
     held = torch.zeros(len(labels), dtype=torch.bool)
     for members in _shuffled_classes(labels, seed):
         count = min(max(1, round(share * len(members))), len(members) - 1)
@@ -31,7 +31,7 @@ def split_folds(labels: Tensor, folds: int, seed: int) -> list[tuple[Tensor, Ten
 
 
 def hold_out(labels: Tensor, share: float, folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Pairs (kept, held out) to choose a head on: one, or one a fold; none where no class has two samples."""
+    """Pairs (kept, held out) for selecting a head: one, or one per fold; none if no class has two samples."""
     if folds:
         return split_folds(labels, folds, seed)
     kept, held = split_held_out(labels, share, seed)
@@ -39,7 +39,7 @@ def hold_out(labels: Tensor, share: float, folds: int, seed: int) -> list[tuple[
 
 
 def draw_share(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Indices of a share of every class of labels [n], at least one of each; a larger share contains a smaller one."""
+    """Indices of a fraction of every class of labels [n], at least one each; larger fractions contain smaller ones."""
     parts = [members[: max(1, round(share * len(members)))] for members in _shuffled_classes(labels, seed)]
     return torch.cat(parts).sort().values
 
@@ -49,7 +49,7 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.22
 
 
 def mean_interval(values: list[float], most: float = math.inf) -> tuple[float, float, float]:
-    """Mean of a few seeds with its 95 % interval (Student), inside 0 ... most; not a number where there is one seed."""
+    """Mean over seeds with its 95 % Student interval, clipped to 0 ... most; the interval is NaN for one seed."""
     count, mean = len(values), math.fsum(values) / len(values)
     if count == 1:
         return mean, math.nan, math.nan
@@ -60,7 +60,7 @@ def mean_interval(values: list[float], most: float = math.inf) -> tuple[float, f
 
 
 def _shuffled_classes(labels: Tensor, seed: int) -> Iterator[Tensor]:
-    """The members of each class, shuffled."""
+    """The sample indices of each class, shuffled."""
     generator = torch.Generator().manual_seed(seed)
     for label in [None] if labels.is_floating_point() else labels.unique():
         members = torch.arange(len(labels)) if label is None else (labels == label).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Frozen features of a training set and of the reported one, by name: every head on all of them, and its score."""
+"""Fit and score every head on every kind of frozen features of a training and a test set."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,23 +15,23 @@ from probes.fit import AttentiveConfig, Fitted
 from probes.heads import AttentiveHead, LinearHead
 from probes.kinds import HEADS, FitContext
 from probes.metrics import Score, ValueScore, score, score_values
-from probes.resume import Place
+from probes.resume import FinishedHeads
 from probes.tables import align_columns
 
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """Which heads are put on the features, how they are trained and on what they are chosen."""
+    """Which heads are evaluated, how they are trained and how they are selected."""
 
     names: tuple[str, ...] = field(
         default=("linear", "knn", "attentive"), metadata={"registry": HEADS}
     )  # registered heads
     neighbours: int = 20  # of the k-NN vote
     attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
-    held_out: float = 0.2  # share of the training samples on which heads are chosen
-    folds: int = 0  # of cross-validation instead, for small sets; 0: none
-    shares: tuple[float, ...] = ()  # of the labels, for a few-shot curve, as 0.01, 0.1, 1
-    share_seeds: int = 3  # subsets drawn for each share
+    held_out: float = 0.2  # fraction of the training samples used to select heads
+    folds: int = 0  # use cross-validation with this many folds instead, for small sets; 0: off
+    shares: tuple[float, ...] = ()  # fractions of the labels for a few-shot curve, e.g. 0.01, 0.1, 1
+    share_seeds: int = 3  # random subsets per fraction
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -42,21 +42,21 @@ class HeadsConfig:
         for name in self.names:
             HEADS.find(name)
         if len(set(self.names)) < len(self.names):
-            raise ValueError(f"heads.names must be different ones, got {', '.join(self.names)}")
+            raise ValueError(f"heads.names must not repeat a name, got {', '.join(self.names)}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"heads.held_out must lie in (0, 1), got {self.held_out}")
         if self.folds < 0 or self.folds == 1:
             raise ValueError(f"heads.folds must be 0 (none) or at least 2, got {self.folds}")
         if any(not 0 < share <= 1 for share in self.shares) or len(set(self.shares)) < len(self.shares):
-            raise ValueError(f"heads.shares must be different ones in (0, 1], got {list(self.shares)}")
+            raise ValueError(f"heads.shares must be distinct fractions in (0, 1], got {list(self.shares)}")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a head said of each sample of the reported set."""
+    """A head's predictions for the samples of the test set."""
 
     keys: Sequence[str]
-    labels: Tensor  # int64 [n], or float32 [n] to regress
+    labels: Tensor  # int64 [n], or float32 [n] for regression
     said: Tensor  # probabilities [n, C], or values [n, 1]
     missing: Mapping[str, list[str]]  # unreadable samples, by reason
 
@@ -65,13 +65,13 @@ class Answers:
 class ShareScore:
     """A point of a few-shot curve."""
 
-    share: float  # of the labels
-    samples: int  # that it stands for, of the first seed
-    scores: tuple[float, ...]  # top-1, or the mean absolute error; one a seed
-    most: float = 1.0  # that a score can be
+    share: float  # fraction of the labels
+    samples: int  # labelled samples used, for the first seed
+    scores: tuple[float, ...]  # top-1 or mean absolute error, one per seed
+    most: float = 1.0  # maximum possible score
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for results.json: beside the fields their mean and its 95 % interval over the seeds."""
+        """Plain data for results.json: the fields, and the mean score with its 95 % interval over the seeds."""
         mean, low, high = mean_interval(list(self.scores), self.most)
         interval = {} if math.isnan(low) else {"low": low, "high": high}
         return {"share": self.share, "samples": self.samples, "scores": list(self.scores), "mean": mean, **interval}
@@ -79,16 +79,16 @@ class ShareScore:
 
 @dataclass(frozen=True)
 class Result:
-    """What one head scored on one kind of features."""
+    """The score of one head on one kind of features."""
 
     features: str
     head: str
     score: Score | ValueScore
-    choice: dict[str, float]  # hyper-parameters chosen on held-out training samples
-    missing: int  # unreadable samples of the reported set
+    choice: dict[str, float]  # hyper-parameters selected on held-out training samples
+    missing: int  # unreadable samples of the test set
     answers: Answers = field(repr=False, compare=False)
     trained: AttentiveHead | LinearHead | None = field(default=None, repr=False, compare=False)  # None: k-NN
-    seeds: tuple[float, ...] = ()  # the score of each seed of its first weights, where several were trained
+    seeds: tuple[float, ...] = ()  # score for each initialisation, if several were trained
     shares: tuple[ShareScore, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,54 +112,54 @@ def evaluate(
     place: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Result]:
-    """Score every head on every kind of features; labels that are floating point numbers are regressed.
+    """Score every head on every kind of features; floating-point labels mean regression.
 
-    place: a folder for what is finished, so that an evaluation that was stopped goes on; it may be removed once the
-    results are written. progress is told what is being trained. Raises ValueError where a sample has no label, or a
-    head diverged.
+    place: a folder for finished heads, so that an interrupted evaluation resumes; it can be deleted once the results
+    are written. progress is called with what is being trained. Raises ValueError if a sample has no label or a head
+    diverged.
     """
-    for name, features in (("training", next(iter(train.values()))), ("reported", next(iter(test.values())))):
+    for name, features in (("training", next(iter(train.values()))), ("test", next(iter(test.values())))):
         _check_labels(features.labels, classes, name)
-    kept = Place.open(place, config, train, test) if place else None
+    kept = FinishedHeads.open(place, config, train, test) if place else None
     results = []
-    for name, known in train.items():
+    for name, features in train.items():
         for head in config.names:
-            if HEADS.find(head).tokens and known.clip_tokens == 1:
-                continue  # one token a clip: there is nothing to attend to
+            if HEADS.find(head).tokens and features.clip_tokens == 1:
+                continue  # one token per clip: nothing to attend to
             if progress is not None:
                 progress(f"{head} on {name}")
-            results.append(_measure(name, head, known, test[name], len(classes), config, kept))
+            results.append(_measure(name, head, features, test[name], len(classes), config, kept))
     return results
 
 
 def fit(
     head: str,
-    known: Features,
-    asked: Features,
+    train: Features,
+    test: Features,
     classes: int,
     config: HeadsConfig,
     seed: int,
     place: Path | None = None,
 ) -> Fitted:
-    """Train one head on the known features and let it speak on the asked ones; what it says is on the CPU."""
+    """Train one head on the training features and evaluate it on the test features; the answers are on the CPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: Fitted = HEADS.find(head).fit(
-        known,
-        asked,
+        train,
+        test,
         FitContext(classes, seed, config.held_out, config.folds, config.neighbours, config.attentive, device, place),
     )
     return found
 
 
 def table(results: Sequence[Result]) -> str:
-    """The score with its 95 % interval: a row a kind of features, a column a head."""
+    """Scores with 95 % intervals: one row per kind of features, one column per head."""
     heads = list(dict.fromkeys(result.head for result in results))
     found = {(result.features, str(result.head)): str(result.score) for result in results}
     return _lay_out(list(dict.fromkeys(result.features for result in results)), heads, found)
 
 
 def share_table(results: Sequence[Result]) -> str:
-    """The few-shot curves: a row a head on a kind of features, a column a share of the labels; empty without."""
+    """Few-shot curves: one row per head and features, one column per fraction of labels; empty if there are none."""
     shares = sorted({point.share for result in results for point in result.shares})
     if not shares:
         return ""
@@ -176,42 +176,42 @@ def share_table(results: Sequence[Result]) -> str:
 
 
 def _measure(
-    name: str, head: str, known: Features, asked: Features, classes: int, config: HeadsConfig, kept: Place | None
+    name: str, head: str, train: Features, test: Features, classes: int, config: HeadsConfig, kept: FinishedHeads | None
 ) -> Result:
     """One head on one kind of features, and its few-shot curve."""
 
     def run(subset: Features, share: float, seed: int) -> Fitted:
-        words = f"{name} {head} {share:g} {seed}"
+        task = f"{name} {head} {share:g} {seed}"
         if kept is None:
-            found = fit(head, subset, asked, classes, config, seed)
+            found = fit(head, subset, test, classes, config, seed)
         else:
-            found = kept.run(words, lambda folder: fit(head, subset, asked, classes, config, seed, folder))
-        if not all(said.isfinite().all() for said in (found.probabilities, *found.repeats)):
+            found = kept.run(task, lambda folder: fit(head, subset, test, classes, config, seed, folder))
+        if not all(answers.isfinite().all() for answers in (found.probabilities, *found.repeats)):
             raise ValueError(
                 f"{head} on {name} gave answers that are not finite: lower heads.attentive.lrs if it diverged, or "
                 "check the encoder's features (precision=fp32)"
             )
         return found
 
-    fitted = run(known, 1, config.seed)
-    judge = score if classes else _judge_values
+    fitted = run(train, 1, config.seed)
+    score_answers = score if classes else _score_values
     points = []
     for share in sorted(config.shares):
         scores, sizes = [], []
         for seed in range(config.seed, config.seed + config.share_seeds):
-            index = draw_share(known.labels, share, seed)
-            again = fitted if share == 1 and seed == config.seed else run(known.subset(index), share, seed)
-            scores.append(_headline(again.probabilities, asked.labels))
+            index = draw_share(train.labels, share, seed)
+            again = fitted if share == 1 and seed == config.seed else run(train.subset(index), share, seed)
+            scores.append(_headline(again.probabilities, test.labels))
             sizes.append(len(index))
         points.append(ShareScore(share, sizes[0], tuple(scores), 1.0 if classes else math.inf))
-    seeds = tuple(_headline(said, asked.labels) for said in (fitted.probabilities, *fitted.repeats))
+    seeds = tuple(_headline(answers, test.labels) for answers in (fitted.probabilities, *fitted.repeats))
     return Result(
         features=name,
         head=head,
-        score=judge(fitted.probabilities, asked.labels),
+        score=score_answers(fitted.probabilities, test.labels),
         choice=fitted.choice,
-        missing=sum(len(names) for names in asked.missing.values()),
-        answers=Answers(asked.keys, asked.labels, fitted.probabilities, asked.missing),
+        missing=sum(len(names) for names in test.missing.values()),
+        answers=Answers(test.keys, test.labels, fitted.probabilities, test.missing),
         trained=fitted.head,
         seeds=seeds if fitted.repeats else (),
         shares=tuple(points),
@@ -219,13 +219,13 @@ def _measure(
 
 
 def _headline(said: Tensor, labels: Tensor) -> float:
-    """Top-1, or the mean absolute error."""
+    """Top-1 or mean absolute error."""
     if labels.is_floating_point():
         return float((said[:, 0] - labels).abs().mean())
     return float((said.argmax(1) == labels).double().mean())
 
 
-def _judge_values(said: Tensor, labels: Tensor) -> ValueScore:
+def _score_values(said: Tensor, labels: Tensor) -> ValueScore:
     return score_values(said[:, 0], labels)
 
 
@@ -233,7 +233,7 @@ def _check_labels(labels: Tensor, classes: Sequence[str], name: str) -> None:
     if labels.is_floating_point():
         count = int((~labels.isfinite()).sum())
         if classes:
-            raise ValueError(f"the {name} set has values to regress, so there are no classes; got {len(classes)}")
+            raise ValueError(f"the {name} set has regression targets, so it must have no classes; got {len(classes)}")
     else:
         count = int((labels < 0).sum())
         if not classes:
@@ -243,6 +243,6 @@ def _check_labels(labels: Tensor, classes: Sequence[str], name: str) -> None:
 
 
 def _lay_out(rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], str]) -> str:
-    """Rows and columns by name, - where there is no cell."""
+    """A table with named rows and columns; `-` for missing cells."""
     lines = [[row, *(cells.get((row, column), "-") for column in columns)] for row in rows]
     return align_columns([["", *columns], *lines])

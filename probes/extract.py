@@ -1,9 +1,9 @@
-"""One pass of frozen extractors over a set: every sample is decoded once, shard by shard.
+"""One pass of frozen extractors over a data set: every sample is decoded once, shard by shard.
 
-A shard of features holds as many samples in a row as make about 256 MB of pixels, fewer where the set is small, so that
-many processes can share it; 16 at least where their pixels fit into 1 GB, for every shard is a mapped file, of which a
-process may have some ten thousands. B clips or samples, V views of S segments in time, L layers, N tokens of a view,
-D width.
+A feature shard holds consecutive samples with about 256 MB of pixels, fewer if the set is small, so that many processes
+can share the work. It holds at least 16 samples as long as their pixels fit into 1 GB, because every shard is a mapped
+file and a process can map only some tens of thousands. B clips or samples, V views of S temporal segments, L layers, N
+tokens per view, D width.
 """
 
 import json
@@ -19,40 +19,40 @@ from data.loading.loader import Batch, EvalLoader, Request, Tally
 from probes.extractors import Extractor
 from probes.features import Features, Stored, TokenSource
 
-PIXELS = 256 * 2**20  # bytes of pixels that a shard of features is made from, about
-ENOUGH = 2**30  # bytes of pixels above which a shard is not made larger to have LEAST samples
-LEAST, MOST = 16, 256  # samples of a shard
-SHARDS = 64  # of a set that has so many samples, at least
+SHARD_PIXELS = 256 * 2**20  # target size of a feature shard, in bytes of input pixels
+MAX_SHARD_PIXELS = 2**30  # bytes of pixels beyond which a shard is not enlarged to reach MIN_SAMPLES
+MIN_SAMPLES, MAX_SAMPLES = 16, 256  # per shard
+MIN_SHARDS = 64  # of a set with at least this many samples
 
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is wanted: the features of the set behind `loader`, of every extractor, by name."""
+    """An extraction job: the features of the loader's data set for every extractor, by name."""
 
     extractors: Mapping[str, Extractor]
     loader: EvalLoader
-    clips: int = 32  # encoded at once
-    tokens: bool = True  # False: only their means are kept, which is all that linear and k-NN heads need
+    clips: int = 32  # encoded per forward pass
+    tokens: bool = True  # False: keep only the token means, which is all that linear and k-NN heads need
     measured: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)  # see `shape`
 
     @property
     def streamed(self) -> int:
-        """Samples that are read at once where one view of each is wanted."""
+        """Samples per read when one view of each is needed."""
         return max(1, self.clips // self.loader.views.segments)
 
     def ranges(self) -> list[range]:
-        """The samples of each shard of features, by their place in the set."""
+        """Sample indices of each feature shard."""
         data, views = self.loader.config, self.loader.views
         pixels = views.count * views.segments * data.frames * data.crop**2 * 3
         samples = self.loader.manifest.samples
-        many = max(PIXELS // pixels, min(LEAST, ENOUGH // pixels))
-        step = max(1, min(MOST, many, -(-samples // SHARDS)))
+        many = max(SHARD_PIXELS // pixels, min(MIN_SAMPLES, MAX_SHARD_PIXELS // pixels))
+        step = max(1, min(MAX_SAMPLES, many, -(-samples // MIN_SHARDS)))
         return [range(start, min(start + step, samples)) for start in range(0, samples, step)]
 
     def shape(self, name: str) -> tuple[int, int]:
-        """(N, D) that an extractor makes of a view, found out on a black clip."""
+        """(N, D) of an extractor's output for one view, measured on a black clip."""
         if name not in self.measured:
             data = self.loader.config
             clip = torch.zeros(1, data.frames, data.crop, data.crop, 3, dtype=torch.uint8)
@@ -68,36 +68,36 @@ class Block:
     tokens: Tensor | None  # bf16 [B, V, N, D]
     pooled: Tensor  # float32 [B, V, D]
     labels: Tensor  # int64 [B]
-    places: Tensor  # int64 [B], in the set
+    places: Tensor  # sample indices, int64 [B]
     keys: list[str]
     missing: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One shard to be made."""
+    """One shard to compute."""
 
     number: int
-    places: range
+    places: range  # sample indices
     names: tuple[str, ...]  # of the extractors
 
 
 def make_blocks(
     order: Order, claims: Iterable[Claim], progress: Progress | None = None
 ) -> Iterator[tuple[Claim, dict[str, Block]]]:
-    """The shards asked for, in their order; claims are asked for a little ahead of the work on them."""
-    asked: list[tuple[Claim, int, bool]] = []  # of the batches that are being read: samples, and whether it is the last
+    """Compute the claimed shards in order; claims are taken slightly ahead of the work, to keep the loader busy."""
+    pending: list[tuple[Claim, int, bool]] = []  # batches being read: claim, number of samples, is it the shard's last?
 
-    def ask() -> Iterator[Request]:
+    def request() -> Iterator[Request]:
         for claim in claims:
             for start in range(0, len(claim.places), order.loader.batch):
                 places = claim.places[start : start + order.loader.batch]
-                asked.append((claim, len(places), places[-1] == claim.places[-1]))
+                pending.append((claim, len(places), places[-1] == claim.places[-1]))
                 yield Request(places)
 
     parts: dict[str, list[Block]] = {}
-    for batch in order.loader.read(ask()):
-        claim, samples, is_last = asked.pop(0)
+    for batch in order.loader.read(request()):
+        claim, samples, is_last = pending.pop(0)
         for name in claim.names:
             parts.setdefault(name, []).append(_encode_batch(order, name, batch))
         if progress is not None:
@@ -108,7 +108,7 @@ def make_blocks(
 
 
 def extract(order: Order, progress: Progress | None = None) -> dict[str, Features]:
-    """Features of a whole set in memory: one pass."""
+    """Features of a whole set in memory, in one pass."""
     features = {}
     for name, blocks in _make_all(order, progress).items():
         tokens = [block.tokens for block in blocks if block.tokens is not None]
@@ -117,9 +117,9 @@ def extract(order: Order, progress: Progress | None = None) -> dict[str, Feature
 
 
 def stream(order: Order, progress: Progress | None = None, means: bool = True) -> dict[str, Features]:
-    """Features of which only the means are kept: whoever reads tokens has the clips decoded and encoded again.
+    """Features with only the token means in memory: reading tokens decodes and encodes the clips again.
 
-    means: False where nobody reads them either; then there are those of the first random view alone.
+    means: False if the means are not needed either; then only those of the first random view are computed.
     """
     loader, views = order.loader, order.loader.views
     if views.augmented and not means:
@@ -133,7 +133,7 @@ def stream(order: Order, progress: Progress | None = None, means: bool = True) -
 
 
 def assemble(blocks: Sequence[Block], source: TokenSource, order: Order, name: str) -> Features:
-    """All shards of a set as one; ValueError where too much is missing or a key comes twice."""
+    """Join all shards of a set; ValueError if too many samples are missing or a key occurs twice."""
     loader = order.loader
     keys = [key for block in blocks for key in block.keys]
     missing: dict[str, list[str]] = {}
@@ -147,14 +147,15 @@ def assemble(blocks: Sequence[Block], source: TokenSource, order: Order, name: s
         raise ValueError(f"no sample of {loader.config.path} was readable; check it with `python -m launch inspect`")
     twice, times = Counter(keys).most_common(1)[0]
     if times > 1:
-        raise ValueError(f"{loader.config.path}: sample {twice} is there twice; pack the set again")
+        raise ValueError(f"{loader.config.path}: sample {twice} occurs twice; pack the set again")
     labels, pooled = torch.cat([block.labels for block in blocks]), torch.cat([block.pooled for block in blocks])
-    words, segments = json.dumps(describe(order, name), sort_keys=True), loader.views.segments
-    return Features(source, labels, keys, pooled, missing, loader.views.count, source.shape[0] // segments, words)
+    description, segments = json.dumps(describe(order, name), sort_keys=True), loader.views.segments
+    clip_tokens = source.shape[0] // segments
+    return Features(source, labels, keys, pooled, missing, loader.views.count, clip_tokens, description)
 
 
 def describe(order: Order, name: str) -> dict[str, Any]:
-    """All that decides what the features of an order are, as plain data."""
+    """Everything that determines the features of an order, as plain data."""
     loader = order.loader
     data, views = loader.config, asdict(loader.views)
     for unused in ("crops",) if loader.views.augmented else ("scale", "aspect", "flip", "seed"):
@@ -171,10 +172,10 @@ def describe(order: Order, name: str) -> dict[str, Any]:
 
 
 class Streamed:
-    """Tokens that are made when they are asked for."""
+    """Tokens computed on demand."""
 
     def __init__(self, order: Order, name: str, places: Tensor) -> None:
-        self.order, self.name, self.places = order, name, places  # places int64 [n]: of the rows, in the set
+        self.order, self.name, self.places = order, name, places  # places int64 [n]: sample index of each row
         self.shape = order.shape(name)
 
     def read(self, rows: Tensor, views: Tensor) -> Tensor:
@@ -182,10 +183,10 @@ class Streamed:
         return next(self.walk([(rows, views)]))
 
     def walk(self, places: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
-        """See `TokenSource`; what is asked for next is decoded meanwhile."""
+        """See `TokenSource`; the next request is decoded in the background."""
         loader, sizes = self.order.loader, list[int]()
 
-        def ask() -> Iterator[Request]:
+        def request() -> Iterator[Request]:
             for rows, views in places:
                 wanted, which = self.places[rows].tolist(), views.tolist()
                 sizes.append(len(wanted))
@@ -194,10 +195,10 @@ class Streamed:
                     yield Request(wanted[part], which[part])
 
         found: list[Tensor] = []
-        for batch in loader.read(ask()):
+        for batch in loader.read(request()):
             if batch.skipped:
                 reason, names = next(iter(batch.skipped.items()))
-                raise ValueError(f"{names[0]} of {loader.config.path} could be read before and cannot now: {reason}")
+                raise ValueError(f"{names[0]} of {loader.config.path} was readable before and is not now: {reason}")
             found.append(self._encode(batch.clips))
             if sum(map(len, found)) == sizes[0]:
                 sizes.pop(0)
@@ -211,7 +212,7 @@ class Streamed:
 def encode(order: Order, name: str, clips: Tensor, views: int) -> tuple[Tensor, Tensor]:
     """clips uint8 [B, V*S, T, H, W, 3] -> tokens bf16 [B, V, N, D] and their means float32 [B, V, D].
 
-    A view's tokens are those of its segments, layer by layer; the mean is over the last layer's.
+    A view's tokens are those of all its segments, layer by layer; the means are over the last layer.
     """
     extractor, segments = order.extractors[name], order.loader.views.segments
     few = clips.flatten(0, 1).split(order.clips)

@@ -1,4 +1,4 @@
-"""What turns clips into tokens without learning: a frozen encoder, an image model frame by frame, pixels.
+"""Frozen feature extractors: a video encoder, an image model applied frame by frame, pixels.
 
 B clips, T frames, L layers of n tokens each, D width.
 """
@@ -18,19 +18,19 @@ from vjepa.precision import Precision, choose_precision
 
 
 class Extractor(Protocol):
-    """Anything that turns clips uint8 [B, T, H, W, 3] into tokens [B, L*n, D] without learning."""
+    """Anything that maps clips uint8 [B, T, H, W, 3] to tokens [B, L*n, D] with fixed weights."""
 
-    layers: int  # L; their tokens stand one layer after the other, those of the last one last
+    layers: int  # L; the tokens are concatenated layer by layer, in order
 
     def __call__(self, clips: Tensor) -> Tensor: ...
 
     def describe(self) -> dict[str, Any]:
-        """Plain data that differs where the tokens may differ: what they are kept under in a cache."""
+        """Plain data that identifies the tokens; used as a cache key, so it must differ if the tokens may differ."""
         ...
 
 
 class FrozenEncoder:
-    """An encoder's features after some of its blocks; its weights are never touched."""
+    """Features of a frozen encoder after the chosen blocks."""
 
     def __init__(
         self, encoder: Encoder, device: str = "cpu", precision: Precision = "auto", layers: Sequence[int] = ()
@@ -57,7 +57,7 @@ class FrozenEncoder:
 
 
 class FrameByFrame:
-    """A timm image ViT that sees each frame alone: the patch tokens of all frames, joined in time."""
+    """A timm image ViT applied to each frame; the patch tokens of all frames are concatenated."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class FrameByFrame:
 
 
 class FirstFrame:
-    """Another extractor that is shown the first frame only, standing still: what appearance alone gives away."""
+    """An extractor applied to the first frame repeated: shows what appearance alone, without motion, can predict."""
 
     def __init__(self, extractor: Extractor) -> None:
         self.extractor, self.layers = extractor, extractor.layers
@@ -118,7 +118,7 @@ class FirstFrame:
 
 
 class Pixels:
-    """The clip's own pixels, made smaller: what needs no encoder at all."""
+    """The clip's downscaled pixels: a baseline without an encoder."""
 
     layers = 1
 
@@ -137,15 +137,15 @@ class Pixels:
 
 
 def choose_layers(layers: Sequence[int], depth: int) -> list[int]:
-    """Numbers of blocks from 0, in their order; negative ones count from the end, none: the last."""
+    """0-based block indices, ascending; negative ones count from the end, an empty list means the last."""
     found = sorted({layer % depth for layer in layers if -depth <= layer < depth})
     if len(found) < len(layers):
-        raise ValueError(f"layers must be different ones in [{-depth}, {depth - 1}], got {list(layers)}")
+        raise ValueError(f"layers must be distinct and in [{-depth}, {depth - 1}], got {list(layers)}")
     return found or [depth - 1]
 
 
 def hash_weights(module: nn.Module, context: str = "") -> str:
-    """What tells one module's weights from another's, 16 hexadecimal digits; `context` is hashed before them."""
+    """Hash of a module's weights, 16 hexadecimal digits; `context` is hashed before them."""
     state = hashlib.sha256(context.encode())
     for tensor in module.state_dict().values():
         state.update(tensor.detach().cpu().contiguous().numpy())

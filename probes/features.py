@@ -1,7 +1,6 @@
-"""Frozen features of a whole set: many small reads of few tokens at a time, never all of them at once.
+"""Frozen features of a whole set, read in small batches of tokens, never all at once.
 
-n samples, b of them in a read, V views, L layers of S segments in time of h x w x t tokens each: N tokens of a view in
-all, D width.
+n samples, b samples per read, V views, N tokens per view (L layers x S temporal segments x t x h x w), D width.
 """
 
 from bisect import bisect_right
@@ -15,23 +14,23 @@ from torch import Tensor
 
 
 class TokenSource(Protocol):
-    """Where tokens are read from: memory, files mapped into it, or the encoder itself."""
+    """Where tokens are read from: memory, mapped files, or the encoder itself."""
 
     shape: tuple[int, int]  # tokens N of a view, width D
 
     def read(self, rows: Tensor, views: Tensor) -> Tensor:
-        """Rows int64 [b] of the set, a view int64 [b] of each -> bf16 [b, N, D]."""
+        """Rows int64 [b] of the set, and a view of each int64 [b] -> bf16 [b, N, D]."""
         ...
 
     def walk(self, places: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
-        """`read` for one (rows, views) after the other; what comes next may be prepared meanwhile."""
+        """`read` for a sequence of (rows, views); the next ones may be prepared in the background."""
         ...
 
 
 class Features:
-    """What is known of a set: labels, keys, one vector a view in memory, and tokens for whoever asks for them.
+    """A set's labels, keys and pooled features in memory, and its tokens on demand.
 
-    Augmented epochs of a training set are views of it: epoch e of a head takes view e % V.
+    Augmented epochs of a training set are stored as views: epoch e of a head uses view e % V.
     """
 
     def __init__(
@@ -46,14 +45,14 @@ class Features:
         description: str = "",
     ) -> None:
         self.source = source
-        self.labels = labels  # int64 [n] (classes; -1 where there is none) or float32 [n] (values to regress)
-        self.keys = list(keys)  # of the n readable samples, each once
-        self.pooled = pooled  # float32 [n, V, D]: mean over a view's tokens of the last layer; V=1 if only that is read
+        self.labels = labels  # int64 [n] (classes; -1: no label) or float32 [n] (regression)
+        self.keys = list(keys)  # of the n readable samples, unique
+        self.pooled = pooled  # float32 [n, V, D]: mean over a view's last-layer tokens; V=1 if only that view is needed
         self.missing = missing or {}  # unreadable samples, by reason
-        self.rows = torch.arange(len(self.keys))  # where the samples lie in the source
-        self.views = views or pooled.shape[1]  # V: views of a sample
-        self.clip_tokens = clip_tokens or source.shape[0]  # of one segment of a view, those of all layers counted
-        self.description = description  # of all that decides what they are
+        self.rows = torch.arange(len(self.keys))  # row of each sample in the source
+        self.views = views or pooled.shape[1]  # V: views per sample
+        self.clip_tokens = clip_tokens or source.shape[0]  # tokens per segment of a view, over all layers
+        self.description = description  # of everything that determines the features
         if not len(labels) == len(self.keys) == len(pooled) == len(self.rows):
             found = f"{len(labels)}, {len(self.keys)}, {len(pooled)}, {len(self.rows)}"
             raise ValueError(f"features need as many labels as keys, pooled vectors and rows, got {found}")
@@ -67,7 +66,7 @@ class Features:
         missing: dict[str, list[str]] | None = None,
         layers: int = 1,
     ) -> "Features":
-        """Features of tokens [n, V, N, D] that are in memory, of `layers` layers, the last one last."""
+        """Features from tokens [n, V, N, D] in memory, with `layers` layers in order along N."""
         pooled = pool(tokens, layers)
         names = keys or [str(number) for number in range(len(tokens))]
         shape = tokens.shape[2], tokens.shape[3]
@@ -75,22 +74,22 @@ class Features:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, D): tokens of a view, those of all layers counted, and their width."""
+        """(N, D): tokens per view, over all layers, and their width."""
         return self.source.shape
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def pick(self, index: Tensor, view: Tensor) -> Tensor:
-        """Samples int64 [b], a view int64 [b] of each -> tokens bf16 [b, N, D]."""
+        """Sample indices int64 [b], and a view of each int64 [b] -> tokens bf16 [b, N, D]."""
         return self.source.read(self.rows[index], view)
 
     def walk(self, places: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
-        """`pick` for one (index, view) after the other; faster where tokens come from afar."""
+        """`pick` for a sequence of (index, view); faster when tokens are computed on demand."""
         return self.source.walk((self.rows[index], view) for index, view in places)
 
     def subset(self, index: Tensor) -> "Features":
-        """The samples int64 [m] alone, with the same tokens behind them."""
+        """The subset of samples int64 [m], sharing the same tokens."""
         found = copy(self)
         found.keys = [self.keys[number] for number in index.tolist()]
         found.labels, found.pooled, found.rows = self.labels[index], self.pooled[index], self.rows[index]
@@ -104,7 +103,7 @@ class Features:
 
 
 class Stored:
-    """Tokens in parts [m, V, N, D] one after the other, in memory or mapped into it; no parts where none were kept."""
+    """Tokens as consecutive parts [m, V, N, D], in memory or mapped; no parts if only means were kept."""
 
     def __init__(self, parts: Sequence[Tensor], shape: tuple[int, int]) -> None:
         self.parts = [part for part in parts if len(part)]
@@ -115,7 +114,7 @@ class Stored:
     def read(self, rows: Tensor, views: Tensor) -> Tensor:
         """See `TokenSource`."""
         if not self.parts:
-            raise ValueError("of these features only the means of the tokens were kept; extract them with tokens")
+            raise ValueError("only the token means of these features were kept; extract them with tokens")
         if len(self.parts) == 1:
             return self.parts[0][rows, views]
         found = torch.empty(len(rows), *self.shape, dtype=torch.bfloat16)

@@ -1,7 +1,7 @@
-"""Training attentive heads on frozen tokens, and choosing among them on held-out training samples.
+"""Train attentive heads on frozen tokens and select among them on held-out training samples.
 
-A sweep reads every token once an epoch, whatever the number of heads. The reported set is never looked at before the
-choice is made. K heads, n clips, V views, N tokens, D width, C classes.
+A sweep reads every token once per epoch, whatever the number of heads. The test set is not used for the selection. K
+heads, n clips, V views, N tokens, D width, C classes.
 """
 
 import math
@@ -24,24 +24,24 @@ from probes.task import Loss, Task, choose_best
 
 __all__ = ["AttentiveConfig", "Fitted", "Recipe", "fit_attentive", "fit_linear", "predict_attentive", "train_heads"]
 
-SAVE_EVERY = 120.0  # seconds between two states of a training that are kept, at least: a sweep's has up to 24 GB
+SAVE_EVERY = 120.0  # minimum seconds between two saves of the training state, which takes up to 24 GB for a sweep
 
 
 @dataclass(frozen=True)
 class AttentiveConfig:
-    """Attentive heads, one for each learning rate, weight decay and seed, trained side by side on one pass."""
+    """Attentive heads, one per learning rate, weight decay and seed, trained together in one pass over the data."""
 
-    lrs: tuple[float, ...] = (3e-3, 1e-3, 3e-4)  # at the start; cosine to 0
+    lrs: tuple[float, ...] = (3e-3, 1e-3, 3e-4)  # initial learning rates; cosine to 0
     weight_decays: tuple[float, ...] = (0.01, 0.1)
-    seeds: int = 1  # first weights tried of each; the choice is by their mean, the first one is reported
+    seeds: int = 1  # initialisations of each; selection is by their mean, the first one is reported
     epochs: int = 20
-    batch: int = 64  # samples of a step
-    heads: int = 0  # attention heads; 0: as many as the encoder
-    loss: Loss = "l1"  # of values to regress
+    batch: int = 64  # samples per step
+    heads: int = 0  # attention heads; 0: the same number as the encoder
+    loss: Loss = "l1"  # for regression
 
     def __post_init__(self) -> None:
         if not self.lrs or not self.weight_decays:
-            raise ValueError("attentive.lrs and attentive.weight_decays must name at least one value each")
+            raise ValueError("attentive.lrs and attentive.weight_decays must have at least one value each")
         for name in ("seeds", "epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"attentive.{name} must be at least 1, got {getattr(self, name)}")
@@ -54,37 +54,37 @@ class AttentiveConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is the same for all heads of a sweep, and where a training that was stopped goes on."""
+    """The settings shared by all heads of a sweep, and where to save the training state."""
 
     task: Task
     config: AttentiveConfig = field(default_factory=AttentiveConfig)
     depth: int = 1
-    seed: int = 0  # of the order of samples, the held-out part and the first weights
-    held_out: float = 0.2  # share of the training samples on which a head is chosen
-    folds: int = 0  # of cross-validation instead; 0: none
+    seed: int = 0  # of sample order, held-out split and initial weights
+    held_out: float = 0.2  # fraction of the training samples used to select a head
+    folds: int = 0  # use cross-validation with this many folds instead; 0: off
     device: str = "cpu"
-    place: Path | None = None  # folder for a file that is written after an epoch, but not too often (SAVE_EVERY)
+    place: Path | None = None  # folder for the training state, saved after an epoch at most every SAVE_EVERY seconds
 
 
-def fit_attentive(known: Features, asked: Features, recipe: Recipe) -> Fitted:
-    """Heads on the known tokens; the best on held-out samples is trained again on all and speaks on the asked ones."""
+def fit_attentive(train: Features, test: Features, recipe: Recipe) -> Fitted:
+    """Select the best head on held-out training samples, refit it on all of them, and evaluate it on the test set."""
     config, task = recipe.config, recipe.task
     grid = config.grid
     seeds = [recipe.seed + number for number in range(config.seeds)]
     candidates = [Candidate(lr, decay, seed) for lr, decay in grid for seed in seeds]
     good, bad, count = torch.zeros(len(candidates)).double(), torch.zeros(len(candidates)).double(), 0
-    parts = hold_out(known.labels, recipe.held_out, recipe.folds, recipe.seed) if len(grid) > 1 else []
+    parts = hold_out(train.labels, recipe.held_out, recipe.folds, recipe.seed) if len(grid) > 1 else []
     for number, (kept, held) in enumerate(parts):
-        stack = train_heads(known.subset(kept), candidates, recipe, f"choice-{number}")
-        apart = known.subset(held)
-        for index, answers in _answers(stack.answer, apart, task):
-            for total, found in zip((good, bad), task.grade(answers, apart.labels[index]), strict=True):
+        stack = train_heads(train.subset(kept), candidates, recipe, f"choice-{number}")
+        held_out = train.subset(held)
+        for index, answers in _answers(stack.answer, held_out, task):
+            for total, found in zip((good, bad), task.grade(answers, held_out.labels[index]), strict=True):
                 total += found.sum(1)
         count += len(held)
     best = choose_best(*(total.unflatten(0, (len(grid), -1)).mean(1) for total in (good, bad)))
     lr, decay = grid[best]
-    final = train_heads(known, [Candidate(lr, decay, seed) for seed in seeds], recipe, "final")
-    answers = predict(final.answer, asked, task)
+    final = train_heads(train, [Candidate(lr, decay, seed) for seed in seeds], recipe, "final")
+    answers = predict(final.answer, test, task)
     choice = {"lr": lr, "weight_decay": decay}
     if count:
         choice["held_out"] = abs(float(good.unflatten(0, (len(grid), -1)).mean(1)[best])) / count
@@ -92,7 +92,7 @@ def fit_attentive(known: Features, asked: Features, recipe: Recipe) -> Fitted:
 
 
 def train_heads(features: Features, candidates: list[Candidate], recipe: Recipe, name: str = "") -> Stack:
-    """Train heads side by side; epoch e takes view e % V of every sample."""
+    """Train heads on the same batches; epoch e uses view e % V of every sample."""
     config, count = recipe.config, len(features)
     width = features.shape[1]
     heads = config.heads or max(1, width // 64)
@@ -113,7 +113,7 @@ def train_heads(features: Features, candidates: list[Candidate], recipe: Recipe,
 
 
 def predict(outputs: Callable[[Tensor], Tensor], features: Features, task: Task) -> Tensor:
-    """Answers of K heads, averaged over views: [K, n, C] on the CPU; `outputs` makes [K, b, C] of tokens [b, N, D]."""
+    """Answers of K heads, averaged over views: [K, n, C] on the CPU; `outputs` maps tokens [b, N, D] to [K, b, C]."""
     return torch.cat([answers for _, answers in _answers(outputs, features, task)], 1)
 
 
@@ -125,7 +125,7 @@ def predict_attentive(head: AttentiveHead, features: Features, probabilities: bo
 
 @torch.no_grad()
 def scale_outputs(head: AttentiveHead, task: Task) -> AttentiveHead:
-    """A head that was trained on standardised values made to say the values themselves."""
+    """Rescale a head trained on standardised values so that it outputs the values themselves."""
     if not task.classes:
         head.linear.weight.mul_(task.spread)
         head.linear.bias.mul_(task.spread).add_(task.centre)
@@ -134,7 +134,7 @@ def scale_outputs(head: AttentiveHead, task: Task) -> AttentiveHead:
 
 @torch.no_grad()
 def _answers(outputs: Callable[[Tensor], Tensor], features: Features, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some samples at a time: their index [b], and the answers of K heads, averaged over views [K, b, C]."""
+    """Yield batches: sample indices [b], and the answers of K heads, averaged over views [K, b, C]."""
     views = features.views
     chosen = torch.arange(len(features)).split(max(1, min(256, TOKENS_AT_ONCE // features.shape[0])))
     places = ((index, torch.full_like(index, view)) for index in chosen for view in range(views))
@@ -144,7 +144,7 @@ def _answers(outputs: Callable[[Tensor], Tensor], features: Features, task: Task
 
 
 def _resume(file: Path | None, stack: Stack, generator: torch.Generator) -> int:
-    """The epoch to go on with."""
+    """Restore a saved training state, if there is one; returns the epoch to start from."""
     if file is None or not file.is_file():
         return 0
     state: dict[str, Any] = torch.load(file, weights_only=True, map_location=stack.device)

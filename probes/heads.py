@@ -1,6 +1,6 @@
-"""What is put on frozen tokens. n clips, N tokens of a view, D width, C outputs (classes, or one value to regress).
+"""Probe heads on frozen tokens. n clips, N tokens per view, D width, C outputs (classes, or one for regression).
 
-K attentive heads of depth 1 on the same tokens are computed as one: their queries are rows of one matrix.
+K attentive heads of depth 1 on the same tokens are computed together: their queries are rows of one matrix.
 """
 
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from torch.nn import functional
 
 from vjepa.blocks import Block, Mlp
 
-EPSILON = 1e-6  # of the norms, as in the encoder and in transformers; V-JEPA's own probe has 1e-5
-SIMILARITIES = 2**24  # held at once by the k-NN
+EPSILON = 1e-6  # of the LayerNorms, as in the encoder and in transformers; V-JEPA's own probe has 1e-5
+SIMILARITIES = 2**24  # maximum number of k-NN similarities in memory
 
 
 class AttentiveHead(nn.Module):
-    """V-JEPA's attentive probe: `depth` - 1 self-attention blocks, then a learnable query looks at all tokens once.
+    """V-JEPA's attentive probe: `depth` - 1 self-attention blocks, then cross-attention with one learnable query.
 
-    Depth 1 is V-JEPA 1's, depth 4 V-JEPA 2's. With a single query the key and value projections fold into it:
-    q K(x) = (q W_k) x and W V(x) = W_v (W x): there a token is never projected, only weighed; the result is the same.
+    Depth 1 is V-JEPA 1's, depth 4 V-JEPA 2's. With a single query the key and value projections can be folded:
+    q K(x) = (q W_k) x and W V(x) = W_v (W x). So tokens are never projected, only weighted; the result is the same.
     """
 
     def __init__(self, width: int, heads: int, classes: int, depth: int = 1) -> None:
@@ -43,12 +43,12 @@ class AttentiveHead(nn.Module):
         self._initialise([(block.attn.proj, block.mlp.fc2) for block in blocks])
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [n, N, D] as the encoder made them -> logits [n, C]."""
+        """Encoder tokens [n, N, D] -> logits [n, C]."""
         logits: Tensor = self.linear(self.pool(tokens))
         return logits
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Tokens [n, N, D] -> what the query makes of them, before the classifier: [n, D]."""
+        """Tokens [n, N, D] -> pooled features before the classifier [n, D]."""
         x = tokens.to(self.query_tokens.dtype)
         for block in self.blocks:
             x = block(x, None)
@@ -69,17 +69,17 @@ class AttentiveHead(nn.Module):
 
 
 def pool_many(weights: Mapping[str, Tensor], heads: int, tokens: Tensor) -> Tensor:
-    """The cross-attention blocks of K attentive heads on standardised tokens [n, N, D] -> [K, n, D].
+    """Cross-attention blocks of K attentive heads on standardised tokens [n, N, D] -> [K, n, D].
 
-    weights: an `AttentiveHead`'s parameters by name, K of each stacked. norm1's scale and shift are folded in.
+    weights: parameters of `AttentiveHead` by name, stacked over K heads. norm1's scale and shift are folded in.
     """
     query = weights["query_tokens"][:, 0, 0]  # [K, D]
     scale, shift = weights["norm1.weight"][:, None], weights["norm1.bias"][:, None]  # [K, 1, D]
     key, value = weights["kv.weight"].unflatten(1, (2, heads, -1)).unbind(1)  # each [K, heads, R, D]
-    asked = torch.einsum("kod,kd->ko", weights["q.weight"], query) + weights["q.bias"]
-    looked_for = torch.einsum("khr,khrd->khd", asked.unflatten(1, (heads, -1)), key) * scale / sqrt(key.shape[2])
-    # What does not depend on the token (the key's bias, norm1's shift) cancels in the softmax.
-    attention = (looked_for.flatten(0, 1) @ tokens.mT).softmax(2)  # [n, K*heads, N]
+    projected = torch.einsum("kod,kd->ko", weights["q.weight"], query) + weights["q.bias"]
+    folded = torch.einsum("khr,khrd->khd", projected.unflatten(1, (heads, -1)), key) * scale / sqrt(key.shape[2])
+    # Terms that do not depend on the token (the key's bias, norm1's shift) cancel in the softmax.
+    attention = (folded.flatten(0, 1) @ tokens.mT).softmax(2)  # [n, K*heads, N]
     seen = (attention @ tokens).unflatten(1, (len(query), heads)) * scale + shift  # [n, K, heads, D]
     mixed = torch.einsum("nkhd,khrd->knhr", seen, value).flatten(2)
     pooled = query[:, None] + mixed + weights["kv.bias"].chunk(2, 1)[1][:, None]
@@ -100,7 +100,7 @@ def standardise_tokens(tokens: Tensor) -> Tensor:
 
 
 class LinearHead(nn.Module):
-    """A linear map of standardised features: multinomial logistic regression, or ridge regression of a value."""
+    """A linear map of standardised features, for multinomial logistic regression or ridge regression."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -118,12 +118,12 @@ class LinearHead(nn.Module):
         return logits
 
     def measure(self, features: Tensor) -> None:
-        """Take over mean and deviation of the features [n, D] it will be trained on."""
+        """Set mean and scale from the features [n, D] it will be trained on."""
         self.mean.copy_(features.mean(0))
         self.scale.copy_(1 / _deviation(features))
 
     def standardise(self, features: Tensor) -> Tensor:
-        """features [n, D] with the mean and deviation of those it is trained on taken out."""
+        """Standardise features [n, D] with the training features' mean and standard deviation."""
         return (features - self.mean) * self.scale
 
 
@@ -132,7 +132,7 @@ def knn_probabilities(
 ) -> Tensor:
     """Weighted k-NN by cosine over features standardised with the training set's statistics -> [n, C] (Wu et al. 2018).
 
-    train [m, V, D] or [m, D] with labels [m], features [n, D]; a training sample is the mean of its views' directions.
+    train [m, V, D] or [m, D] with labels [m], features [n, D]; a training sample is the mean of its unit view vectors.
     """
     weights, nearest = _find_neighbours(train, features, neighbours, temperature)
     return torch.zeros(len(features), classes, device=train.device).scatter_add_(1, labels[nearest], weights)
@@ -141,23 +141,23 @@ def knn_probabilities(
 def knn_values(
     train: Tensor, values: Tensor, features: Tensor, neighbours: int = 20, temperature: float = 0.07
 ) -> Tensor:
-    """The same for values [m] instead of labels: their weighted mean over the neighbours -> [n]."""
+    """Like `knn_probabilities` for regression: weighted mean of the neighbours' values [m] -> [n]."""
     weights, nearest = _find_neighbours(train, features, neighbours, temperature)
     return (weights * values[nearest]).sum(1)
 
 
 def _find_neighbours(train: Tensor, features: Tensor, neighbours: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """Weights, 1 in all, and indices of the neighbours of each of the features: both [n, neighbours]."""
+    """Weights (sum 1) and indices of each feature's neighbours: both [n, neighbours]."""
     flat = train.flatten(0, -2)
     mean, scale = flat.mean(0), 1 / _deviation(flat)
-    known = functional.normalize((flat - mean) * scale, dim=1)
+    references = functional.normalize((flat - mean) * scale, dim=1)
     if len(flat) > len(train):  # several views
-        known = functional.normalize(known.view_as(train).mean(1), dim=1)
-    known = known.view(len(train), -1)
+        references = functional.normalize(references.view_as(train).mean(1), dim=1)
+    references = references.view(len(train), -1)
     parts = []
-    for some in features.split(max(1, SIMILARITIES // len(known))):
-        asked = functional.normalize((some - mean) * scale, dim=1)
-        similarity, nearest = (asked @ known.T).topk(min(neighbours, len(known)), dim=1)
+    for some in features.split(max(1, SIMILARITIES // len(references))):
+        queries = functional.normalize((some - mean) * scale, dim=1)
+        similarity, nearest = (queries @ references.T).topk(min(neighbours, len(references)), dim=1)
         parts.append(((similarity / temperature).softmax(1), nearest))
     weights, indices = zip(*parts, strict=True)
     return torch.cat(weights), torch.cat(indices)

@@ -1,6 +1,6 @@
-"""The kinds of heads that a probe knows by name, and how each is fitted to frozen features.
+"""The registered kinds of probe heads, and how each is fitted to frozen features.
 
-A head of your own is a function in a module that `plugins` names:
+A custom head is a function in a module listed under `plugins`:
 
     @head("nearest_mean")
     def fit_nearest_mean(train: Features, test: Features, context: FitContext) -> Fitted: ...
@@ -21,16 +21,16 @@ from vjepa.registry import Registry
 
 @dataclass(frozen=True)
 class FitContext:
-    """What a head is told beside the features."""
+    """The settings a head gets besides the features."""
 
-    classes: int  # 0: the labels are values to regress
+    classes: int  # 0: regression
     seed: int
-    held_out: float  # share of the training samples on which hyper-parameters are chosen
-    folds: int  # of cross-validation instead; 0: none
-    neighbours: int  # of a vote
+    held_out: float  # fraction of the training samples used to select hyper-parameters
+    folds: int  # use cross-validation with this many folds instead; 0: off
+    neighbours: int  # of the k-NN vote
     attentive: AttentiveConfig
     device: str
-    place: Path | None = None  # folder for the state of a training that may be stopped
+    place: Path | None = None  # folder for training state, to resume after an interruption
 
 
 Fit = Callable[[Features, Features, FitContext], Fitted]
@@ -38,10 +38,10 @@ Fit = Callable[[Features, Features, FitContext], Fitted]
 
 @dataclass(frozen=True)
 class HeadKind:
-    """How a head is fitted: on the training features, then answering for the test features."""
+    """How a kind of head is fitted on training features and evaluated on test features."""
 
     fit: Fit  # (train, test, context) -> answers for the test samples, on the CPU
-    tokens: bool  # does it look at all tokens of a clip, or at their mean alone?
+    tokens: bool  # does it use all tokens of a clip, or only their mean?
     depth: int | None = None  # layers, of attentive heads
 
 
@@ -67,14 +67,14 @@ def fit_linear_head(train: Features, test: Features, context: FitContext) -> Fit
 
 @head("knn")
 def fit_knn_head(train: Features, test: Features, context: FitContext) -> Fitted:
-    """A vote of the nearest training samples, or the mean of their values."""
+    """A vote of the nearest training samples or, for regression, the mean of their values."""
     features, labels, others = (tensor.to(context.device) for tensor in (train.pooled, train.labels, test.pooled))
-    asking, count = others.flatten(0, 1), context.neighbours
+    queries, count = others.flatten(0, 1), context.neighbours
     if labels.is_floating_point():
-        said = knn_values(features, labels, asking, count)[:, None]
+        answers = knn_values(features, labels, queries, count)[:, None]
     else:
-        said = knn_probabilities(features, labels, asking, context.classes, count)
-    averaged: Tensor = said.cpu().unflatten(0, (len(others), -1))
+        answers = knn_probabilities(features, labels, queries, context.classes, count)
+    averaged: Tensor = answers.cpu().unflatten(0, (len(others), -1))
     return Fitted(averaged.mean(1), {"neighbours": count})
 
 

@@ -17,22 +17,22 @@ from probes.task import Task, choose_best
 LINEAR_DECAYS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 RIDGE_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
-Train = Callable[[Tensor, Tensor], dict[float, LinearHead]]  # features [n, V, D], labels [n] -> a head a decay
+Train = Callable[[Tensor, Tensor], dict[float, LinearHead]]  # features [n, V, D], labels [n] -> one head per decay
 
 
 class Fitted(NamedTuple):
-    """A chosen head's verdict on the reported set, and what was chosen."""
+    """The selected head, its answers for the test set and its hyper-parameters."""
 
-    probabilities: Tensor  # [n, C], averaged over views; of a value [n, 1]
-    choice: dict[str, float]  # hyper-parameters, and `held_out`: the accuracy (or mean error) they were chosen by
-    head: AttentiveHead | LinearHead | None = None  # none where nothing was trained
-    repeats: tuple[Tensor, ...] = ()  # the same of heads that differ in the seed of their first weights
+    probabilities: Tensor  # [n, C], averaged over views; for regression the values [n, 1]
+    choice: dict[str, float]  # hyper-parameters, and `held_out`: the accuracy (or mean error) that selected them
+    head: AttentiveHead | LinearHead | None = None  # None if nothing was trained
+    repeats: tuple[Tensor, ...] = ()  # answers of the same head with other initialisations
 
 
 def fit_linear(
     train: Tensor, labels: Tensor, test: Tensor, classes: int, held_out: float = 0.2, seed: int = 0, folds: int = 0
 ) -> Fitted:
-    """A linear head on train [n, V, D]; weight decay chosen on held-out samples (or folds), then fitted on all.
+    """A linear head on train [n, V, D]: weight decay selected on held-out samples (or folds), then refit on all.
 
     labels: int64 [n] for logistic regression, float32 [n] for ridge regression.
     """
@@ -51,7 +51,7 @@ def fit_linear(
         for total, found in zip((good, bad), task.grade(answers, labels[held]), strict=True):
             total += found.sum(1).cpu()
         count += len(held)
-    best = choose_best(good.flip(0), bad.flip(0))  # of equals the strongest decay
+    best = choose_best(good.flip(0), bad.flip(0))  # ties go to the strongest decay
     decay = decays[::-1][best] if count else decays[len(decays) // 2]
     head = fit(train, labels, (decay,))[decay]
     choice = {"weight_decay": decay}
@@ -72,11 +72,11 @@ def predict_linear(head: LinearHead, features: Tensor, probabilities: bool = Tru
 def _logistic_regressions(
     features: Tensor, labels: Tensor, classes: int, decays: tuple[float, ...]
 ) -> dict[float, LinearHead]:
-    """Mean cross entropy + decay * |w|^2 at its minimum, for each decay; the strongest is found first and leads on."""
+    """Minimise mean cross entropy + decay * |w|^2 for each decay, strongest first, each from the previous solution."""
     flat, repeated = features.flatten(0, 1), labels.repeat_interleave(features.shape[1])
     start = LinearHead(flat.shape[1], classes).to(flat.device)
     start.measure(flat)
-    ready = start.standardise(flat)  # once, not in every evaluation of the loss
+    ready = start.standardise(flat)  # once instead of in every evaluation of the loss
     heads = {}
     for decay in sorted(decays, reverse=True):
         head = LinearHead(flat.shape[1], classes).to(flat.device)
@@ -101,7 +101,7 @@ def _minimise(head: LinearHead, ready: Tensor, labels: Tensor, weight_decay: flo
 
 @torch.no_grad()
 def _ridge_regressions(features: Tensor, values: Tensor, decays: tuple[float, ...]) -> dict[float, LinearHead]:
-    """Mean squared error + decay * |w|^2 at its minimum, for each decay."""
+    """Minimise mean squared error + decay * |w|^2 for each decay."""
     flat, repeated = features.flatten(0, 1), values.repeat_interleave(features.shape[1]).double()
     measured = LinearHead(flat.shape[1], 1).to(flat.device)
     measured.measure(flat)
@@ -119,7 +119,7 @@ def _ridge_regressions(features: Tensor, values: Tensor, decays: tuple[float, ..
 
 
 def _ridge_solver(rows: Tensor, values: Tensor) -> Callable[[float], Tensor]:
-    """Weights [D] of rows [n, D] for values [n] by decay, from one decomposition of the smaller of the two products.
+    """A function decay -> weights [D], for rows [n, D] and values [n], from one eigendecomposition of the smaller Gram.
 
     With X/sqrt(n) and y/sqrt(n): w = (X'X + decay)^-1 X'y = X' (XX' + decay)^-1 y.
     """

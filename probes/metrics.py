@@ -1,6 +1,6 @@
-"""Scores over the whole set, each with 95 % intervals. n samples, C classes.
+"""Scores over a whole set, each with 95 % intervals. n samples, C classes.
 
-Wilson's interval is for a share of independent samples; the bootstrap draws the videos of the set again and again.
+Wilson's interval is for a proportion of independent samples; the bootstrap resamples the videos of the set.
 """
 
 import math
@@ -18,7 +18,7 @@ _PER_DRAW = 2**22  # numbers drawn at once
 
 @dataclass(frozen=True)
 class Score:
-    """What one probe scored on one set; fractions in [0, 1]."""
+    """Classification scores of one probe on one set; fractions in [0, 1]."""
 
     samples: int
     classes: int
@@ -26,7 +26,7 @@ class Score:
     low: float  # 95 % Wilson interval of top1
     high: float
     top5: float
-    mean_class: float  # mean over classes of the accuracy inside the class
+    mean_class: float  # mean over classes of the per-class accuracy
     confusion: list[list[int]]  # rows: true class, columns: predicted class
     wilson: dict[str, Interval] = field(default_factory=dict)  # of top1 and top5
     bootstrap: dict[str, Interval] = field(default_factory=dict)  # of top1, top5 and mean_class
@@ -35,7 +35,7 @@ class Score:
         return f"{100 * self.top1:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Of each class that has samples: its number, samples, accuracy and Wilson interval."""
+        """For each class that has samples: number, sample count, accuracy and Wilson interval."""
         rows = []
         for number, row in enumerate(self.confusion):
             if samples := sum(row):
@@ -51,11 +51,11 @@ class Score:
 
 @dataclass(frozen=True)
 class ValueScore:
-    """What one probe scored on values to regress."""
+    """Regression scores of one probe on one set."""
 
     samples: int
     mae: float  # mean absolute error, in the unit of the values
-    r2: float  # share of the variance explained; 0 for whoever always says the mean
+    r2: float  # fraction of variance explained; 0 for always predicting the mean
     bootstrap: dict[str, Interval] = field(default_factory=dict)  # of mae and r2
 
     def __str__(self) -> str:
@@ -74,14 +74,14 @@ def score(probabilities: Tensor, labels: Tensor, seed: int = 0) -> Score:
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(
             f"labels must lie in 0 ... {classes - 1}, got {int(labels.min())} ... {int(labels.max())}; "
-            f"-1 stands for a video without a label"
+            f"-1 means a video without a label"
         )
     predicted = probabilities.argmax(1)
     confusion = torch.zeros(classes, classes, dtype=torch.long)
     confusion.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
     best = probabilities.topk(min(5, classes), dim=1).indices
-    among = (best == labels[:, None]).any(1)
-    hits, hits5 = int(confusion.diagonal().sum()), int(among.sum())
+    in_top5 = (best == labels[:, None]).any(1)
+    hits, hits5 = int(confusion.diagonal().sum()), int(in_top5.sum())
     counts = confusion.sum(1)
     present = counts > 0
     intervals = {"top1": wilson(hits, samples), "top5": wilson(hits5, samples)}
@@ -95,7 +95,7 @@ def score(probabilities: Tensor, labels: Tensor, seed: int = 0) -> Score:
         mean_class=float((confusion.diagonal()[present].double() / counts[present]).mean()),
         confusion=confusion.tolist(),
         wilson=intervals,
-        bootstrap=bootstrap_accuracy(labels, predicted == labels, among, seed),
+        bootstrap=bootstrap_accuracy(labels, predicted == labels, in_top5, seed),
     )
 
 
@@ -116,15 +116,15 @@ def wilson(hits: int, samples: int, z: float = 1.959964) -> Interval:
 
 
 def bootstrap_accuracy(
-    labels: Tensor, hit: Tensor, among: Tensor, seed: int = 0, draws: int = DRAWS
+    labels: Tensor, hit: Tensor, in_top5: Tensor, seed: int = 0, draws: int = DRAWS
 ) -> dict[str, Interval]:
-    """95 % bootstrap intervals over the samples: `hit` bool [n] the first answer is right, `among` [n] one of five.
+    """95 % bootstrap intervals over samples: `hit` bool [n] is top-1 correct, `in_top5` bool [n] top-5 correct.
 
-    Only how many samples of each class are hit, among the five or missed matters, so what is drawn is the multinomial
-    of these counts: the same distribution as drawing n samples with replacement.
+    Only the counts per class of top-1 hits, other top-5 hits and misses matter, so these are drawn from a multinomial:
+    the same distribution as drawing n samples with replacement.
     """
     samples = len(labels)
-    output = torch.where(hit, 0, torch.where(among, 1, 2))
+    output = torch.where(hit, 0, torch.where(in_top5, 1, 2))
     classes, number = labels.unique(return_inverse=True)
     shares = torch.bincount(number * 3 + output, minlength=3 * len(classes)).numpy() / samples
     random = np.random.default_rng(seed)
@@ -153,7 +153,7 @@ def bootstrap_values(error: Tensor, truth: Tensor, seed: int = 0, draws: int = D
 
 
 def central(drawn: np.ndarray[Any, Any]) -> Interval:
-    """The middle 95 % of what was drawn."""
+    """The central 95 % interval of the drawn values."""
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
 

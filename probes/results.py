@@ -1,7 +1,7 @@
-"""results.json and predictions.csv: what a probe measured, for readers and for `python -m launch compare`.
+"""results.json and predictions.csv: the results of a probe, also read by `python -m launch compare`.
 
-results.json has the scores, predictions.csv a line for each sample, head and kind of features. docs/probing.md is the
-schema's page.
+results.json has the scores, predictions.csv a row for each sample, head and kind of features. docs/probing.md documents
+the schema.
 """
 
 import csv
@@ -23,13 +23,13 @@ COLUMNS = ("features", "head", "key", "label", "predicted", "probability", "rank
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one head said of each sample of the reported set, in the file's order."""
+    """One head's predictions for the samples of the test set, in the file's order."""
 
     keys: list[str]
     labels: list[str]  # class names, or values
     predicted: list[str]
-    probabilities: list[float] = field(default_factory=list)  # of the truth; none for values
-    ranks: list[int] = field(default_factory=list)  # of the truth among the classes, 0 being right; none for values
+    probabilities: list[float] = field(default_factory=list)  # of the true class; empty for regression
+    ranks: list[int] = field(default_factory=list)  # of the true class, 0 if correct; empty for regression
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Document:
     path: Path
     task: str  # classification or regression
     classes: list[str]
-    missing: dict[str, list[str]]  # unreadable samples of the reported set, by reason
-    rows: list[dict[str, Any]]  # one a head on a kind of features, see docs/probing.md
+    missing: dict[str, list[str]]  # unreadable samples of the test set, by reason
+    rows: list[dict[str, Any]]  # one per head and kind of features, see docs/probing.md
     config: dict[str, Any]
 
 
@@ -51,7 +51,7 @@ def write_results(
     config: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write results.json and predictions.csv; `facts` are further entries of the document. Returns results.json."""
+    """Write results.json and predictions.csv; `facts`: further entries of results.json. Returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_predictions(folder / PREDICTIONS, results, classes)
     document = {
@@ -68,9 +68,9 @@ def write_results(
 
 
 def read_results(path: str | Path) -> Document:
-    """A probe's results.json, or the one in a folder.
+    """Read a probe's results.json, given the file or its folder.
 
-    Raises FileNotFoundError where there is none, ValueError where the file is something else or of another version.
+    Raises FileNotFoundError if there is none, ValueError if the file is something else or has another version.
     """
     path = Path(path)
     path = path / NAME if path.is_dir() else path
@@ -89,9 +89,9 @@ def read_results(path: str | Path) -> Document:
 
 
 def read_predictions(document: Document) -> dict[tuple[str, str], Predictions]:
-    """The predictions beside a results.json, by (features, head).
+    """Read the predictions.csv next to a results.json, by (features, head).
 
-    Raises FileNotFoundError where the file is missing, ValueError where it is another one.
+    Raises FileNotFoundError if it is missing, ValueError if it does not match results.json.
     """
     path = document.path.with_name(PREDICTIONS)
     if not path.is_file():
@@ -132,9 +132,9 @@ def _write_predictions(path: Path, results: Sequence[Result], classes: Sequence[
 
 
 def _say_classes(said: Tensor, labels: Tensor, classes: Sequence[str]) -> list[list[Any]]:
-    """The predicted class, the truth's probability and its rank, for probabilities [n, C].
+    """Predicted class, probability of the true class and its rank, for probabilities [n, C].
 
-    Of equally probable classes the truth comes last, unless it is the prediction: a constant answer knows nothing.
+    Among equally probable classes the true one ranks last unless it is the prediction, so constant outputs score low.
     """
     truth = said.gather(1, labels[:, None])
     predicted = said.argmax(1)

@@ -1,6 +1,6 @@
-"""Where an evaluation that was stopped goes on: finished heads in files, and the epoch of the one being trained.
+"""Resume an interrupted evaluation: finished heads are saved in files, so is the state of the one being trained.
 
-The folder's name is a hash of config, samples and features, so nothing of another evaluation is ever taken over.
+The folder's name is a hash of config, samples and features, so results of another evaluation are never reused.
 """
 
 import hashlib
@@ -19,15 +19,17 @@ from probes.heads import AttentiveHead, LinearHead
 from probes.linear import Fitted
 
 
-class Place:
-    """A folder of finished heads of one evaluation."""
+class FinishedHeads:
+    """The folder of one evaluation's finished heads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
-    def open(cls, folder: Path, config: Any, train: Mapping[str, Features], test: Mapping[str, Features]) -> "Place":
-        """That of the evaluation with this config (a dataclass) and these features."""
+    def open(
+        cls, folder: Path, config: Any, train: Mapping[str, Features], test: Mapping[str, Features]
+    ) -> "FinishedHeads":
+        """The folder for the evaluation with this config (a dataclass) and these features."""
         state = hashlib.sha256(json.dumps(asdict(config)).encode())
         for features in (*train.values(), *test.values()):
             state.update("\n".join(features.keys).encode())
@@ -36,9 +38,9 @@ class Place:
                 state.update(tensor.contiguous().numpy().data)
         return cls(folder / state.hexdigest()[:16])
 
-    def run(self, words: str, work: Callable[[Path], Fitted]) -> Fitted:
-        """What `work` makes; the next time it is read. `work` is given a folder for what is half done."""
-        name = hashlib.sha256(words.encode()).hexdigest()[:16]
+    def run(self, task: str, work: Callable[[Path], Fitted]) -> Fitted:
+        """The result of `work`, read from disk if `task` was finished before; `work` gets a folder for its state."""
+        name = hashlib.sha256(task.encode()).hexdigest()[:16]
         file, half = self.folder / f"{name}.pt", self.folder / name
         if file.is_file():
             return _read(torch.load(file, weights_only=True))

@@ -1,8 +1,8 @@
 """A trained head in a file beside results.json: `attentive.safetensors`, `attentive4.safetensors` or
 `linear.safetensors`.
 
-The tensors carry the head's own names; what rebuilds it, the class names and the encoder it was trained on stand in the
-file's metadata, so the file is enough.
+The tensors have the head's parameter names. The metadata has its dimensions, the class names and the encoder it was
+trained on, so the file is self-contained.
 """
 
 import json
@@ -19,20 +19,20 @@ from vjepa.formats.classifier import read_classifier
 from vjepa.formats.native import read_safetensors, write_safetensors
 
 FORMAT = "vjepa-head-1"
-KINDS = ("attentive", "attentive4", "linear")  # those that are trained; attentive4 is four layers deep
-VALUE = ("value",)  # the one output of a head that regresses
+KINDS = ("attentive", "attentive4", "linear")  # the trained kinds; attentive4 has four layers
+VALUE = ("value",)  # name of the single output of a regression head
 Head = TypeVar("Head", bound=AttentiveHead | LinearHead)
 
 
 @dataclass(frozen=True)
 class SavedHead(Generic[Head]):
-    """A trained head and what it belongs to."""
+    """A trained head, its class names and its encoder."""
 
     head: Head
     classes: tuple[str, ...]  # names, in the order of the logits
-    encoder: str  # where the encoder that it was trained on was read from
-    encoder_hash: str  # of that encoder's weights
-    source: str = ""  # the file it was read from
+    encoder: str  # path of the encoder it was trained on
+    encoder_hash: str  # hash of that encoder's weights
+    source: str = ""  # the file it was loaded from
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.head.linear.out_features:
@@ -42,22 +42,22 @@ class SavedHead(Generic[Head]):
             )
 
     def check_encoder(self, width: int, encoder_hash: str) -> None:
-        """Raise ValueError where the head was not trained on the encoder of this width, with these weights."""
+        """Raise ValueError if the head was not trained on an encoder of this width with these weights."""
         wanted = self.head.linear.in_features
         if width != wanted:
             raise ValueError(
-                f"{self.source} takes features of width {wanted}, the encoder makes {width}; the head was trained on "
-                f"{self.encoder}: give that encoder, or probe this one"
+                f"{self.source} takes features of width {wanted}, but the encoder has width {width}; it was trained "
+                f"on {self.encoder}: use that encoder, or probe this one"
             )
         if encoder_hash != self.encoder_hash:
             raise ValueError(
                 f"{self.source} was trained on the features of another encoder ({self.encoder}, weights "
-                f"{self.encoder_hash}; these are {encoder_hash}): give that encoder, or probe this one"
+                f"{self.encoder_hash}; these are {encoder_hash}): use that encoder, or probe this one"
             )
 
 
 def save_head(saved: SavedHead[Head], folder: str | Path) -> Path:
-    """Write a head into a probe's folder; returns the file."""
+    """Save a head in a probe's folder; returns the file."""
     head, kind = saved.head, name_kind(saved.head)
     description: dict[str, Any] = {
         "kind": kind,
@@ -82,7 +82,7 @@ def save_heads(
     encoder: str,
     encoder_hash: str,
 ) -> None:
-    """Write the heads of a probe, those of an earlier one in the same folder being removed; None is left out."""
+    """Save the heads of a probe and delete those of an earlier probe in the folder; None entries are skipped."""
     for kind in KINDS:
         (Path(folder) / f"{kind}.safetensors").unlink(missing_ok=True)
     for head in heads:
@@ -91,17 +91,17 @@ def save_heads(
 
 
 def name_kind(head: AttentiveHead | LinearHead) -> str:
-    """The name of a head's kind, and of its file."""
+    """The name of a head's kind, which is also its file name."""
     if isinstance(head, LinearHead):
         return "linear"
     return "attentive" if head.depth == 1 else f"attentive{head.depth}"
 
 
 def load_attentive(path: str | Path) -> SavedHead[AttentiveHead]:
-    """The attentive head that `python -m launch probe` left; `path` is its folder, its results.json or the head's file.
+    """Load the attentive head of a probe; `path` is the probe's folder, its results.json or the head's file.
 
-    Of a folder with heads of depth 1 and 4 the one of depth 1. Raises FileNotFoundError where there is none, ValueError
-    where the file is something else or damaged.
+    If a folder has heads of depth 1 and 4, the one of depth 1 is loaded. Raises FileNotFoundError if there is none,
+    ValueError if the file is something else or damaged.
     """
     file, description = _find(path, ("attentive", "attentive4"))
     if description["epsilon"] != EPSILON:
@@ -111,15 +111,15 @@ def load_attentive(path: str | Path) -> SavedHead[AttentiveHead]:
 
 
 def load_linear(path: str | Path) -> SavedHead[LinearHead]:
-    """The linear head that `python -m launch probe` left (see `load_attentive`); it takes the mean of the tokens."""
+    """Load the linear head of a probe (see `load_attentive`); its input is the mean of the tokens."""
     file, description = _find(path, ("linear",))
     return _fill(LinearHead(description["width"], len(description["classes"])), file, description)
 
 
 def load_classifier(folder: str | Path, encoder_hash: str = "") -> SavedHead[AttentiveHead]:
-    """The head of a folder of transformers' VJEPA2ForVideoClassification; transformers itself is not needed.
+    """Load the head of a VJEPA2ForVideoClassification folder; does not need transformers.
 
-    encoder_hash: that of the folder's encoder, which the head is for. Raises ValueError where there is no such head.
+    encoder_hash: hash of the folder's encoder, to which the head belongs. Raises ValueError if there is no such head.
     """
     weights, heads, classes = read_classifier(folder)
     depth = 1 + len({name.split(".")[1] for name in weights if name.startswith("blocks.")})

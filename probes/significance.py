@@ -1,6 +1,6 @@
-"""Whether two heads that answered the same samples differ: paired tests, and Holm's correction for many of them.
+"""Do two heads evaluated on the same samples differ? Paired tests, and Holm's correction for multiple tests.
 
-n samples of the same reported set, in the same order for both.
+n samples of the same test set, in the same order for both.
 """
 
 import math
@@ -19,15 +19,15 @@ _PER_DRAW = 2**22  # numbers drawn at once
 
 @dataclass(frozen=True)
 class Difference:
-    """The second one's score minus the first one's."""
+    """The second head's score minus the first one's."""
 
     value: float
     interval: Interval  # 95 %, bootstrap over the samples
-    p: float  # two-sided, that they do not differ
+    p: float  # two-sided, under the null hypothesis of no difference
 
 
 def compare_hits(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], seed: int = 0) -> Difference:
-    """Difference of top-1 of two answers to the same samples, hits bool [n]: exact McNemar test."""
+    """Difference in top-1 of two heads on the same samples, hits bool [n]: exact McNemar test."""
     samples = len(first)
     lost, won = int((first & ~second).sum()), int((second & ~first).sum())
     shares = np.array([lost, samples - lost - won, won]) / samples
@@ -36,9 +36,9 @@ def compare_hits(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], se
 
 
 def compare_errors(first: Numbers, second: Numbers, seed: int = 0) -> Difference:
-    """Difference of the mean absolute error of two answers to the same samples, errors [n]: paired permutation test.
+    """Difference in mean absolute error of two heads on the same samples, errors [n]: paired permutation test.
 
-    ValueError where an error is not finite.
+    ValueError if an error is not finite.
     """
     for name, errors in (("first", first), ("second", second)):
         if not np.isfinite(errors).all():
@@ -58,7 +58,7 @@ def compare_errors(first: Numbers, second: Numbers, seed: int = 0) -> Difference
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided exact p-value, that samples which one alone gets right are as often the first one's as the second's."""
+    """Two-sided exact p-value for the discordant pairs: samples that only the first or only the second gets right."""
     total, fewer = only_first + only_second, min(only_first, only_second)
     logs = (math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in range(fewer + 1))
     tail = math.fsum(math.exp(log - total * math.log(2)) for log in logs)
@@ -66,7 +66,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def correct_holm(values: Sequence[float]) -> list[float]:
-    """p-values of several tests such that all of those under a level are right with that error in all (Holm 1979)."""
+    """Corrected p-values that control the family-wise error rate over several tests (Holm 1979)."""
     corrected, largest = [0.0] * len(values), 0.0
     for place, number in enumerate(sorted(range(len(values)), key=lambda number: values[number])):
         largest = max(largest, min(1.0, (len(values) - place) * values[number]))

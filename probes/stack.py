@@ -1,8 +1,8 @@
-"""Many attentive heads trained side by side on the same batches, each as if it were alone.
+"""Many attentive heads trained on the same batches, each independently of the others.
 
-The heads are rows of one matrix [K, P]. At depth 1 their cross attention is one product over tokens that are read and
-standardised once; deeper heads change the tokens, so they take turns on the batch. K heads, P parameters of a head, n
-clips, N tokens, D width, C outputs.
+The heads are rows of one matrix [K, P]. At depth 1 their cross-attention is one product over tokens that are read and
+standardised once; deeper heads transform the tokens, so they process each batch one after the other. K heads, P
+parameters per head, n clips, N tokens, D width, C outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from probes.heads import AttentiveHead, apply_many, pool_many, standardise_tokens
 
-TOKENS_AT_ONCE = 2**16  # through a deep head in training, whose activations are kept: 16 GB at width 1024
+TOKENS_AT_ONCE = 2**16  # per pass of a deep head in training: 16 GB of activations at width 1024
 
 Measure = Callable[[Tensor, Tensor], Tensor]  # outputs [K, n, C], labels [n] -> loss of each sample [K, n]
 
@@ -24,13 +24,13 @@ Measure = Callable[[Tensor, Tensor], Tensor]  # outputs [K, n, C], labels [n] ->
 class Candidate:
     """One head of a sweep."""
 
-    lr: float  # at the start; cosine to 0
+    lr: float  # initial; cosine to 0
     weight_decay: float
-    seed: int  # of its first weights
+    seed: int  # of its initial weights
 
 
 class Stack:
-    """Heads of one shape, trained by AdamW with a learning rate and weight decay each."""
+    """Heads of one shape, trained by AdamW, each with its own learning rate and weight decay."""
 
     def __init__(
         self, candidates: Sequence[Candidate], shape: tuple[int, int, int, int], steps: int, device: str = "cpu"
@@ -79,13 +79,13 @@ class Stack:
         return torch.stack([self._run(row, tokens) for row in self.weights])
 
     def head(self, number: int) -> AttentiveHead:
-        """One of the heads by itself, on the CPU."""
+        """A single head, on the CPU."""
         head = self._draw(0)
         head.load_state_dict(self._name(self.weights[number].cpu()))
         return head.eval().requires_grad_(False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Enough to go on training."""
+        """The state needed to resume training."""
         return {
             "weights": self.weights,
             "optimizer": self.optimizer.state_dict(),
@@ -93,7 +93,7 @@ class Stack:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Restore a state from `state_dict`."""
         self.weights.copy_(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -104,7 +104,7 @@ class Stack:
         return apply_many(named, "linear", pool_many(named, self.template.heads, ready))
 
     def _run(self, row: Tensor, tokens: Tensor) -> Tensor:
-        """One deep head on tokens [n, N, D] -> [n, C]; in bf16 on a GPU, whose attention is much faster there."""
+        """One deep head on tokens [n, N, D] -> [n, C]; in bf16 on a GPU, where attention is much faster."""
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu"):
             output: Tensor = functional_call(self.template, self._name(row), (tokens,))

@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 
 
 def align_columns(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> str:
-    """Rows of cells, the header first, in columns two spaces apart; those in `left` flush left, the others right."""
+    """Align rows of cells (header first) in columns, two spaces apart; columns in `left` flush left, others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -16,6 +16,6 @@ def align_columns(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) ->
 
 
 def to_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table of rows of cells, the header first."""
+    """Lines of a Markdown table, from rows of cells (header first)."""
     header, *others = (f"| {' | '.join(row)} |" for row in rows)
     return [header, "| --- " * len(rows[0]) + "|", *others]

@@ -1,4 +1,4 @@
-"""Values to regress, from a table beside the data: `key,value` or `path,value`, a header first."""
+"""Regression targets from a CSV table with the header `key,value` or `path,value`."""
 
 import csv
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from probes.features import Features
 
 
 def read_targets(path: str | Path) -> dict[str, float]:
-    """Value of each sample key. A path is the name a video had when it was packed, relative to its folder.
+    """Target value by sample key. Paths are those of the packed videos, relative to their folder.
 
-    Raises FileNotFoundError or ValueError with the line that is at fault.
+    Raises FileNotFoundError, or ValueError naming the faulty line.
     """
     path = Path(path)
     if not path.is_file():
@@ -30,7 +30,7 @@ def read_targets(path: str | Path) -> dict[str, float]:
         try:
             value = float(cells["value"])
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}: a value is a number, found {row}") from error
+            raise ValueError(f"{path}, line {number}: the value must be a number, found {row}") from error
         name = cells["path" if by_path else "key"].strip()
         key = Source(name, name).key if by_path else name
         if found.setdefault(key, value) != value:
@@ -39,7 +39,7 @@ def read_targets(path: str | Path) -> dict[str, float]:
 
 
 def with_targets(features: Features, targets: Mapping[str, float], name: str) -> Features:
-    """The same features with float32 values as labels; ValueError where a sample of the set `name` has none."""
+    """The features with float32 target values as labels; ValueError if a sample of the set `name` has none."""
     absent = [key for key in features.keys if key not in targets]
     if absent:
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""

@@ -1,6 +1,6 @@
-"""What heads are asked for, a class or a value: their loss, what their outputs mean, and which answer is better.
+"""The task of a head, classification or regression: its loss, the meaning of its outputs, and how to rank heads.
 
-K heads, n clips, C classes; a value is one output.
+K heads, n clips, C classes; regression has one output.
 """
 
 import math
@@ -15,16 +15,16 @@ Loss = Literal["l1", "l2"]
 
 @dataclass(frozen=True)
 class Task:
-    """One of `classes` classes, or, where there are none, a value that is `centre` plus outputs times `spread`."""
+    """Classification into `classes` classes or, with 0, regression of a value: outputs * `spread` + `centre`."""
 
     classes: int
-    loss: Loss = "l1"  # of values
+    loss: Loss = "l1"  # of regression
     centre: float = 0.0
     spread: float = 1.0
 
     @classmethod
     def of(cls, labels: Tensor, classes: int, loss: Loss = "l1") -> "Task":
-        """The task of training labels [n]: floating point numbers are values, integers classes."""
+        """The task for training labels [n]: floating-point labels are values, integers are classes."""
         if not labels.is_floating_point():
             return cls(classes)
         spread = float(labels.std(correction=0))
@@ -32,7 +32,7 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Outputs of a head."""
+        """Number of outputs of a head."""
         return self.classes or 1
 
     def measure(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -46,14 +46,14 @@ class Task:
         return error.abs() if self.loss == "l1" else error.square()
 
     def answer(self, outputs: Tensor) -> Tensor:
-        """Outputs [.., C] as probabilities [.., C], or as the value [.., 1]."""
+        """Outputs [.., C] -> probabilities [.., C], or the value [.., 1]."""
         return outputs.softmax(-1) if self.classes else outputs * self.spread + self.centre
 
     def grade(self, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """How good answers [K, n, C] are, and, between equally good ones, how bad: [K, n] each.
+        """Quality of answers [K, n, C], and a tie-breaker where lower is better: [K, n] each.
 
-        Hit or miss, then -log of the truth's probability; of a value minus its absolute error, then the squared one.
-        Not a number where an answer is not finite.
+        Classification: correct (1 or 0), then the negative log-likelihood. Regression: minus the absolute error, then
+        the squared error. NaN if an answer is not finite.
         """
         if self.classes:
             truth = answers.gather(2, labels.expand(len(answers), -1)[..., None])[..., 0]
@@ -66,9 +66,9 @@ class Task:
 
 
 def choose_best(good: Tensor, bad: Tensor) -> int:
-    """The candidate with the highest `good` [K]; of several the one with the lowest `bad` [K], of these the first.
+    """The candidate with the highest `good` [K]; ties go to the lowest `bad` [K], then to the first.
 
-    What is not a number is worst: a head that diverged.
+    NaN, from a head that diverged, ranks last.
     """
     ranked = sorted(
         range(len(good)), key=lambda number: (-_finite(float(good[number]), -1), _finite(float(bad[number]), 1))

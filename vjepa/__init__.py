@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from vjepa.pixels import normalise
     from vjepa.predictor import Predictor, PredictorConfig
 
-# Looked up on first use: loading an encoder needs neither the training loop nor Lightning.
-_HOME = {
+# Imported lazily: loading an encoder needs neither the training loop nor Lightning.
+_MODULES = {
     "Encoder": "vjepa.encoder",
     "EncoderConfig": "vjepa.encoder",
     "Hints": "vjepa.formats.architecture",
@@ -65,7 +65,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module when it is first asked for."""
-    if name not in _HOME:
+    """Import a public name from its module on first access."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'vjepa' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""Whatever a loader yields -> the groups of clips that an objective is given.
+"""Convert whatever a loader yields to the groups of clips that an objective takes.
 
 B clips, T frames, H W pixels, C channels.
 """
@@ -15,11 +15,11 @@ from vjepa.pixels import normalise
 
 @dataclass(frozen=True)
 class ClipGroup:
-    """Clips of one token grid, and what their samples brought along by name: labels, actions, states, values."""
+    """Clips that share one token grid, and further arrays of their samples by name: labels, actions, states, values."""
 
     video: Tensor  # float32 [B, C, T, H, W], normalised
     arrays: Mapping[str, Tensor] = field(default_factory=dict)  # each [B, ...]
-    name: str = ""  # of the group, where a batch has several
+    name: str = ""  # of the group, if a batch has several
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class OpenBatch:
     """A batch on its device, ready for a step."""
 
     groups: tuple[ClipGroup, ...]
-    position: int | None = None  # samples that all ranks together have consumed once it is done; None: not said
+    position: int | None = None  # samples consumed by all ranks, including this batch; None: unknown
 
     @property
     def size(self) -> int:
-        """Clips of all groups."""
+        """Number of clips in all groups."""
         return sum(len(group.video) for group in self.groups)
 
 
 def open_batch(batch: Any) -> OpenBatch:
-    """Read a batch of this project's loader, a dict, a plain tensor, or a sequence that begins with the clips.
+    """Read a batch from this project's loader, a dict, a plain tensor, or a sequence that begins with the clips.
 
-    Clips are uint8 [B, T, H, W, C], or float [B, C, T, H, W], which is taken as normalised already. A dict has them
-    under `clips`, everything else of it that is a tensor [B, ...] goes along; `groups` maps names to further batches of
-    the same kinds, whose clips may have other sizes. Raises ValueError where the clips are something else.
+    Clips are uint8 [B, T, H, W, C], or float [B, C, T, H, W], which are assumed to be normalised. A dict has them under
+    `clips`; its other tensors [B, ...] are kept as arrays. `groups` maps names to further batches of any of these
+    types, whose clips may have other sizes. Raises ValueError if the clips have another type or shape.
     """
     if isinstance(batch, OpenBatch):
         return batch
@@ -55,8 +55,8 @@ def open_batch(batch: Any) -> OpenBatch:
         rest = {f"field_{number}": value for number, value in enumerate(batch[1:], 1)}
         return _open_fields({"clips": batch[0], **rest})
     raise ValueError(
-        "a batch must be a tensor of clips (uint8 [B, T, H, W, 3]), a dict with them under 'clips', a sequence that "
-        f"begins with them, or have an attribute 'clips'; got {type(batch).__name__}"
+        "a batch must be a tensor of clips (uint8 [B, T, H, W, 3]), a dict with the key 'clips', a sequence whose "
+        f"first item is the clips, or an object with an attribute 'clips'; got {type(batch).__name__}"
     )
 
 
@@ -73,9 +73,7 @@ def _open_fields(fields: Mapping[str, Any]) -> OpenBatch:
         arrays |= {name: value for name, value in named.items() if isinstance(value, Tensor)}
         for name, value in arrays.items():
             if len(value) != len(clips):
-                raise ValueError(
-                    f"batch.{name} must have a row for each of {len(clips)} clips, got {list(value.shape)}"
-                )
+                raise ValueError(f"batch.{name} must have one row per clip ({len(clips)}), got {list(value.shape)}")
         found.append(ClipGroup(_read_video(clips), arrays))
     for name, part in groups.items():
         found += [replace(group, name=group.name or name) for group in open_batch(part).groups]
@@ -85,7 +83,7 @@ def _open_fields(fields: Mapping[str, Any]) -> OpenBatch:
 def _read_video(clips: Tensor) -> Tensor:
     if clips.is_floating_point():
         if clips.ndim != 5 or clips.shape[1] != 3:
-            raise ValueError(f"clips that are floating point must be [B, 3, T, H, W], got {list(clips.shape)}")
+            raise ValueError(f"floating-point clips must be [B, 3, T, H, W], got {list(clips.shape)}")
         return clips
     if clips.dtype == torch.uint8 and clips.ndim == 4:
         clips = clips.unsqueeze(1)  # images

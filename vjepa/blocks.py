@@ -1,7 +1,7 @@
-"""The transformer blocks of encoder and predictor: pre-norm, rotary positions where they are given.
+"""The transformer blocks of encoder and predictor: pre-norm, optional rotary positions.
 
-B clips, K tokens of each, D width, R width of a head. Several selections of a clip's tokens may lie in one row, one
-after the other: the products take them all at once, and each attends to itself alone.
+B clips, K tokens per clip, D width, R head width. Several selections of a clip's tokens may be concatenated: linear
+layers process them together, and each attends only to itself.
 """
 
 import math
@@ -16,7 +16,7 @@ from vjepa.positions import Rotation, rotate
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions where a rotation is given."""
+    """Multi-head self-attention with optional rotary positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -25,15 +25,15 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int] = ()) -> Tensor:
-        """x [B, K, D] -> [B, K, D]; with `lengths`, which add up to K, each stretch attends to itself alone."""
+        """x [B, K, D] -> [B, K, D]; with `lengths` (sum K), each segment attends only to itself."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         if len(lengths) < 2:
             attended = attend(query, key, value).transpose(1, 2)
         else:
-            stretches = zip(*(part.split(lengths, 2) for part in (query, key, value)), strict=True)
-            attended = torch.cat([attend(*stretch).transpose(1, 2) for stretch in stretches], 1)
+            segments = zip(*(part.split(lengths, 2) for part in (query, key, value)), strict=True)
+            attended = torch.cat([attend(*segment).transpose(1, 2) for segment in segments], 1)
         output: Tensor = self.proj(attended.flatten(2))
         return output
 
@@ -41,7 +41,7 @@ class Attention(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention over [B, heads, K, R].
 
-    On a CPU in bf16 the fused kernel is 1.5 to 6 times slower than the written-out product (256 to 72 tokens).
+    On a CPU in bf16 the fused kernel is 1.5 to 6 times slower than explicit matrix products (256 to 72 tokens).
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         weights: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
@@ -50,7 +50,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Two layers with a GELU between them; timm's, without the two seconds that importing timm takes."""
+    """Two layers with a GELU between them. Same as timm's, which takes two seconds to import."""
 
     def __init__(self, width: int, hidden: int, out: int = 0) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Block(nn.Module):
 def run_block(
     block: nn.Module, x: Tensor, rotation: Rotation | None, lengths: Sequence[int], recompute: bool
 ) -> Tensor:
-    """One block; with `recompute` its activations are dropped and made again in the backward pass."""
+    """Run one block; with `recompute`, its activations are recomputed in the backward pass."""
     if recompute:
         recomputed: Tensor = checkpoint(block, x, rotation, lengths, use_reentrant=False)
         return recomputed
@@ -92,7 +92,7 @@ def run_block(
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile every block of a model in place: one graph for blocks of the same shape, for any number of tokens."""
+    """Compile every block in place, for any number of tokens; blocks of the same shape share a graph."""
     for module in model.modules():
         if isinstance(module, Block):
             module.compile(dynamic=True)
@@ -113,7 +113,7 @@ def initialise(model: nn.Module) -> None:
 
 
 def check_heads(where: str, width: int, heads: int, positions: str) -> None:
-    """Raise ValueError where `width` cannot be cut into `heads`, or a head is too narrow for 3D rotary positions."""
+    """Raise ValueError if `width` is not divisible by `heads`, or a head is too narrow for 3D rotary positions."""
     if width % heads:
         raise ValueError(f"{where}.width must be a multiple of {where}.heads, got {width} and {heads}")
     if positions == "rotary" and width // heads < 6:

@@ -1,6 +1,6 @@
-"""Everything that decides what is learned, but for the data.
+"""The config of everything that determines what is learned, except the data.
 
-`ModelConfig` has the sections that a config file and a stored run share; `JepaConfig` adds what a run fixes.
+`ModelConfig` has the sections that appear in config files and stored runs; `JepaConfig` adds the values set by a run.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from vjepa.registry import OBJECTIVES
 from vjepa.regularise import RegulariserConfig
 from vjepa.targets import TeacherConfig
 
-# What 0 or "" stood for "unset" in configs stored before version 0.2: section -> keys.
+# Keys for which 0 or "" meant "unset" in configs stored before version 0.2, by section.
 UNSET_BEFORE_0_2 = {
     "predictor": ("heads", "mask_tokens"),
     "teacher": ("weights", "horizon"),
@@ -28,13 +28,13 @@ UNSET_BEFORE_0_2 = {
 
 
 def published_masks() -> dict[str, MaskConfig]:
-    """The two kinds of V-JEPA 1 and 2."""
+    """The two masks of V-JEPA 1 and 2."""
     return {"short_range": SHORT_RANGE, "long_range": LONG_RANGE}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The sections of a config that decide what is learned."""
+    """The config sections that determine what is learned."""
 
     objective: str = field(
         default="masked", metadata={"registry": OBJECTIVES}
@@ -52,14 +52,14 @@ class ModelConfig:
 class JepaConfig(ModelConfig):
     """The config of the training module."""
 
-    options: Any = None  # of the objective: an instance of its Options; None: its defaults
-    frozen: EncoderConfig | None = None  # architecture of a frozen teacher; its weights come with the module
+    options: Any = None  # the objective's options, an instance of its Options class; None: its defaults
+    frozen: EncoderConfig | None = None  # architecture of a frozen teacher; its weights are in the module
     steps: int = 90_000  # optimiser steps of the whole run
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.masks:
-            raise ValueError("masks must name at least one kind of mask, got none")
+            raise ValueError("masks must define at least one mask, got none")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         wanted = self.objective_class.Options
@@ -71,28 +71,28 @@ class JepaConfig(ModelConfig):
 
     @property
     def objective_class(self) -> Any:
-        """The class registered under the objective's name; ValueError where there is none."""
+        """The class registered under the objective's name; ValueError if there is none."""
         return OBJECTIVES.find(self.objective)
 
     @property
     def objective_options(self) -> Any:
-        """The options in force: those given, else the objective's defaults."""
+        """The effective options: those given, else the objective's defaults."""
         return self.objective_class.Options() if self.options is None else self.options
 
     @property
     def follows_device_batch(self) -> bool:
-        """Does what is learned depend on the number of clips that a device holds, not only on that of a step?"""
+        """Does what is learned depend on the batch size per device, not only on the global batch size?"""
         found: bool = self.objective_class.follows_device_batch(self)
         return found
 
     def clip_flops(self, clips: int) -> float:
-        """Floating-point operations of a training step for one of `clips` clips; see `Objective.flops`."""
+        """FLOPs of a training step per clip, for a batch of `clips` clips; see `Objective.flops`."""
         found: float = self.objective_class.flops(self, clips)
         return found
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "JepaConfig":
-        """The config that a checkpoint stores as plain data; TypeError where it has a field this version lacks."""
+        """Build from the plain data stored in a checkpoint; TypeError for a field unknown to this version."""
         values = dict(stored)
         if "options" not in values:
             values = _from_first_version(values)
@@ -102,7 +102,7 @@ class JepaConfig(ModelConfig):
 
 
 def from_plain(kind: Any, value: Any) -> Any:
-    """A value of the type `kind` from plain data: dataclasses from dicts, tuples from lists, all the way down."""
+    """Convert plain data to the type `kind`, recursively: dicts to dataclasses, lists to tuples."""
     if value is None or kind is Any:
         return value
     arguments = get_args(kind)
@@ -122,13 +122,13 @@ def from_plain(kind: Any, value: Any) -> Any:
 
 
 def unset_zeros(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored section of the first version, with None for what 0 or "" meant there."""
+    """A section stored by the first version, with None where 0 or "" meant "unset"."""
     keys = UNSET_BEFORE_0_2.get(section, ())
     return {name: None if name in keys and not _is_given(value) else value for name, value in values.items()}
 
 
 def _from_first_version(stored: dict[str, Any]) -> dict[str, Any]:
-    """Before version 0.2 a checkpoint stored the options of every objective, each under its name."""
+    """Convert a config from before version 0.2, which stored the options of every objective under its name."""
     sections = {name: stored.pop(name) for name in list(stored) if name in OBJECTIVES.names()}
     own = sections.get(stored["objective"])
     stored["options"] = None if own is None else unset_zeros(stored["objective"], own)
@@ -139,7 +139,7 @@ def _from_first_version(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert_mask(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Before version 0.2 the aspect of a mask was height over width."""
+    """Convert a mask from before version 0.2, when `aspect` was height / width."""
     found = unset_zeros("masks", stored)
     if "aspect" in stored:
         low, high = stored["aspect"]

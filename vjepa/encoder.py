@@ -1,8 +1,8 @@
-"""The video vision transformer: tubelets in, one vector a token out.
+"""The video vision transformer: tubelets in, one vector per token out.
 
-B clips, C channels, T frames, H W pixels, (t, h, w) the token grid, N = t*h*w tokens, K tokens kept, D width.
-Only the tokens named by `index` are ever embedded, so a hidden pixel cannot reach the output, and costs nothing.
-Several selections of the same clip lie in one row and go through the blocks together, attending each to itself alone.
+B clips, C channels, T frames, H W pixels, (t, h, w) the token grid, N = t*h*w tokens, K selected tokens, D width.
+Only the tokens in `index` are embedded, so hidden pixels cannot reach the output and cost nothing.
+Several selections of a clip's tokens are concatenated and go through the blocks together; each attends only to itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ SizeName = Literal["tiny", "small", "base", "large", "huge", "giant", "custom"]
 
 
 class Shape(NamedTuple):
-    """What an encoder's parameters are made of."""
+    """The dimensions of an encoder."""
 
-    width: int  # channels of a token
+    width: int  # channels per token
     depth: int  # blocks
     heads: int  # attention heads
-    mlp_ratio: float  # hidden width of the MLP over width
+    mlp_ratio: float  # hidden width of the MLP / width
 
 
 # V-JEPA 1; giant as in V-JEPA 2
@@ -50,29 +50,29 @@ SIZES: dict[str, Shape] = {
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A named size, or `size: custom` with width, depth and heads; a number given beside a name replaces the name's.
+    """A named size, or `size: custom` with width, depth and heads. Explicit values override those of the named size.
 
-    The numbers in force are those of `shape`.
+    The effective values are in `shape`.
     """
 
     kind: str = field(default="vit", metadata={"registry": ENCODERS})  # a registered encoder
     size: SizeName = "large"
-    width: int | None = None  # channels of a token; None: as the size says
-    depth: int | None = None  # blocks; None: as the size says
-    heads: int | None = None  # attention heads; None: as the size says
-    mlp_ratio: float | None = None  # hidden width of the MLP over width; None: as the size says
-    patch: int = 16  # pixels, both sides
-    tubelet: int = 2  # frames a token spans
-    frames: int = 16  # of the clips it is trained on; other lengths are resampled (sincos) or extrapolated (rotary)
-    crop: int = 224  # pixels of the clips it is trained on
+    width: int | None = None  # channels per token; None: from the size
+    depth: int | None = None  # blocks; None: from the size
+    heads: int | None = None  # attention heads; None: from the size
+    mlp_ratio: float | None = None  # hidden width of the MLP / width; None: from the size
+    patch: int = 16  # height and width of a patch, pixels
+    tubelet: int = 2  # frames per token
+    frames: int = 16  # of training clips; for other lengths positions are resampled (sincos) or extrapolated (rotary)
+    crop: int = 224  # height and width of training clips, pixels
     positions: Literal["sincos", "rotary"] = "sincos"
-    rotary_order: RotaryOrder = "interleaved"  # `tiled` to be weight-compatible with V-JEPA 2
-    checkpoint_activations: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
+    rotary_order: RotaryOrder = "interleaved"  # `tiled` for weights compatible with V-JEPA 2
+    checkpoint_activations: bool = False  # recompute activations in the backward pass: less memory, a third more time
 
     def __post_init__(self) -> None:
         for name, usual in SIZES[self.size]._asdict().items() if self.size in SIZES else [("mlp_ratio", 4.0)]:
             if getattr(self, name) == usual:
-                object.__setattr__(self, name, None)  # one way to say it: configs that mean the same are equal
+                object.__setattr__(self, name, None)  # canonical form, so that equivalent configs compare equal
         shape = self.shape
         if min(shape[:3]) <= 0:
             raise ValueError(
@@ -92,7 +92,7 @@ class EncoderConfig:
 
     @property
     def shape(self) -> Shape:
-        """The numbers in force: those given, else the size's."""
+        """The effective dimensions: explicit values, else those of the size."""
         usual = SIZES.get(self.size, Shape(0, 0, 0, 4.0))
         return Shape(
             usual.width if self.width is None else self.width,
@@ -103,56 +103,56 @@ class EncoderConfig:
 
     @property
     def grid(self) -> Grid:
-        """Token grid (t, h, w) of the clips it is trained on."""
+        """Token grid (t, h, w) of training clips."""
         side = self.crop // self.patch
         return max(1, self.frames // self.tubelet), side, side
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> "EncoderConfig":
-        """The config that a file stores as plain data; TypeError where it has a field this version lacks."""
+        """Build from the plain data stored in a file; TypeError for a field unknown to this version."""
         return cls(**stored)
 
     def describe(self) -> dict[str, Any]:
-        """Plain data for a file, with the numbers in force."""
+        """Plain data for a file, with the effective dimensions."""
         return {**asdict(self), **self.shape._asdict()}
 
 
 class VideoEncoder(Protocol):
-    """What a training step asks of an encoder: clips in, one vector a token out. `Encoder` is ours.
+    """The interface that training needs from an encoder: clips in, one vector per token out. `Encoder` implements it.
 
-    One of your own is an `nn.Module` registered with `@ENCODERS.register("name")` and built from an `EncoderConfig`.
-    Where it has `layers` as ours does, objectives that look at several levels can use it, and all kinds of masks go
-    through it in one pass.
+    A custom encoder is an `nn.Module` registered with `@ENCODERS.register("name")` and built from an `EncoderConfig`.
+    If it also has a method `layers` like `Encoder`, objectives that use several levels can train it, and all masks are
+    encoded in one pass.
     """
 
     config: EncoderConfig
 
     def token_grid(self, video: Tensor) -> Grid:
-        """Grid (t, h, w) of the tokens of video [B, C, T, H, W]; ValueError where it does not divide."""
+        """Token grid (t, h, w) of video [B, C, T, H, W]; ValueError if its size is not divisible."""
         ...
 
     def __call__(self, video: Tensor, index: Tensor | None = None) -> Tensor:
         """Features of the tokens index [B, K] (None: all) of video [B, C, T, H, W] -> [B, K, D].
 
-        With `index` nothing outside these tokens may reach the output.
+        With `index`, nothing outside these tokens may influence the output.
         """
         ...
 
 
 def build_encoder(config: EncoderConfig) -> Any:
-    """A fresh encoder of the kind that the config names."""
+    """A newly initialised encoder of the kind that the config names."""
     return ENCODERS.find(config.kind)(config)
 
 
 def encode_selections(encoder: Any, video: Tensor, selections: Sequence[Tensor]) -> list[Tensor]:
-    """Features of several selections of tokens, each index [B, K] encoded as if it were alone -> one [B, K, D] each."""
+    """Features of several token selections, each index [B, K] encoded independently -> one [B, K, D] each."""
     return [levels[-1] for levels in encode_levels(encoder, video, selections, (-1,))]
 
 
 def encode_levels(
     encoder: Any, video: Tensor, selections: Sequence[Tensor], levels: Sequence[int]
 ) -> list[list[Tensor]]:
-    """The same after each of the blocks `levels`: for each selection one [B, K, D] a level, in one pass if possible."""
+    """Like `encode_selections`, after each of the blocks `levels`: for each selection, one [B, K, D] per level."""
     if not hasattr(encoder, "layers"):
         check_levels(encoder, levels)
         return [[encoder(video, index)] for index in selections]
@@ -162,7 +162,7 @@ def encode_levels(
 
 
 def all_levels(encoder: Any, video: Tensor, levels: Sequence[int]) -> list[Tensor]:
-    """Features of all tokens after each of the blocks `levels`: one [B, N, D] a level."""
+    """Features of all tokens after each of the blocks `levels`: one [B, N, D] per level."""
     if hasattr(encoder, "layers"):
         found: list[Tensor] = encoder.layers(video, levels)
         return found
@@ -171,11 +171,11 @@ def all_levels(encoder: Any, video: Tensor, levels: Sequence[int]) -> list[Tenso
 
 
 def check_levels(encoder: Any, levels: Sequence[int]) -> None:
-    """Raise ValueError where several levels are asked of an encoder that has its last one alone."""
+    """Raise ValueError if `levels` are requested that an encoder without `layers` cannot give."""
     if tuple(levels) not in ((-1,), (encoder.config.shape.depth - 1,)):
         raise ValueError(
-            f"encoder.kind={encoder.config.kind} gives its last level alone, blocks {list(levels)} were asked for; "
-            "give it a method `layers` as vjepa.encoder.Encoder has"
+            f"encoder.kind={encoder.config.kind} gives only its last level, but blocks {list(levels)} were requested; "
+            "add a method `layers` like that of vjepa.encoder.Encoder"
         )
 
 
@@ -201,7 +201,7 @@ class Encoder(nn.Module):
     def forward(self, video: Tensor, index: Tensor | None = None, lengths: Sequence[int] = ()) -> Tensor:
         """Encode the tokens `index` [B, K] (None: all) of video [B, C, T, H, W] or images [B, C, H, W] -> [B, K, D].
 
-        With `lengths`, which add up to K, `index` holds several selections, each encoded as if it were alone.
+        With `lengths` (sum K), `index` is a concatenation of several selections, each encoded independently.
         """
         return self.layers(video, (len(self.blocks) - 1,), index, lengths)[0]
 
@@ -232,11 +232,11 @@ class Encoder(nn.Module):
         return [found[number] for number in wanted]
 
     def token_grid(self, video: Tensor) -> Grid:
-        """Token grid of video [B, C, T, H, W]; ValueError where it does not divide."""
+        """Token grid of video [B, C, T, H, W]; ValueError if its size is not divisible."""
         return self.patch_embed.grid(self.as_video(video))
 
     def as_video(self, video: Tensor) -> Tensor:
-        """Images [B, C, H, W] and one-frame clips become one tubelet of equal frames."""
+        """Expand images [B, C, H, W] and one-frame clips to one tubelet of identical frames."""
         if video.ndim == 4:
             video = video.unsqueeze(2)
         if video.ndim != 5 or video.shape[1] != 3:
@@ -245,13 +245,13 @@ class Encoder(nn.Module):
 
 
 class PositionCache:
-    """Rotary tables, made once for each grid and device."""
+    """Cache of rotary tables, one per grid and device."""
 
     def __init__(self) -> None:
         self.tables: dict[tuple[int, Grid, str], Rotation] = {}
 
     def rotation(self, config: EncoderConfig, grid: Grid, index: Tensor | None, x: Tensor, heads: int = 0) -> Rotation:
-        """Rotation of the tokens `index` for the features x [B, K, D], in the type that attention computes in."""
+        """Rotation of the tokens `index` for the features x [B, K, D], in attention's dtype."""
         head_width = x.shape[-1] // (heads or config.shape.heads)
         key = (head_width, grid, str(x.device))
         if key not in self.tables:
@@ -262,9 +262,9 @@ class PositionCache:
 
 
 def choose_levels(depth: int, levels: int) -> tuple[int, ...]:
-    """Equally spaced blocks (0-based) of an encoder of `depth` blocks, the last among them.
+    """Equally spaced blocks (0-based) of an encoder of `depth` blocks, including the last.
 
-    Raises ValueError for more levels than blocks.
+    Raises ValueError if there are more levels than blocks.
     """
     if levels > depth:
         raise ValueError(f"levels must be at most the encoder's {depth} blocks, got {levels}")

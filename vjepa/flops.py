@@ -1,4 +1,4 @@
-"""How much arithmetic the networks are, counted from their shapes: operations of matrix products, forward.
+"""FLOPs of the networks, counted from their shapes: matrix products, forward pass unless stated otherwise.
 
 N tokens, D width, L blocks.
 """
@@ -10,9 +10,9 @@ from vjepa.registry import ENCODERS
 
 
 def encoder_flops(encoder: EncoderConfig, tokens: int, embedded: bool = False) -> float:
-    """Forward pass of an encoder over `tokens`; with `embedded` its patch embedding too.
+    """Forward pass of an encoder over `tokens`; with `embedded`, including its patch embedding.
 
-    An encoder of your own says it in a classmethod `flops(config, tokens)`, embedding included; NaN where it does not.
+    A custom encoder can define a classmethod `flops(config, tokens)`, embedding included; NaN without it.
     """
     kind = ENCODERS.find(encoder.kind)
     if hasattr(kind, "flops"):
@@ -26,12 +26,12 @@ def encoder_flops(encoder: EncoderConfig, tokens: int, embedded: bool = False) -
 
 
 def trained_encoder_flops(encoder: EncoderConfig, tokens: int) -> float:
-    """Forward and backward pass of an encoder over `tokens`: pixels need no gradient, so the embedding counts twice."""
+    """Forward and backward pass of an encoder over `tokens`; the embedding counts twice: pixels need no gradient."""
     return 3 * encoder_flops(encoder, tokens) + 2 * embedding_flops(encoder, tokens)
 
 
 def transformer_flops(tokens: int, width: int, depth: int, mlp_ratio: float) -> float:
-    """`depth` blocks over `tokens`: projections, MLP, and both products of attention."""
+    """`depth` blocks over `tokens`: projections, MLP, and both attention products."""
     return depth * (2 * tokens * width * width * (4 + 2 * mlp_ratio) + 4 * tokens * tokens * width)
 
 

@@ -1,8 +1,8 @@
-"""Gauges of collapse: the loss under a moving teacher says little, these say whether features still differ.
+"""Collapse metrics: with a moving teacher the loss says little, these show whether features still differ.
 
-A collapsed encoder writes the same vector for every clip; a partly collapsed one writes where a token sits and little
-of what is there. So the gauges look across clips at a fixed position.
-B clips, K tokens of a clip that are looked at, M predicted ones, N tokens of the grid, D width.
+A collapsed encoder outputs the same vector for every clip; a partly collapsed one encodes a token's position and little
+of the content. So the metrics compare clips at the same token index.
+B clips, K observed tokens per clip, M predicted tokens, N tokens of the grid, D width.
 """
 
 import math
@@ -19,14 +19,14 @@ NAMES = ("spread", "rank", "rankme", "cosine", "pooled_rank")
 
 @torch.no_grad()
 def collapse_gauges(features: Tensor, index: Tensor | None = None, tokens: int = 0) -> dict[str, float]:
-    """Gauges of features [B, K, D] at the positions index [B, K] of `tokens` (None: all) -> name: value.
+    """Collapse metrics of features [B, K, D] at the token indices index [B, K] out of `tokens` (None: all), by name.
 
-    NaN for a batch of one clip, and for features that are not finite. Collapse is 0 for the first, 1 for all others.
-    spread: standard deviation across clips at a fixed position, over that across all tokens (0 to about 1).
-    rank: effective number of directions of the tokens, each less the mean of its position (1 to D).
-    rankme: the same from singular values instead of their squares: milder, the number of the RankMe paper.
-    cosine: mean cosine between tokens of different clips at the same position (about 0 to 1).
-    pooled_rank: rank for the mean token of a clip, less the mean of the batch (1 to min(B - 1, D)).
+    NaN for a batch of one clip and for non-finite features. Total collapse means 0 for spread, 1 for all others.
+    spread: standard deviation across clips at a fixed token index, divided by that of all tokens (0 to about 1).
+    rank: effective rank of the tokens after subtracting the mean at their token index (1 to D).
+    rankme: the same from singular values instead of their squares, as in the RankMe paper; a milder measure.
+    cosine: mean cosine between tokens of different clips at the same token index (about 0 to 1).
+    pooled_rank: effective rank of the mean token of each clip, minus the batch mean (1 to min(B - 1, D)).
     """
     features = features.float()
     if len(features) < 2 or not features.isfinite().all():
@@ -50,19 +50,19 @@ def collapse_gauges(features: Tensor, index: Tensor | None = None, tokens: int =
 
 @torch.no_grad()
 def step_gauges(output: StepOutput, features: Tensor) -> dict[str, float]:
-    """What a step says of its health; `features` [B, N, D] are those of whole clips, normally its targets.
+    """Health metrics of a step; `features` [B, N, D] are those of whole clips, normally the targets.
 
-    The context's gauges (without its pooled rank) are those of the kind of mask that shows most.
+    The context's metrics (without pooled rank) are those of the mask with the longest context.
     """
     found = {f"gauges/{name}": value for name, value in collapse_gauges(features).items()}
-    places = math.prod(output.grid)
+    tokens = math.prod(output.grid)
     if output.predictions:
         widest = max(output.predictions, key=lambda one: one.context.shape[1])
-        seen = collapse_gauges(widest.context, widest.context_index, places)
+        seen = collapse_gauges(widest.context, widest.context_index, tokens)
         found |= {f"gauges/context_{name}": value for name, value in seen.items() if name != "pooled_rank"}
     for one in output.predictions:
-        found[f"lengths/{one.name}/context"] = one.context_index.shape[1] / places
-        found[f"lengths/{one.name}/target"] = one.target_index.shape[1] / places
+        found[f"lengths/{one.name}/context"] = one.context_index.shape[1] / tokens
+        found[f"lengths/{one.name}/target"] = one.target_index.shape[1] / tokens
         if output.targets is not None:
             found[f"gauges/prediction_spread/{one.name}"] = prediction_spread(one, output.targets)
     return found
@@ -70,28 +70,28 @@ def step_gauges(output: StepOutput, features: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def prediction_spread(one: MaskPrediction, targets: Tensor) -> float:
-    """Deviation of predictions across clips at a fixed position, over that of what they predict: targets [B, N, D].
+    """Standard deviation of predictions across clips at a fixed token index, divided by that of the targets [B, N, D].
 
-    0 for a predictor that says the mean of the position, whatever the clip; 1 for one that varies as the targets do.
+    0 for a predictor that outputs the same for every clip; 1 for one that varies as much as the targets.
     """
     if len(targets) < 2:
         return math.nan
     wanted = targets.gather(1, one.target_index.unsqueeze(-1).expand(-1, -1, targets.shape[-1]))
-    said, _ = centre_per_position(one.prediction, one.target_index, targets.shape[1])
-    meant, _ = centre_per_position(wanted, one.target_index, targets.shape[1])
-    return float((said.square().mean() / meant.square().mean().clamp(min=1e-12)).sqrt())
+    predicted, _ = centre_per_position(one.prediction, one.target_index, targets.shape[1])
+    target, _ = centre_per_position(wanted, one.target_index, targets.shape[1])
+    return float((predicted.square().mean() / target.square().mean().clamp(min=1e-12)).sqrt())
 
 
 @torch.no_grad()
 def cosine_across_clips(features: Tensor, index: Tensor, tokens: int) -> float:
-    """Mean cosine of all pairs of tokens of different clips at the same position; NaN where no two clips share one.
+    """Mean cosine over all pairs of tokens from different clips at the same token index; NaN if there are none.
 
-    features [B, K, D] at positions index [B, K]: the pairs of a position are |sum of unit vectors|^2 less their number.
+    features [B, K, D] at token indices index [B, K]. Per index, the sum over pairs is |sum of unit vectors|^2 - count.
     """
     unit = functional.normalize(features.float(), dim=-1).flatten(0, 1)
-    place = index.flatten()
-    count = torch.zeros(tokens, device=unit.device).index_add_(0, place, torch.ones_like(place, dtype=unit.dtype))
-    total = torch.zeros(tokens, unit.shape[1], device=unit.device).index_add_(0, place, unit)
+    group = index.flatten()
+    count = torch.zeros(tokens, device=unit.device).index_add_(0, group, torch.ones_like(group, dtype=unit.dtype))
+    total = torch.zeros(tokens, unit.shape[1], device=unit.device).index_add_(0, group, unit)
     pairs = (count * (count - 1)).sum()
     return float((total.square().sum() - count.sum()) / pairs) if pairs > 0 else math.nan
 
@@ -110,9 +110,9 @@ def energies(centred: Tensor) -> Tensor:
 
 
 def count_directions(weights: Tensor) -> float:
-    """How many directions share these weights: exp of the entropy of their shares.
+    """Effective number of directions with these weights: exp of the entropy of the normalised weights.
 
-    Of squared singular values the effective rank, of singular values RankMe (Garrido et al. 2023).
+    For squared singular values this is the effective rank, for singular values RankMe (Garrido et al. 2023).
     """
     share = weights / weights.sum().clamp(min=1e-30)
     entropy = -(share * share.clamp(min=1e-30).log()).sum()
@@ -121,9 +121,9 @@ def count_directions(weights: Tensor) -> float:
 
 @torch.no_grad()
 def uniformity(pooled: Tensor) -> float:
-    """How evenly pooled features [B, D] cover the sphere: log of the mean of exp(-2 d^2) over pairs, 0 at a point.
+    """How uniformly pooled features [B, D] cover the sphere: log of the mean of exp(-2 d^2) over pairs.
 
-    The lower the better (Wang and Isola 2020); the mean of the batch is taken out first.
+    0 if all are equal; lower is better (Wang and Isola 2020). The batch mean is subtracted first.
     """
     pooled = pooled.float()
     directions = functional.normalize(pooled - pooled.mean(0), dim=1)

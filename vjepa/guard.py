@@ -1,18 +1,18 @@
-"""Skips an update whose gradient would do harm, without a word from the host: the decision stays on the device.
+"""Skip updates with non-finite or exploding gradients. The decision stays on the device: no host synchronisation.
 
-The fused optimiser leaves everything as it is where its `found_inf` says 1. Gradients are the same on all ranks once
-they are averaged, so all ranks decide alike.
+The fused optimiser skips its step if its `found_inf` is 1. After averaging, gradients are equal on all ranks, so all
+ranks decide the same.
 """
 
 import torch
 from torch import Tensor, nn
 
-SETTLING = 100  # updates before a gradient can be called too large
+SETTLING = 100  # updates before a gradient can count as a spike
 MEMORY = 0.99  # of the running average
 
 
 class Guard(nn.Module):
-    """Watches the gradient norm of a run; its counts are part of a checkpoint."""
+    """Monitors the gradient norm of a run; its state is saved in checkpoints."""
 
     average: Tensor
     accepted: Tensor
@@ -21,17 +21,17 @@ class Guard(nn.Module):
 
     def __init__(self, spike: float) -> None:
         super().__init__()
-        self.spike = spike  # times the running average of the norm; 0: only what is not finite is skipped
-        self.register_buffer("average", torch.zeros(()))  # of the norms, each up to the limit of its time
+        self.spike = spike  # multiple of the running average of the norm; 0: skip only non-finite gradients
+        self.register_buffer("average", torch.zeros(()))  # of the norms, each capped at the limit when it occurred
         for name in ("accepted", "skipped", "skipped_in_a_row"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def judge(self, norms: list[Tensor]) -> Tensor:
-        """Gradient norms of the modules (scalars) -> 1 where the update is to be skipped, else 0 (float32 scalar).
+    def check(self, norms: list[Tensor]) -> Tensor:
+        """Gradient norms of the modules (scalars) -> 1 if the update must be skipped, else 0 (float32 scalar).
 
-        A norm above the limit enters the average as the limit. So a spike passes, and what lasts is soon no spike: else
-        one step onto steeper ground would end a run, for as the weights stay, so does the gradient.
+        A norm above the limit enters the average as the limit, so a lasting increase soon stops counting as a spike.
+        Otherwise a run could stall for good: while updates are skipped, the weights and so the gradient stay the same.
         """
         norm = torch.stack(norms).norm()
         finite = norm.isfinite()

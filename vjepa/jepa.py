@@ -1,7 +1,8 @@
 """The training algorithm of the V-JEPA family as a LightningModule.
 
-Encode what is visible, predict the representation of what is hidden, compare in latent space. What that means in
-detail is the objective's (vjepa/objectives/); here are optimiser, schedules, guard, teacher update and position.
+Encode what is visible, predict the representation of what is hidden, compare in latent space. The details are defined
+by the objective (vjepa/objectives/); this module has the optimiser, schedules, guard, teacher update and stream
+position.
 """
 
 from dataclasses import asdict, replace
@@ -23,21 +24,21 @@ from vjepa.targets import Targets
 
 __all__ = ["JEPA", "JepaConfig", "convert_weights"]
 
-# Where weights of checkpoints before version 0.2 went: the module owned what an objective owns now.
+# Weight names in checkpoints before version 0.2: these modules now belong to the objective.
 OWNED_BEFORE_0_2 = ("context_encoder.", "target_encoder.", "predictor.", "projector.", "regulariser.")
 
 
 class JEPA(lightning.LightningModule):
-    """An objective, and the step that trains it.
+    """An objective, and the training loop around it.
 
-    A batch may be one of this project's loader, a plain uint8 tensor [B, T, H, W, C], or a dict: see
-    `vjepa.batch.open_batch`. So `Trainer().fit(JEPA(config), DataLoader(...))` works with anybody's loader.
+    A batch can come from this project's loader, or be a plain uint8 tensor [B, T, H, W, C] or a dict: see
+    `vjepa.batch.open_batch`. So `Trainer().fit(JEPA(config), DataLoader(...))` works with any loader.
     """
 
     def __init__(self, config: JepaConfig, teacher: Any = None) -> None:
-        """Fresh weights from the seed alone; `teacher` is the frozen encoder of teacher.source=frozen.
+        """Initialise weights from the seed; `teacher` is the frozen encoder for teacher.source=frozen.
 
-        Raises ValueError where such a teacher is asked for and there is none.
+        Raises ValueError if the config needs such a teacher and none is given.
         """
         super().__init__()
         if teacher is not None:
@@ -48,8 +49,8 @@ class JEPA(lightning.LightningModule):
             weights = {f"encoder.{name}": value for name, value in teacher.state_dict().items()}
             self.objective.target_encoder.load_state_dict(weights)
         self.guard = Guard(config.optim.spike)
-        self.position = 0  # samples consumed by all ranks
-        self.watching = False  # set before a step: leave behind what it worked out
+        self.position = 0  # stream position: samples consumed by all ranks
+        self.watching = False  # set before a step to keep its output in `watched`
         self.watched: StepOutput | None = None
         self.watched_video: Tensor | None = None  # normalised [B, C, T, H, W]
         self.lr_at = lr_schedule(config.optim, config.steps)
@@ -59,26 +60,26 @@ class JEPA(lightning.LightningModule):
 
     @property
     def context_encoder(self) -> Any:
-        """The encoder that gradients train."""
+        """The encoder trained by gradients."""
         return self.objective.context_encoder
 
     @property
     def target_encoder(self) -> Targets:
-        """Where targets come from."""
+        """The source of the targets."""
         return self.objective.target_encoder
 
     @property
     def predictor(self) -> Predictor | None:
-        """The latent predictor, where the objective has one."""
+        """The latent predictor; None if the objective has none."""
         return self.objective.predictor
 
     @property
     def trained_encoder(self) -> Any:
-        """The encoder to evaluate and export: the moving average where there is one, else the one that is trained."""
+        """The encoder to evaluate and export: the EMA encoder if there is one, else the context encoder."""
         return self.objective.trained_encoder
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> OpenBatch:
-        """Read a batch on its device and normalise its pixels."""
+        """Convert a batch on its device and normalise the pixels."""
         return open_batch(batch)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
@@ -101,20 +102,20 @@ class JEPA(lightning.LightningModule):
         return output.loss
 
     def trained_modules(self) -> dict[str, nn.Module]:
-        """What the optimiser moves, by name."""
+        """The modules to optimise, by name; modules without parameters are left out."""
         modules = self.objective.trained_modules()
         return {name: module for name, module in modules.items() if list(module.parameters())}
 
     def compile_blocks(self) -> None:
-        """Compile the transformer blocks, one by one, for any number of tokens (torch.compile)."""
+        """Compile each transformer block with torch.compile, for any number of tokens."""
         compile_blocks(self.objective)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over what is trained."""
+        """AdamW over the trained modules."""
         return make_optimizer(self.config.optim, *self.trained_modules().values())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the step's schedule; limit the gradient norm of each module by itself; skip an update that does harm."""
+        """Set the scheduled values, clip gradients per module, and skip the update if the guard rejects it."""
         step, optim = self.global_step, self.config.optim
         set_schedule(optimizer, self.lr_at(step), self.weight_decay_at(step))
         norms = {}
@@ -123,22 +124,22 @@ class JEPA(lightning.LightningModule):
             norms[name] = get_total_norm(gradients)
             if optim.clip and not (optim.clip_after_warmup and step < optim.warmup(self.config.steps)):
                 clip_grads_with_norm_(module.parameters(), optim.clip, norms[name])
-        optimizer.found_inf = self.guard.judge(list(norms.values()))  # type: ignore[attr-defined]
+        optimizer.found_inf = self.guard.check(list(norms.values()))  # type: ignore[attr-defined]
         self.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """The optimiser's step, then the teacher's."""
+        """The optimiser step, then the teacher update."""
         momentum = self.momentum_at(self.global_step)
         super().optimizer_step(*arguments, **options)
         self.target_encoder.update(self.context_encoder, momentum)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the config as plain data, and the position in the data."""
+        """Store the config as plain data, and the stream position."""
         checkpoint["config"] = asdict(self.config)
         checkpoint["position"] = self.position
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the position in the data back."""
+        """Restore the stream position."""
         self.position = checkpoint["position"]
 
     def _report(self, output: StepOutput, clips: int) -> None:
@@ -148,7 +149,7 @@ class JEPA(lightning.LightningModule):
             **{f"loss/{name}": value for name, value in output.parts.items()},
             "schedule/lr": torch.tensor(
                 self.lr_at(step)
-            ),  # tensors: a number would be copied to the device, and waited for
+            ),  # tensors: logging a float would copy it to the device and synchronise
             "schedule/weight_decay": torch.tensor(self.weight_decay_at(step)),
             "schedule/momentum": torch.tensor(self.momentum_at(step)),
         }
@@ -156,7 +157,7 @@ class JEPA(lightning.LightningModule):
 
 
 def join_outputs(groups: tuple[ClipGroup, ...], outputs: list[StepOutput]) -> StepOutput:
-    """One output for a batch: the mean loss of its groups, each normalised by itself; parts carry the group's name."""
+    """One output for a batch: the mean of its groups' losses; names of parts are prefixed with the group's name."""
     if not outputs:
         raise ValueError("a batch must hold at least one clip, got none")
     if len(outputs) == 1:
@@ -171,7 +172,7 @@ def join_outputs(groups: tuple[ClipGroup, ...], outputs: list[StepOutput]) -> St
 
 
 def convert_weights(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a checkpoint under today's names; those of checkpoints before version 0.2 are renamed."""
+    """A checkpoint's weights under current names; names from before version 0.2 are converted."""
     return {
         f"objective.{name}" if name.startswith(OWNED_BEFORE_0_2) else name: tensor for name, tensor in stored.items()
     }

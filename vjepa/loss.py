@@ -1,4 +1,4 @@
-"""What pulls prediction and target together.
+"""Losses between prediction and target.
 
 B clips, K context tokens, M target tokens, D width.
 """
@@ -24,7 +24,7 @@ class LossConfig:
 def prediction_loss(prediction: Tensor, target: Tensor, power: float, weight: Tensor | None = None) -> Tensor:
     """mean |z - h|^p / p of prediction and target [B, M, D] (V-JEPA 1, equation 1, p = 1) -> scalar.
 
-    With `weight` [B, M] each token's distance counts that much, in a mean over all tokens (V-JEPA 2.1).
+    With `weight` [B, M], each token's distance is multiplied by its weight before the mean (V-JEPA 2.1).
     """
     distance = (prediction.float() - target.float()).abs()
     distance = distance if power == 1 else distance.pow(power)
@@ -34,9 +34,9 @@ def prediction_loss(prediction: Tensor, target: Tensor, power: float, weight: Te
 
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of two views [B, E]: each must find its partner among the batch (van den Oord et al. 2018) -> scalar.
+    """InfoNCE of two views [B, E]: each must identify its partner in the batch (van den Oord et al. 2018) -> scalar.
 
-    The foil: it needs negatives, and so a large batch; nothing else here does.
+    The contrastive baseline: the only loss here that needs negatives, and so a large batch.
     """
     first, second = functional.normalize(first.float(), dim=1), functional.normalize(second.float(), dim=1)
     similarity = first @ second.T / temperature

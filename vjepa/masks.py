@@ -1,12 +1,12 @@
-"""Masks as a pure function of (config, seed, position of the clip in the run).
+"""Masks as a pure function of (config, seed, stream position of the clip).
 
-A mask hides part of the token grid from the context encoder; the predictor must say what is there. Blocks span the
-whole clip, so no patch can be copied from the next frame (V-JEPA 1, section 3.2). B clips, N = t*h*w tokens, K kept as
-context, M to predict, R boxes a mask.
+A mask hides part of the token grid from the context encoder; the predictor must predict the hidden part. Blocks span
+the whole clip, so no patch can be copied from the next frame (V-JEPA 1, section 3.2). B clips, N = t*h*w tokens, K
+context tokens, M target tokens, R boxes per mask.
 
-Every random number is a hash of (seed, mask kind, position of the clip, counter), computed on the device: ranks
-differ, a resumed run draws what it would have drawn, two ranks with half the batch draw what one rank draws for all of
-it.
+Every random number is a hash of (seed, mask kind, stream position, counter), computed on the device. So ranks draw
+different masks, a resumed run draws the same masks as an uninterrupted one, and two ranks with half the batch each draw
+the same masks as one rank with the whole batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,24 +24,24 @@ from vjepa.registry import MASKS
 class MaskConfig:
     """One kind of mask.
 
-    With `keep` and `predict` the lengths are fixed shares of N, and so is the task, whatever the batch a device holds.
-    Without them the clips of a batch are cut to the shortest among them, as published; then the task depends on the
-    batch.
+    With `keep` and `predict`, K and M are fixed fractions of N, independent of the batch size. Without them all masks
+    of a batch are truncated to the shortest, as published, so K and M depend on the batch.
     """
 
     kind: str = field(default="blocks", metadata={"registry": MASKS})  # a registered mask
     num_blocks: int = 8  # boxes whose union is hidden (blocks)
     spatial_scale: tuple[float, float] = (0.15, 0.15)  # area of a box, fraction of the h x w grid (blocks)
-    aspect: tuple[float, float] = (2 / 3, 4 / 3)  # width over height of a box (blocks); its inverse is drawn evenly
-    hidden: tuple[float, float] = (0.5, 0.5)  # share hidden (tubes, random: of the tokens; future, past: of the time)
-    keep: float | None = None  # context tokens, fraction of N; None: what the shortest context of the batch has
-    predict: float | None = None  # target tokens, fraction of N; None: what the smallest target of the batch has
-    drop: Literal["random", "last"] = (
-        "random"  # which tokens go when a mask is longer than wanted; `last`: as published
-    )
-    max_keep: int | None = None  # most context tokens; None: no limit
-    max_temporal_keep: float = 1.0  # context only from the first part of the clip, fraction of the time
-    options: dict[str, float] = field(default_factory=dict)  # numbers for a mask of your own
+    aspect: tuple[float, float] = (2 / 3, 4 / 3)  # width / height of a box (blocks); height / width is drawn uniformly
+    hidden: tuple[float, float] = (
+        0.5,
+        0.5,
+    )  # fraction hidden (tubes, random: of the tokens; future, past: of the clip's duration)
+    keep: float | None = None  # context tokens, fraction of N; None: truncate to the shortest context of the batch
+    predict: float | None = None  # target tokens, fraction of N; None: truncate to the shortest target of the batch
+    drop: Literal["random", "last"] = "random"  # which tokens to drop when a mask is too long; `last`: as published
+    max_keep: int | None = None  # maximum number of context tokens; None: no limit
+    max_temporal_keep: float = 1.0  # take context tokens only from this first fraction of the clip's duration
+    options: dict[str, float] = field(default_factory=dict)  # numeric options of a custom mask
 
     def __post_init__(self) -> None:
         for name in ("spatial_scale", "hidden"):
@@ -59,19 +59,21 @@ class MaskConfig:
             )
         if self.keep is not None and self.predict is not None and not _are_shares(self.keep, self.predict):
             raise ValueError(
-                f"masks.keep + masks.predict must be fractions of the tokens above 0 with a sum of at most 1, "
-                f"got {self.keep} + {self.predict}: more mask than grid"
+                f"masks.keep and masks.predict must be fractions of the tokens above 0 with a sum of at most 1, "
+                f"got {self.keep} + {self.predict}"
             )
         if not 0 < self.max_temporal_keep <= 1:
             raise ValueError(f"masks.max_temporal_keep must lie in (0, 1], got {self.max_temporal_keep}")
 
     @property
     def follows_batch(self) -> bool:
-        """Do the lengths depend on the other clips of a device's batch?"""
+        """Do K and M depend on the other clips in the device's batch?"""
         return self.keep is None and MASKS.find(self.kind).varies(self)
 
 
-REDRAWS = 4  # placements drawn for a clip; the first that leaves a context is taken (published: again until one does)
+REDRAWS = (
+    4  # placements drawn per clip; the first that leaves a context is used (the published code redraws until then)
+)
 
 
 class Masks(NamedTuple):
@@ -83,10 +85,10 @@ class Masks(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskGenerator:
-    """How one kind of mask hides tokens."""
+    """A registered mask generator."""
 
     hide: Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]  # -> hidden [B, N] bool
-    varies: Callable[[MaskConfig], bool]  # may the number of hidden tokens differ from clip to clip?
+    varies: Callable[[MaskConfig], bool]  # can the number of hidden tokens differ between clips?
 
 
 def mask(
@@ -104,15 +106,15 @@ def mask(
 
 
 def draw_all(configs: Mapping[str, MaskConfig], grid: Grid, clips: Tensor, seed: int) -> list[Masks]:
-    """Masks of every kind of a run, see `draw_masks`."""
+    """Masks of every kind in the config; see `draw_masks`."""
     return [draw_masks(config, grid, clips, seed, kind, name) for kind, (name, config) in enumerate(configs.items())]
 
 
 def draw_masks(config: MaskConfig, grid: Grid, clips: Tensor, seed: int, kind: int = 0, name: str = "") -> Masks:
-    """Masks of one kind for the clips at positions `clips` [B] of the run (int64, on the device to draw on).
+    """Masks of one kind for the clips at stream positions `clips` [B] (int64, on the device to draw on).
 
-    `seed` and `kind` (which of the run's mask kinds) choose the random numbers; `name` is that of errors.
-    Raises ValueError where the grid is too small to leave a context and a target.
+    `seed` and `kind` (the mask's index in the config) seed the random numbers; `name` identifies the mask in errors.
+    Raises ValueError if the grid is too small to leave both a context and a target.
     """
     t, h, w = grid
     random = ClipRandom(seed * 1009 + kind, clips)
@@ -128,14 +130,14 @@ def draw_masks(config: MaskConfig, grid: Grid, clips: Tensor, seed: int, kind: i
             f"{predict} target tokens, at least 1 of each is needed; use a larger data.crop or smaller masks"
         )
     order = random.uniform(hidden.shape[1]) if config.drop == "random" else _ascending(hidden)
-    context = _first(order + hidden, keep)  # visible tokens first; hidden ones only where those do not suffice
+    context = _first(order + hidden, keep)  # visible tokens first; hidden ones only if there are too few
     taken = torch.zeros_like(hidden).scatter_(1, context, True)
-    target = _first(order + ~hidden + 2 * taken, predict)  # hidden tokens first, context tokens never
+    target = _first(order + ~hidden + 2 * taken, predict)  # hidden tokens first, never context tokens
     return Masks(context, target)
 
 
 class ClipRandom:
-    """Uniform random numbers for each of the clips at positions [B]: counters hashed by splitmix64's finaliser."""
+    """Uniform random numbers per clip, by stream position [B]: counters hashed with splitmix64's finaliser."""
 
     def __init__(self, seed: int, clips: Tensor) -> None:
         seeded = _mix(torch.tensor(seed, dtype=torch.int64) + _signed(0x9E3779B97F4A7C15))
@@ -162,11 +164,11 @@ def _share_varies(config: MaskConfig) -> bool:
 
 @mask("blocks")
 def hide_blocks(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
-    """Union of `num_blocks` boxes through all time -> [B, N] bool.
+    """Union of `num_blocks` boxes, each spanning all frames -> [B, N] bool.
 
-    One box size for all boxes of a clip: area n = int(h*w*scale), height = round(sqrt(n*aspect)), width =
-    round(sqrt(n/aspect)). The published code draws one size for a batch, to waste less in the cut to the shortest; so
-    do we where the lengths are not fixed.
+    All boxes of a clip have the same size: area n = int(h*w*scale), height = round(sqrt(n*aspect)), width =
+    round(sqrt(n/aspect)). The published code draws one size per batch, so that truncating to the shortest loses less;
+    we do the same unless the lengths are fixed.
     """
     t, h, w = grid
     area = (h * w * random.between(config.spatial_scale, 1)).floor()
@@ -175,7 +177,7 @@ def hide_blocks(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
         area, aspect = area[:1], aspect[:1]
     height = (area * aspect).sqrt().round().clamp(1, h)
     width = (area / aspect).sqrt().round().clamp(1, w)
-    # A box over the whole plane leaves nothing to see, whatever is drawn.
+    # A box covering the whole plane would never leave a context.
     height = torch.where((height >= h) & (width >= w), height - 1, height)
     top, left = random.uniform(2, REDRAWS, config.num_blocks).unbind(1)
     top = (top * (h - height + 1).unsqueeze(-1)).floor().unsqueeze(-1)
@@ -189,7 +191,7 @@ def hide_blocks(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
 
 @mask("tubes", _share_varies)
 def hide_tubes(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
-    """The same random places in all frames -> [B, N] bool (VideoMAE's tubes)."""
+    """The same random spatial cells in all frames -> [B, N] bool (VideoMAE's tubes)."""
     t, h, w = grid
     return _hide_share(random, h * w, config.hidden).repeat(1, t)
 
@@ -203,7 +205,7 @@ def hide_random(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
 
 @mask("future", _share_varies)
 def hide_future(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
-    """The last part of the time -> [B, N] bool: predict what comes next."""
+    """The last part of the clip -> [B, N] bool: predict what comes next."""
     t, h, w = grid
     hidden = (random.between(config.hidden, 1) * t).round().clamp(1, max(1, t - 1))
     late = torch.arange(t, device=hidden.device) >= t - hidden
@@ -212,17 +214,17 @@ def hide_future(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
 
 @mask("past", _share_varies)
 def hide_past(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
-    """The first part of the time -> [B, N] bool: predict what came before."""
+    """The first part of the clip -> [B, N] bool: predict what came before."""
     return hide_future(config, grid, random).flip(1)
 
 
 def _first_with_context(planes: Tensor, random: ClipRandom) -> Tensor:
-    """Of the planes [B, REDRAWS, h*w] the first that leaves something to see; one place revealed where none does."""
+    """The first of the planes [B, REDRAWS, h*w] with a visible cell; if there is none, one cell is revealed."""
     full = planes.all(2)
     chosen = full.int().argmin(1)
     plane = planes[torch.arange(len(planes), device=planes.device), chosen]
-    place = _first(random.uniform(plane.shape[1]), 1)
-    return plane.scatter(1, place, plane.gather(1, place) & ~full.all(1, keepdim=True))
+    cell = _first(random.uniform(plane.shape[1]), 1)
+    return plane.scatter(1, cell, plane.gather(1, cell) & ~full.all(1, keepdim=True))
 
 
 def _are_shares(keep: float, predict: float) -> bool:
@@ -241,10 +243,10 @@ def _lengths(config: MaskConfig, hidden: Tensor) -> tuple[int, int]:
     return (keep if config.max_keep is None else min(keep, config.max_keep)), predict
 
 
-def _hide_share(random: ClipRandom, places: int, limits: tuple[float, float]) -> Tensor:
-    """A random share of `places` -> [B, places] bool, at least one hidden and one visible."""
-    share = (random.between(limits, 1) * places).round().clamp(1, places - 1)
-    rank = random.uniform(places).argsort(1).argsort(1)
+def _hide_share(random: ClipRandom, cells: int, limits: tuple[float, float]) -> Tensor:
+    """A random fraction of `cells` -> [B, cells] bool, at least one hidden and one visible."""
+    share = (random.between(limits, 1) * cells).round().clamp(1, cells - 1)
+    rank = random.uniform(cells).argsort(1).argsort(1)
     return rank < share
 
 
@@ -254,7 +256,7 @@ def _first(score: Tensor, count: int) -> Tensor:
 
 
 def _ascending(hidden: Tensor) -> Tensor:
-    """Scores in [0, 1) that keep the order of the tokens: [B, N]."""
+    """Scores in [0, 1) that preserve token order: [B, N]."""
     return (torch.arange(hidden.shape[1], device=hidden.device) / hidden.shape[1]).expand_as(hidden)
 
 
@@ -266,10 +268,10 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _signed(value: int) -> int:
-    """An unsigned 64-bit constant as the signed number of the same bits."""
+    """An unsigned 64-bit constant reinterpreted as a signed one."""
     return value - 2**64 if value >= 2**63 else value
 
 
-# The two kinds of V-JEPA 1 and 2. Lengths: what the published cut leaves of a batch of 24 clips.
+# The two masks of V-JEPA 1 and 2. keep and predict: what the published truncation leaves for a batch of 24 clips.
 SHORT_RANGE = MaskConfig(num_blocks=8, spatial_scale=(0.15, 0.15), keep=0.235, predict=0.477)
 LONG_RANGE = MaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7), keep=0.069, predict=0.697)

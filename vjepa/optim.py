@@ -1,6 +1,6 @@
-"""AdamW with two parameter groups, and one schedule for learning rate, weight decay and teacher momentum.
+"""AdamW with two parameter groups, and one schedule class for learning rate, weight decay and teacher momentum.
 
-Every scheduled value is a function of the optimiser step alone, so there is no schedule state to save or lose.
+Every scheduled value depends only on the optimiser step, so there is no schedule state to save or lose.
 """
 
 import math
@@ -21,9 +21,9 @@ class OptimConfig:
     start_lr: float = 2e-4  # at step 0
     final_lr: float = 1e-6  # at the end of the (stretched) schedule
     warmup_steps: int = 12_000
-    warmup_share: float | None = None  # of the run, instead of warmup_steps
+    warmup_share: float | None = None  # fraction of the run; replaces warmup_steps
     reference_batch: int | None = (
-        None  # the rates are for so many clips and scale with the root of run.batch; None: as is
+        None  # clips the learning rates are given for; they scale with sqrt(run.batch / this). None: no scaling
     )
     lr_shape: Shape = "cosine"  # after the warm-up
     weight_decay: float = 0.04
@@ -31,9 +31,9 @@ class OptimConfig:
     stretch: float = 1.25  # schedules are made for stretch * steps and cut at the last step
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    clip: float = 10.0  # largest gradient norm, of the encoder and of the predictor each; 0: no limit
-    clip_after_warmup: bool = True  # no limit during the warm-up
-    spike: float = 20.0  # an update whose gradient norm is this many times its running average is skipped; 0: never
+    clip: float = 10.0  # maximum gradient norm, applied to encoder and predictor separately; 0: no clipping
+    clip_after_warmup: bool = True  # no clipping during the warm-up
+    spike: float = 20.0  # skip an update whose gradient norm exceeds this multiple of its running average; 0: never
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or min(self.start_lr, self.final_lr, self.weight_decay, self.clip, self.spike) < 0:
@@ -51,11 +51,11 @@ class OptimConfig:
             )
 
     def warmup(self, steps: int) -> int:
-        """Length of the warm-up of a run of `steps` optimiser steps."""
+        """Warm-up steps of a run of `steps` optimiser steps."""
         return self.warmup_steps if self.warmup_share is None else round(self.warmup_share * steps)
 
     def for_batch(self, clips: int) -> "OptimConfig":
-        """The same with learning rates for an optimiser step of `clips` clips: the root keeps Adam's noise alike."""
+        """A copy with learning rates for steps of `clips` clips: square-root scaling keeps Adam's noise constant."""
         if self.reference_batch is None:
             return self
         factor = math.sqrt(clips / self.reference_batch)
@@ -65,13 +65,13 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A value over the steps of a run: linear warm-up, then a shape down or up to `final`."""
+    """A value over the steps of a run: linear warm-up from `start` to `peak`, then `shape` to `final`."""
 
     start: float
     peak: float
     final: float
     warmup: int  # steps
-    steps: int  # length, warm-up included
+    steps: int  # total length, including the warm-up
     shape: Shape
 
     def __call__(self, step: int) -> float:
@@ -104,7 +104,7 @@ def momentum_schedule(start: float, final: float, steps: int, stretch: float) ->
 
 
 def make_optimizer(config: OptimConfig, *modules: nn.Module) -> torch.optim.AdamW:
-    """AdamW over the modules' parameters: no weight decay on biases and 1-D parameters."""
+    """AdamW over the modules' trainable parameters, without weight decay on biases and 1-D parameters."""
     named = [item for module in modules for item in module.named_parameters() if item[1].requires_grad]
     groups: list[dict[str, Any]] = [{"params": [], "decays": decays} for decays in (False, True)]
     for name, parameter in named:
@@ -113,7 +113,7 @@ def make_optimizer(config: OptimConfig, *modules: nn.Module) -> torch.optim.Adam
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Write the step's learning rate and weight decay into the parameter groups."""
+    """Set learning rate and weight decay of the parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
         group["weight_decay"] = weight_decay if group["decays"] else 0.0

@@ -1,4 +1,4 @@
-"""From stored pixels to what an encoder sees."""
+"""Normalise stored pixels for the encoder."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 # ImageNet's statistics of red, green, blue in [0, 1]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-_COPIES: dict[torch.device, tuple[Tensor, Tensor]] = {}  # one a device: a copy in every step would wait for it
+_COPIES: dict[torch.device, tuple[Tensor, Tensor]] = {}  # per device: copying in every step would synchronise
 
 
 def normalise(clips: Tensor) -> Tensor:
@@ -18,12 +18,12 @@ def normalise(clips: Tensor) -> Tensor:
 
 
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and inverse deviation of each colour channel in pixel values 0 to 255."""
+    """Mean and inverse standard deviation of each colour channel, for pixel values 0 to 255."""
     found = _COPIES.get(device)
     if found is None:
         with torch.inference_mode(False):
             mean, deviation = torch.tensor(MEAN) * 255, torch.tensor(STD) * 255
             found = mean.to(device), (1 / deviation).to(device)
-        if type(found[0]) is Tensor:  # not what stands for a tensor while an export traces
+        if type(found[0]) is Tensor:  # do not cache the fake tensors of an export trace
             _COPIES[device] = found
     return found

@@ -1,6 +1,6 @@
-"""Where a token sits: fixed 3D sin-cos tables (V-JEPA 1) and 3D rotary angles (V-JEPA 2).
+"""Position encodings: fixed 3D sin-cos tables (V-JEPA 1) and 3D rotary embeddings (V-JEPA 2).
 
-A grid is (t, h, w) tokens, N = t*h*w, flattened with time slowest and width fastest.
+A grid is (t, h, w) tokens, N = t*h*w, flattened with time outermost and width innermost.
 D model width, R head width.
 """
 
@@ -17,7 +17,7 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def sincos_table(width: int, grid: Grid) -> Tensor:
-    """Fixed position table [N, D]; each axis gets ceil(D/6)*2 columns: depth, height, width, cut to D (V-JEPA 1)."""
+    """Fixed position table [N, D]; each axis (depth, height, width) gets ceil(D/6)*2 columns, cut to D (V-JEPA 1)."""
     axis_width = 2 * math.ceil(width / 6)
     frequency = _frequencies(axis_width)
     columns = []
@@ -38,9 +38,9 @@ def interpolate_table(table: Tensor, source: Grid, wanted: Grid) -> Tensor:
 def rotary_rotation(head_width: int, grid: Grid, order: RotaryOrder, device: torch.device | None = None) -> Rotation:
     """Cosine and sine, each [N, R], that rotate a head by its depth, height and width position.
 
-    Each axis rotates 2*((R//3)//2) channels, the rest stay as they are (cosine 1, sine 0). `order` says how the
-    frequencies lie over the channel pairs: `tiled` as in the released V-JEPA 2 weights (the pair (2i, 2i+1) is turned
-    by two different frequencies), `interleaved` as in rotary embeddings proper and V-JEPA 2.1.
+    Each axis rotates 2*((R//3)//2) channels; the rest are unchanged (cosine 1, sine 0). `order` maps frequencies to
+    channel pairs: `tiled` as in the released V-JEPA 2 weights (the two channels of a pair (2i, 2i+1) get different
+    frequencies), `interleaved` as in standard rotary embeddings and V-JEPA 2.1.
     """
     axis_width = 2 * ((head_width // 3) // 2)
     frequency = _frequencies(axis_width)
@@ -52,7 +52,7 @@ def rotary_rotation(head_width: int, grid: Grid, order: RotaryOrder, device: tor
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn channel pairs: x [B, heads, K, R], cosine and sine broadcastable to it -> [B, heads, K, R]."""
+    """Rotate channel pairs: x [B, heads, K, R], cosine and sine broadcastable to it -> [B, heads, K, R]."""
     cosine, sine = rotation
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((-second, first), dim=-1).flatten(-2)
@@ -60,7 +60,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 def gather_rotation(rotation: Rotation, index: Tensor | None, dtype: torch.dtype) -> Rotation:
-    """Rows of a rotation [N, R] for the tokens `index` [B, K] -> [B, 1, K, R]; all of them [N, R] where it is None."""
+    """Rows of a rotation [N, R] for the tokens `index` [B, K] -> [B, 1, K, R]; None: all, [N, R]."""
     cosine, sine = (part.to(dtype) for part in rotation)
     if index is None:
         return cosine, sine

@@ -1,4 +1,4 @@
-"""The latent predictor: from the representation of what is visible to the representation of what is hidden.
+"""The latent predictor: from representations of visible tokens to representations of hidden tokens.
 
 B clips, K context tokens, M target tokens, D encoder width, P predictor width, (t, h, w) the token grid.
 """
@@ -20,10 +20,10 @@ class PredictorConfig:
     """A narrow transformer over context tokens and mask tokens."""
 
     width: int = 384  # channels of a token inside the predictor
-    depth: int = 12  # blocks; 0: none, each hidden token is guessed from its position alone
-    heads: int | None = None  # attention heads; None: as many as the encoder
+    depth: int = 12  # blocks; with 0, each hidden token is predicted from its position alone
+    heads: int | None = None  # attention heads; None: the same number as the encoder
     mlp_ratio: float = 4.0
-    mask_tokens: int | None = None  # learnable mask tokens, one a kind of mask; None: as many as there are kinds
+    mask_tokens: int | None = None  # learnable mask tokens, one per mask; None: as many as there are masks
 
     def __post_init__(self) -> None:
         if (self.heads is not None and self.heads < 1) or (self.mask_tokens is not None and self.mask_tokens < 1):
@@ -36,10 +36,10 @@ class PredictorConfig:
 
 
 class Predictor(nn.Module):
-    """Predicts target representations from the context's, a mask token for each kind of mask (V-JEPA 1 and 2).
+    """Predicts target representations from the context's, with one mask token per mask (V-JEPA 1 and 2).
 
-    With several `levels` the encoder's features of that many blocks come in joined, through a two-layer map (V-JEPA
-    2.1); `target_width` is that of what is predicted where it is not the encoder's.
+    With several `levels`, the input is the concatenated features of that many encoder blocks, embedded by a two-layer
+    MLP (V-JEPA 2.1). `target_width` is the width of the targets; 0: that of the input.
     """
 
     position_table: Tensor
@@ -52,7 +52,7 @@ class Predictor(nn.Module):
         self.latent = levels == 1 and target_width in (
             0,
             encoder.shape.width,
-        )  # as published: one representation, its own
+        )  # as published: predicts the encoder's own final features
         width = levels * encoder.shape.width
         single = nn.Linear(encoder.shape.width, config.width)
         self.predictor_embed = single if levels == 1 else Mlp(width, encoder.shape.width, config.width)
@@ -69,22 +69,22 @@ class Predictor(nn.Module):
     def forward(
         self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int = 0, grid: Grid | None = None
     ) -> Tensor:
-        """Representations of the tokens `target_index` [B, M], given those of `context_index` [B, K].
+        """Predict the tokens `target_index` [B, M] from the tokens `context_index` [B, K] -> [B, M, D].
 
-        context [B, K, D] is the encoder's output; `kind` chooses the mask token; `grid` is the clip's token grid
-        where it is not the one trained on. Returns [B, M, D].
+        context [B, K, D] is the encoder's output; `kind` selects the mask token; `grid` is the clip's token grid
+        (None: the grid of the encoder's config).
         """
         return self._predict(context, {kind: Masks(context_index, target_index)}, grid, hidden_only=True)[0]
 
     def hidden(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
-        """Representations of the hidden tokens [B, M, D] of each kind of mask, all kinds in one pass.
+        """Predict the hidden tokens of each mask, all masks in one pass -> [B, M, D] each.
 
-        context [B, sum of K, D] holds what each kind's context tokens were encoded to, one kind after the other.
+        context [B, sum of K, D]: the encoded context tokens of each mask, concatenated.
         """
         return self._predict(context, dict(enumerate(masks)), grid, hidden_only=True)
 
     def everywhere(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
-        """Representations of visible and hidden tokens, in this order, like `hidden`: [B, K + M, D] each."""
+        """Like `hidden`, but for visible and hidden tokens, in this order: [B, K + M, D] each."""
         return self._predict(context, dict(enumerate(masks)), grid, hidden_only=False)
 
     def _predict(
@@ -99,14 +99,14 @@ class Predictor(nn.Module):
         return list(prediction.split(lengths, 1))
 
     def _transform(self, context: Tensor, masks: Mapping[int, Masks], grid: Grid) -> Tensor:
-        """The blocks' output over context and mask tokens of each kind: [B, sum of K + M, P]."""
+        """Output of the blocks for the context and mask tokens of each mask: [B, sum of K + M, P]."""
         embedded: Tensor = self.predictor_embed(context)
-        stretches = []
+        segments = []
         for visible, (kind, mask) in zip(
             embedded.split([mask.context.shape[1] for mask in masks.values()], 1), masks.items(), strict=True
         ):
-            stretches += [visible, self.mask_tokens[kind].to(visible.dtype).expand(*mask.target.shape, -1)]
-        x = torch.cat(stretches, 1)
+            segments += [visible, self.mask_tokens[kind].to(visible.dtype).expand(*mask.target.shape, -1)]
+        x = torch.cat(segments, 1)
         index = torch.cat([half for mask in masks.values() for half in mask], 1)
         rotation = None
         if self.encoder_config.positions == "sincos":
@@ -121,5 +121,5 @@ class Predictor(nn.Module):
 
 
 def _length(mask: Masks) -> int:
-    """Tokens that the predictor holds of a clip: K + M."""
+    """Tokens per clip in the predictor: K + M."""
     return mask.context.shape[1] + mask.target.shape[1]

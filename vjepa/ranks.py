@@ -1,4 +1,4 @@
-"""A sum over the ranks of a run, through which gradients flow."""
+"""A differentiable sum over the ranks of a run."""
 
 from typing import Any
 
@@ -21,10 +21,10 @@ class _Sum(torch.autograd.Function):
 
 
 def sum_over_ranks(part: Tensor, wanted: bool = True) -> Tensor:
-    """The sum of `part` over all ranks where that is wanted and there are several, else `part` itself.
+    """The sum of `part` over all ranks if `wanted` and there are several, else `part` itself.
 
-    A rank's part enters the loss of every rank, so its gradient is the sum of theirs. Averaged over ranks afterwards,
-    as DDP does, that is the gradient of the mean of the ranks' losses. All ranks must call in the same order.
+    Each rank's part enters the loss of every rank, so its gradient is the sum over ranks. After DDP's averaging this is
+    the gradient of the mean loss. All ranks must call this in the same order.
     """
     if not wanted or not distributed.is_available() or not distributed.is_initialized():
         return part

@@ -1,7 +1,7 @@
-"""Parts found by name: objectives, masks, target sources, regularisers, encoders, heads, formats.
+"""Registries of named parts: objectives, masks, target sources, regularisers, encoders, heads, formats.
 
-A part is registered where it is written, by a decorator; a config names it. A user's own part lives in a module of
-their own, which the config lists under `run.plugins`.
+A decorator registers a part where it is defined; configs refer to it by name. Custom parts live in the user's own
+modules, which the config lists under `run.plugins`.
 
     @OBJECTIVES.register("masked")
     class MaskedObjective(Objective): ...
@@ -20,20 +20,20 @@ Added = TypeVar("Added")
 
 
 class Registry(Generic[Part]):
-    """Parts of one kind by name. `key` is the config key that names one; `home` the module that registers ours."""
+    """Parts of one kind by name. `key`: the config key that selects one; `home`: the module with the built-in parts."""
 
     def __init__(self, key: str, home: str) -> None:
         self.key, self.home = key, home
         self._parts: dict[str, Part] = {}
 
     def register(self, name: str) -> Callable[[Added], Added]:
-        """Decorator: make a part known under `name`; ValueError where another part has that name."""
+        """Decorator: register a part under `name`; ValueError if another part has that name."""
 
         def add(part: Added) -> Added:
-            known = self._parts.get(name)
-            if known is not None and _identity(known) != _identity(part):
+            present = self._parts.get(name)
+            if present is not None and _identity(present) != _identity(part):
                 raise ValueError(
-                    f"{self.key}: {name!r} is registered twice, by {_identity(known)} and {_identity(part)}"
+                    f"{self.key}: {name!r} is registered twice, by {_identity(present)} and {_identity(part)}"
                 )
             self._parts[name] = part  # type: ignore[assignment]
             return part
@@ -41,14 +41,14 @@ class Registry(Generic[Part]):
         return add
 
     def find(self, name: str) -> Part:
-        """The part of that name; ValueError names the nearest and all there are."""
+        """The part registered under `name`; otherwise a ValueError with the closest and all known names."""
         names = self.names()
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}? There are" if near else "there are"
             raise ValueError(
-                f"{self.key}: there is no {name!r}; {hint} {', '.join(names)}. One of your own must be in a module "
-                "that the config lists under plugins, or that --plugin names"
+                f"{self.key}: there is no {name!r}; {hint} {', '.join(names)}. A custom one must be in a module "
+                "listed under plugins in the config, or given with --plugin"
             )
         return self._parts[name]
 
@@ -62,9 +62,9 @@ class Registry(Generic[Part]):
 
 
 def import_plugins(names: tuple[str, ...] | list[str]) -> None:
-    """Import the modules that register a user's own parts: dotted names, or paths of .py files.
+    """Import the modules that register custom parts: dotted names, or paths of .py files.
 
-    Raises ValueError where one cannot be found; an error inside it comes through.
+    Raises ValueError if a module cannot be found; errors raised by the module itself are not caught.
     """
     for name in names:
         if name.endswith(".py"):
@@ -74,7 +74,7 @@ def import_plugins(names: tuple[str, ...] | list[str]) -> None:
             import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the plugin was found, something that it imports was not
+                raise  # the plugin exists, but one of its imports does not
             raise ValueError(
                 f"run.plugins: there is no module {name!r}; give a dotted name that Python can import from here, or "
                 "the path of a .py file"
@@ -82,7 +82,7 @@ def import_plugins(names: tuple[str, ...] | list[str]) -> None:
 
 
 def _import_file(path: Path) -> None:
-    """Import a .py file once, under a name made of its path."""
+    """Import a .py file once, under a name derived from its path."""
     whole = path.resolve()
     name = f"vjepa_plugin_{abs(hash(str(whole))):x}"
     if name in modules:

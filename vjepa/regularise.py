@@ -1,6 +1,6 @@
-"""What keeps the representation from collapsing without negatives: VICReg's terms and SIGReg.
+"""Regularisers that prevent collapse without negatives: VICReg's terms and SIGReg.
 
-B clips, K context tokens, N tokens of the grid, D width, E width after the expander, n rows, S slices, J knots.
+B clips, K context tokens, N tokens of the grid, D width, E expander width, n rows, S slices, J knots.
 """
 
 from dataclasses import dataclass, field
@@ -14,30 +14,30 @@ from vjepa.positions import Grid
 from vjepa.ranks import sum_over_ranks
 from vjepa.registry import REGULARISERS
 
-VICREG = 1 / 25  # covariance : variance of VICReg
+VICREG = 1 / 25  # ratio of covariance weight to variance weight in VICReg
 MOVING, STILL = 0.02, 0.02  # frame difference above which a token moves; weight of one that does not
 
 
 @dataclass(frozen=True)
 class RegulariserConfig:
-    """Weights of the terms (0: off, as V-JEPA is published) and what they look at."""
+    """Weights of the terms (0: off, as in the V-JEPA papers) and what they are computed on."""
 
-    variance: float = 0.0  # VICReg: every channel keeps a deviation of 1
-    covariance: float = 0.0  # VICReg: channels say different things
-    sigreg: float = 0.0  # LeJEPA: every direction is distributed like a Gaussian
-    terms: dict[str, float] = field(default_factory=dict)  # weights of registered terms of your own
+    variance: float = 0.0  # VICReg: keep every channel's standard deviation at 1 or more
+    covariance: float = 0.0  # VICReg: decorrelate the channels
+    sigreg: float = 0.0  # LeJEPA: make every direction Gaussian
+    terms: dict[str, float] = field(default_factory=dict)  # weights of your own registered terms
     temporal: float = (
-        0.0  # every channel keeps a deviation over the time of a clip, as decorrelated as `covariance` asks
+        0.0  # keep every channel's standard deviation over time; also decorrelates, in the ratio covariance / variance
     )
-    temporal_margin: float = 0.5  # that deviation
+    temporal_margin: float = 0.5  # the standard deviation required over time
     over: Literal["tokens", "pooled"] = (
-        "tokens"  # tokens: less the mean of their position over the batch; pooled: the mean token of a clip
+        "tokens"  # tokens: minus the batch mean at their token index; pooled: the mean token of each clip
     )
-    motion: bool = False  # tokens that move count 51 times as much as those that stand still
-    over_ranks: bool = False  # statistics of the clips of all ranks; else of each rank's own
-    expander: int = 0  # width of a three-layer projection in front of the terms; 0: none
-    slices: int = 256  # random directions a step (SIGReg)
-    knots: int = 17  # points at which the characteristic function is read (SIGReg)
+    motion: bool = False  # moving tokens weigh 51 times as much as static ones
+    over_ranks: bool = False  # compute statistics over the clips of all ranks, not of each rank alone
+    expander: int = 0  # width of a three-layer projection before the terms; 0: none
+    slices: int = 256  # random directions per step (SIGReg)
+    knots: int = 17  # points at which the characteristic function is evaluated (SIGReg)
 
     def __post_init__(self) -> None:
         if min(self.variance, self.covariance, self.sigreg, self.temporal, self.expander) < 0:
@@ -52,14 +52,16 @@ class RegulariserConfig:
         if self.terms and self.over_ranks:
             raise ValueError("regulariser.terms look at a device's own clips: set regulariser.over_ranks=false")
         if self.expander and not self.active:
-            raise ValueError("regulariser.expander needs a term behind it: set variance, covariance or sigreg above 0")
+            raise ValueError(
+                "regulariser.expander has no effect without a term: set variance, covariance or sigreg above 0"
+            )
         if self.slices < 1 or self.knots < 2:
             raise ValueError(f"regulariser needs slices >= 1 and knots >= 2, got {self.slices} and {self.knots}")
         if self.temporal_margin <= 0:
             raise ValueError(f"regulariser.temporal_margin must be above 0, got {self.temporal_margin}")
         if self.over == "pooled" and (self.temporal or self.motion):
             raise ValueError(
-                "regulariser.temporal and regulariser.motion look at single tokens: they need regulariser.over=tokens"
+                "regulariser.temporal and regulariser.motion work on single tokens: they need regulariser.over=tokens"
             )
 
     @property
@@ -69,12 +71,12 @@ class RegulariserConfig:
 
     @property
     def temporal_covariance(self) -> float:
-        """Weight of the covariance over time: as covariance to variance; VICReg's where variance is 0."""
+        """Weight of the temporal covariance: temporal * covariance / variance (VICReg's ratio if variance is 0)."""
         return self.temporal * (self.covariance / self.variance if self.variance else VICREG)
 
 
 class Regulariser(nn.Module):
-    """The weighted terms of a config, in fp32. Each rank looks at its own clips, or at all with `over_ranks`."""
+    """The weighted sum of a config's terms, in fp32, over each rank's own clips or, with `over_ranks`, over all."""
 
     def __init__(self, config: RegulariserConfig, width: int) -> None:
         super().__init__()
@@ -85,22 +87,23 @@ class Regulariser(nn.Module):
         self, features: Tensor, index: Tensor, tokens: int, draw: int,
         *, weights: Tensor | None = None, grid: Grid | None = None,
     ) -> Tensor:  # fmt: skip
-        """Terms of features [B, K, D] at positions index [B, K] of `tokens` -> scalar; `draw` chooses the slices.
+        """Terms of features [B, K, D] at token indices index [B, K] out of `tokens` -> scalar; `draw` seeds the slices.
 
-        weights [B, K], of any scale: how much a token counts (`motion_weights`). grid: what `temporal` tells times by.
+        weights [B, K]: token weights of any scale (`motion_weights`). grid: the token grid, needed by `temporal`.
         """
         config = self.config
         if not config.active:
             return features.new_zeros((), dtype=torch.float32)
         if config.over == "pooled":
-            return self.judge(self.expander(features.mean(1)), draw)
+            return self.score_rows(self.expander(features.mean(1)), draw)
         if config.motion and weights is None:
-            raise ValueError("regulariser.motion needs the weights of the tokens, which this objective does not give")
+            raise ValueError(
+                "regulariser.motion needs token weights, which this objective does not provide; set it to false"
+            )
         with torch.autocast(features.device.type, enabled=False):
-            everywhere = config.over_ranks
             rows = self.expander(features.float())
-            centred, freedom, seen = centre_groups(rows, index, tokens, everywhere)
-            weight = None if weights is None else even_out(weights.float().flatten(), everywhere)
+            centred, freedom, seen = centre_groups(rows, index, tokens, config.over_ranks)
+            weight = None if weights is None else even_out(weights.float().flatten(), config.over_ranks)
             total = self._vicreg(_scale(centred, weight), freedom) + self._own(_scale(centred, weight), freedom)
             if config.temporal:
                 total = total + self._temporal(centred, freedom, weight, index, grid)
@@ -108,8 +111,8 @@ class Regulariser(nn.Module):
                 total = total + config.sigreg * self._sigreg(centred, seen, weight, draw)
             return total
 
-    def judge(self, rows: Tensor, draw: int) -> Tensor:
-        """Terms of rows [n, E], centred here -> scalar."""
+    def score_rows(self, rows: Tensor, draw: int) -> Tensor:
+        """Terms of rows [n, E], which are centred first -> scalar."""
         config = self.config
         with torch.autocast(rows.device.type, enabled=False):
             rows = rows.float()
@@ -138,34 +141,36 @@ class Regulariser(nn.Module):
     def _temporal(
         self, centred: Tensor, freedom: Tensor, weight: Tensor | None, index: Tensor, grid: Grid | None
     ) -> Tensor:
-        """The same terms of what is left of centred [B*K, D] without the mean over time of each clip and place."""
+        """VICReg's terms of centred [B*K, D] after removing the mean over time of each clip and spatial cell."""
         if grid is None:
-            raise ValueError("regulariser.temporal needs the grid of the tokens, which this objective does not give")
+            raise ValueError(
+                "regulariser.temporal needs the token grid, which this objective does not provide; set it to 0"
+            )
         config, (_, h, w) = self.config, grid
-        line = index % (h * w) + torch.arange(len(index), device=index.device).unsqueeze(1) * h * w  # clip and place
+        line = index % (h * w) + torch.arange(len(index), device=index.device).unsqueeze(1) * h * w  # clip and cell
         rows = centred.unflatten(0, index.shape)
-        moved, left, _ = centre_groups(rows, line, len(index) * h * w)  # a clip is on one rank
+        moved, left, _ = centre_groups(rows, line, len(index) * h * w)  # each clip is on one rank
         left, count = sum_over_ranks(torch.stack([left, left.new_tensor(float(index.numel()))]), config.over_ranks)
-        freedom = freedom * left / count  # both means are taken out: (B - 1) (T - 1) h w of full clips
+        freedom = freedom * left / count  # both means are removed: (B - 1) (T - 1) h w for full clips
         scaled = _scale(moved, weight)
         variance, covariance = variance_covariance(scaled, freedom, config.temporal_margin, config.over_ranks)
         return config.temporal * variance + config.temporal_covariance * covariance
 
     def _sigreg(self, centred: Tensor, seen: Tensor, weight: Tensor | None, draw: int) -> Tensor:
-        """SIGReg of rows [n, E] whose positions were seen [n] times each.
+        """SIGReg of centred rows [n, E]; seen [n]: how many rows share each row's token index.
 
-        What c rows keep of a variance of 1 once their mean is taken out is 1 - 1/c, a test for a Gaussian of
-        variance 1 would hold that against them; of a position seen once nothing is left to judge.
+        Subtracting the mean of c rows shrinks their variance by 1 - 1/c, which the test for variance 1 would penalise,
+        so rows are rescaled. A row whose token index occurs once is zero after centring and is left out.
         """
         rows = centred * (seen / (seen - 1).clamp(min=1)).sqrt().unsqueeze(1)
-        judged = (seen > 1).float()
-        weight = judged if weight is None else judged * weight
+        usable = (seen > 1).float()
+        weight = usable if weight is None else usable * weight
         directions = draw_directions(rows.shape[1], self.config.slices, draw, rows.device)
         return gaussian_distance(rows @ directions, self.config.knots, weight, self.config.over_ranks)
 
 
 class Expander(nn.Sequential):
-    """Three layers with LayerNorm between them (VICReg's has batch statistics): [.., D] -> [.., E]."""
+    """Three-layer MLP with LayerNorm (VICReg's has BatchNorm): [.., D] -> [.., E]."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__(
@@ -175,10 +180,10 @@ class Expander(nn.Sequential):
 
 
 def centre_per_position(features: Tensor, index: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """Take from features [B, K, D] at positions index [B, K] the mean of their position over the batch.
+    """Subtract from features [B, K, D] at token indices index [B, K] the batch mean at each token index.
 
-    What is left cannot be explained by where a token sits. Returns the centred features [B*K, D] and the degrees of
-    freedom left, B*K less the number of positions seen (scalar).
+    What remains cannot be explained by a token's position. Returns the centred features [B*K, D] and the remaining
+    degrees of freedom: B*K minus the number of distinct token indices (scalar).
     """
     centred, freedom, _ = centre_groups(features, index, tokens)
     return centred, freedom.clamp(min=1)
@@ -187,17 +192,17 @@ def centre_per_position(features: Tensor, index: Tensor, tokens: int) -> tuple[T
 def centre_groups(
     features: Tensor, index: Tensor, groups: int, over_ranks: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Take from features [B, K, D] in the groups index [B, K] the mean of their group.
+    """Subtract the group mean from features [B, K, D], whose groups are index [B, K].
 
-    Returns the centred features [B*K, D], the degrees of freedom left (scalar, maybe 0), and how many rows the group of
-    each row has [B*K].
+    Returns the centred features [B*K, D], the remaining degrees of freedom (scalar, may be 0), and the size of each
+    row's group [B*K].
     """
-    flat, place = features.float().flatten(0, 1), index.flatten()
-    count = torch.zeros(groups, device=flat.device).index_add_(0, place, torch.ones_like(place, dtype=flat.dtype))
-    total = torch.zeros(groups, flat.shape[1], device=flat.device).index_add(0, place, flat)
+    flat, group = features.float().flatten(0, 1), index.flatten()
+    count = torch.zeros(groups, device=flat.device).index_add_(0, group, torch.ones_like(group, dtype=flat.dtype))
+    total = torch.zeros(groups, flat.shape[1], device=flat.device).index_add(0, group, flat)
     count, total = sum_over_ranks(count, over_ranks), sum_over_ranks(total, over_ranks)
     mean = total / count.clamp(min=1).unsqueeze(1)
-    return flat - mean[place], count.sum() - (count > 0).sum(), count[place]
+    return flat - mean[group], count.sum() - (count > 0).sum(), count[group]
 
 
 def variance_covariance(
@@ -205,8 +210,8 @@ def variance_covariance(
 ) -> tuple[Tensor, Tensor]:
     """VICReg's terms of centred features [n, D] with `freedom` degrees of freedom (Bardes et al. 2022).
 
-    Variance: mean over channels of relu(margin - standard deviation). Covariance: sum of the squared off-diagonal
-    elements of the covariance matrix, over D.
+    Variance: mean over channels of relu(margin - standard deviation). Covariance: sum of squared off-diagonal entries
+    of the covariance matrix, divided by D.
     """
     freedom = torch.as_tensor(freedom, device=centred.device).clamp(min=1)
     covariance = sum_over_ranks(centred.T @ centred, over_ranks) / freedom
@@ -217,7 +222,7 @@ def variance_covariance(
 
 
 def draw_directions(width: int, slices: int, draw: int, device: torch.device) -> Tensor:
-    """Random unit vectors [width, slices], a function of `draw` alone: ranks share them, a resumed run repeats them."""
+    """Random unit vectors [width, slices], seeded by `draw` alone: equal on all ranks and after a resume."""
     generator = torch.Generator().manual_seed(draw)
     directions = torch.randn(width, slices, generator=generator)
     unit: Tensor = directions / directions.norm(dim=0)
@@ -225,12 +230,12 @@ def draw_directions(width: int, slices: int, draw: int, device: torch.device) ->
 
 
 def gaussian_distance(sliced: Tensor, knots: int, weight: Tensor | None = None, over_ranks: bool = False) -> Tensor:
-    """How far the columns of sliced [n, S] are from a standard Gaussian -> scalar, about 1 for one, larger otherwise.
+    """Distance of the columns of sliced [n, S] from a standard Gaussian -> scalar: about 1 for a Gaussian, else larger.
 
-    Epps and Pulley's test (1983) as SIGReg uses it (LeJEPA, arXiv 2511.08544): n times the squared distance of the
+    The Epps-Pulley test (1983) as used by SIGReg (LeJEPA, arXiv 2511.08544): n times the squared distance of the
     empirical characteristic function from exp(-t^2 / 2), weighted by the same Gaussian, over t in [-3, 3]; the mean
-    over slices. The integral is even in t: J knots on [0, 3], trapezoid rule. With weights [n] the characteristic
-    function is the weighted mean, and n the number of equal rows that would be as sure of it.
+    over slices. The integrand is even in t, so J knots on [0, 3] with the trapezoid rule suffice. With weights [n] the
+    characteristic function is a weighted mean, and n becomes the effective sample size.
     """
     knot = torch.linspace(0, 3, knots, device=sliced.device)
     step = 3 / (knots - 1)
@@ -250,10 +255,10 @@ def gaussian_distance(sliced: Tensor, knots: int, weight: Tensor | None = None, 
 
 @torch.no_grad()
 def motion_weights(video: Tensor, tubelet: int, patch: int) -> Tensor:
-    """How much each token of video [B, C, T, H, W] (normalised pixels) counts by its motion -> [B, N].
+    """Weight of each token of video [B, C, T, H, W] (normalised pixels) by its motion -> [B, N].
 
-    STILL, and 1 more where the mean absolute difference of its frames to those before them is above MOVING. The first
-    frame is compared with the second.
+    STILL, plus 1 if the mean absolute difference between consecutive frames is above MOVING. The first frame is
+    compared with the second.
     """
     change = video.diff(dim=2).abs()
     change = torch.cat([change[:, :, :1], change], 2) if change.shape[2] else torch.zeros_like(video)
@@ -263,12 +268,12 @@ def motion_weights(video: Tensor, tubelet: int, patch: int) -> Tensor:
 
 
 def even_out(weights: Tensor, over_ranks: bool = False) -> Tensor:
-    """Weights [n] divided by their mean, over all ranks if asked."""
+    """Weights [n] divided by their mean (over all ranks with `over_ranks`)."""
     total, count = sum_over_ranks(torch.stack([weights.sum(), weights.new_tensor(float(len(weights)))]), over_ranks)
     evened: Tensor = weights * count / total.clamp(min=1e-12)
     return evened
 
 
 def _scale(rows: Tensor, weight: Tensor | None) -> Tensor:
-    """Rows [n, D] whose products carry the weights [n]."""
+    """Rows [n, D] scaled so that their products have the weights [n]."""
     return rows if weight is None else rows * weight.sqrt().unsqueeze(1)

@@ -1,6 +1,6 @@
-"""Where the targets come from: a moving average, the encoder itself, a frozen encoder, or the pixels.
+"""Sources of prediction targets: an EMA encoder, the context encoder itself, a frozen encoder, or pixels.
 
-B clips, N tokens, D width, R values of a tubelet's pixels.
+B clips, N tokens, D width, R pixel values per tubelet.
 """
 
 import math
@@ -22,18 +22,22 @@ from vjepa.registry import TARGETS
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The source of the targets; for `average`, its momentum from start to final, linearly over the run.
+    """The source of the targets; for `average`, also the momentum, changed linearly over the run.
 
-    average: a moving average of the context encoder (V-JEPA 1: momentum 0.998 to 1). stop_gradient: the context
-    encoder itself, shown everything (SimSiam's idea). frozen: an encoder that does not move (SALT). pixels: the
+    average: exponential moving average (EMA) of the context encoder (V-JEPA 1: momentum 0.998 to 1). stop_gradient: the
+    context encoder itself on the unmasked clip (as in SimSiam). frozen: a fixed pretrained encoder (SALT). pixels: the
     normalised pixels of each tubelet (masked autoencoder).
     """
 
     source: str = field(default="average", metadata={"registry": TARGETS})  # a registered source of targets
     momentum: float = 0.998
     final_momentum: float = 1.0
-    horizon: tuple[float, float] | None = None  # instead: updates averaged over, shares of the run at start and end
-    weights: str | None = None  # for frozen: run, .ckpt, exported folder, transformers folder or official checkpoint
+    horizon: tuple[float, float] | None = (
+        None  # replaces the momenta: averaging horizon at start and end, as fractions of the run
+    )
+    weights: str | None = (
+        None  # of a frozen teacher: run, .ckpt, exported folder, transformers folder or official checkpoint
+    )
 
     def __post_init__(self) -> None:
         if not (0 <= self.momentum <= 1 and 0 <= self.final_momentum <= 1):
@@ -42,15 +46,17 @@ class TeacherConfig:
                 f"got {self.momentum} and {self.final_momentum}"
             )
         if self.horizon is not None and min(self.horizon) <= 0:
-            raise ValueError(f"teacher.horizon must be two shares above 0, or null, got {list(self.horizon)}")
+            raise ValueError(
+                f"teacher.horizon must be null or two fractions of the run above 0, got {list(self.horizon)}"
+            )
         if (self.weights is not None) != TARGETS.find(self.source).needs_weights:
             raise ValueError(
-                f"teacher.weights must be given with teacher.source=frozen and only there, "
+                f"teacher.weights is required with teacher.source=frozen and must be null otherwise, "
                 f"got source {self.source} and weights {self.weights!r}"
             )
 
     def momenta(self, steps: int) -> tuple[float, float]:
-        """Momentum at the start and the end of a run of `steps` optimiser steps; 1 / (1 - momentum) is the horizon."""
+        """Momentum at the start and end of a run of `steps` optimiser steps; the horizon is 1 / (1 - momentum)."""
         if self.horizon is None:
             return self.momentum, self.final_momentum
         first, last = (1 - 1 / max(1.0, share * steps) for share in self.horizon)
@@ -58,29 +64,29 @@ class TeacherConfig:
 
 
 class Targets(nn.Module, ABC):
-    """What is predicted, for all tokens; no gradient reaches it."""
+    """Computes the targets for all tokens, without gradient."""
 
-    needs_weights: ClassVar[bool] = False  # must teacher.weights be given?
-    follows_encoder: ClassVar[bool] = False  # does a collapse of the context encoder show in the targets?
-    has_levels: ClassVar[bool] = True  # can targets of several levels be asked for?
+    needs_weights: ClassVar[bool] = False  # is teacher.weights required?
+    follows_encoder: ClassVar[bool] = False  # do the targets collapse if the context encoder does?
+    has_levels: ClassVar[bool] = True  # can it give targets from several levels?
     width: int  # of a target
 
     @classmethod
     @abstractmethod
     def build(cls, encoder: Any, levels: Sequence[int], frozen: EncoderConfig | None) -> "Targets":
-        """Targets of the blocks `levels` beside the context encoder; `frozen`: architecture of a frozen encoder.
+        """Targets from the blocks `levels`; `encoder` is the context encoder, `frozen` a frozen encoder's architecture.
 
-        Raises ValueError where that encoder cuts a clip into other tokens.
+        Raises ValueError if the frozen encoder has another patch or tubelet size.
         """
 
     @classmethod
     @abstractmethod
     def width_of(cls, encoder: EncoderConfig, levels: int, frozen: EncoderConfig | None) -> int:
-        """Width of a target, as `build` would make it."""
+        """Width of the targets that `build` would produce."""
 
     @classmethod
     def flops(cls, encoder: EncoderConfig, frozen: EncoderConfig | None) -> float:
-        """Floating-point operations for the targets of one clip of `encoder`'s grid."""
+        """FLOPs to compute the targets of one clip with `encoder`'s token grid."""
         return encoder_flops(encoder, math.prod(encoder.grid), embedded=True)
 
     @abstractmethod
@@ -88,19 +94,19 @@ class Targets(nn.Module, ABC):
         """Targets of video [B, C, T, H, W]; `encoder` is the context encoder -> [B, N, width]."""
 
     def update(self, encoder: nn.Module, momentum: float) -> None:
-        """Follow the context encoder after a step; most sources do not."""
+        """Update from the context encoder after an optimiser step; a no-op for most sources."""
 
     @property
     def moving_average(self) -> nn.Module | None:
-        """The encoder that is a moving average of the context encoder, where there is one."""
+        """The EMA encoder, or None if there is none."""
         return None
 
 
 @TARGETS.register("average")
 class TargetEncoder(Targets):
-    """An encoder of its own, in fp32: a moving average of the context encoder (V-JEPA).
+    """An EMA copy of the context encoder, in fp32 (V-JEPA).
 
-    Each level (block) is normalised over D (LayerNorm without scale and shift); several are joined.
+    Each level (block) is normalised over D (LayerNorm without scale and shift); several levels are concatenated.
     """
 
     follows_encoder = True
@@ -141,26 +147,26 @@ class TargetEncoder(Targets):
 
 @TARGETS.register("frozen")
 class FrozenTargets(TargetEncoder):
-    """An encoder that stays as it is (SALT, distillation): a moving average of momentum 1."""
+    """A fixed encoder (SALT, distillation), equivalent to an EMA with momentum 1."""
 
     needs_weights, follows_encoder = True, False
 
     @classmethod
     def build(cls, encoder: Any, levels: Sequence[int], frozen: EncoderConfig | None) -> "Targets":
-        """See `Targets`; its weights come later."""
+        """See `Targets`; the weights are loaded later."""
         if frozen is None:
             raise ValueError(
-                "teacher.source=frozen needs the encoder to freeze: pass it as JEPA(config, teacher), or give "
-                "teacher.weights to `python -m launch train`; fresh random weights would be frozen otherwise"
+                "teacher.source=frozen needs the encoder to freeze: pass it as JEPA(config, teacher), or set "
+                "teacher.weights for `python -m launch train`; otherwise random weights would be frozen"
             )
         for name in ("patch", "tubelet"):
             mine, its = getattr(encoder.config, name), getattr(frozen, name)
             if mine != its:
                 raise ValueError(
-                    f"teacher.weights: a frozen encoder must cut clips into the same tokens, its {name} is {its} and "
-                    f"encoder.{name} is {mine}; set encoder.{name}={its} or take another teacher"
+                    f"teacher.weights: a frozen encoder must have the same token grid, but its {name} is {its} and "
+                    f"encoder.{name} is {mine}; set encoder.{name}={its} or use another teacher"
                 )
-        with torch.random.fork_rng(devices=[]):  # what comes after draws the weights it would draw with any source
+        with torch.random.fork_rng(devices=[]):  # later modules get the same initial weights with any source
             teacher = build_encoder(frozen)
         return cls(teacher, (-1,) if tuple(levels) == (-1,) else choose_levels(frozen.shape.depth, len(levels)))
 
@@ -171,11 +177,11 @@ class FrozenTargets(TargetEncoder):
 
     @classmethod
     def flops(cls, encoder: EncoderConfig, frozen: EncoderConfig | None) -> float:
-        """See `Targets`: the frozen encoder sees the run's clips, whatever it was trained on."""
+        """See `Targets`: the frozen encoder runs on this run's clips, whatever it was trained on."""
         return encoder_flops(frozen or encoder, math.prod(encoder.grid), embedded=True)
 
     def update(self, encoder: nn.Module, momentum: float) -> None:
-        """Nothing moves."""
+        """Nothing to update."""
 
     @property
     def moving_average(self) -> nn.Module | None:
@@ -185,7 +191,7 @@ class FrozenTargets(TargetEncoder):
 
 @TARGETS.register("stop_gradient")
 class OwnTargets(Targets):
-    """The context encoder's own output, shown everything, without gradient: a moving average of momentum 0."""
+    """The context encoder's own output on the unmasked clip, without gradient: an EMA with momentum 0."""
 
     follows_encoder = True
 
@@ -207,13 +213,13 @@ class OwnTargets(Targets):
     def forward(self, video: Tensor, encoder: Any) -> Tensor:
         """video [B, C, T, H, W] -> [B, N, levels * D]."""
         targets = normalised_levels(encoder, video, self.levels)
-        torch.clear_autocast_cache()  # weights cast here carry no gradient, and are the ones trained next
+        torch.clear_autocast_cache()  # weights cast under no_grad must not be reused in the training pass
         return targets
 
 
 @TARGETS.register("pixels")
 class PixelTargets(Targets):
-    """The pixels of each tubelet, normalised inside it (masked autoencoder)."""
+    """The pixels of each tubelet, normalised per tubelet (masked autoencoder)."""
 
     has_levels = False
 
@@ -234,7 +240,7 @@ class PixelTargets(Targets):
 
     @classmethod
     def flops(cls, encoder: EncoderConfig, frozen: EncoderConfig | None) -> float:
-        """See `Targets`: nothing is multiplied."""
+        """See `Targets`: no matrix products."""
         return 0.0
 
     @torch.no_grad()
@@ -245,7 +251,7 @@ class PixelTargets(Targets):
 
 
 def normalised_levels(encoder: Any, video: Tensor, levels: Sequence[int]) -> Tensor:
-    """Features of the blocks `levels` for all tokens, each normalised over D, joined: [B, N, levels * D]."""
+    """Features of all tokens after the blocks `levels`, each normalised over D, concatenated: [B, N, levels * D]."""
     features = all_levels(encoder, video, levels)
     return torch.cat([functional.layer_norm(level.float(), level.shape[-1:]) for level in features], dim=-1)
 
@@ -253,6 +259,6 @@ def normalised_levels(encoder: Any, video: Tensor, levels: Sequence[int]) -> Ten
 def make_targets(
     config: TeacherConfig, encoder: Any, levels: Sequence[int] = (-1,), frozen: EncoderConfig | None = None
 ) -> Targets:
-    """The targets a config asks for; see `Targets.build`."""
+    """Build the targets that the config selects; see `Targets.build`."""
     found: Targets = TARGETS.find(config.source).build(encoder, levels, frozen)
     return found

@@ -262,7 +262,7 @@ def test_a_series_ends_where_clips_a_second_or_memory_do(monkeypatch: pytest.Mon
 
 
 def test_other_mistakes_are_not_hidden_in_a_row() -> None:
-    with pytest.raises(ValueError, match="more mask than grid|leaves"):
+    with pytest.raises(ValueError, match="a sum of at most 1|leaves"):
         measure(tiny("data.crop=8"), 1, 1)
 
 

@@ -68,7 +68,7 @@ def test_sincos_encoder_goes_to_every_format_but_transformers(tmp_path: Path) ->
     origin = make_origin("sincos")
     for kind in ("native", "meta", "program"):
         assert export_origin(origin, tmp_path / kind, kind) <= TOLERANCE
-    with pytest.raises(ValueError, match="transformers has a class for rotary positions"):
+    with pytest.raises(ValueError, match="transformers supports only rotary positions"):
         export_origin(origin, tmp_path / "hf", "transformers", picture=True)
     assert not (tmp_path / "hf").exists()
 

@@ -47,7 +47,7 @@ def test_perfect_encoder_scores_one_and_a_constant_one_chance() -> None:
 
 @pytest.mark.parametrize("folds", [0, 3])
 def test_labels_of_the_reported_set_change_neither_choices_nor_heads(folds: int) -> None:
-    """All but the scores is bit-equal with the labels of the reported set shuffled."""
+    """All but the scores is bit-equal with the labels of the test set shuffled."""
     known, asked = tell(read_labels(60), 0.2), tell(read_labels(30), 0.2, 1)
     shuffled = Features(asked.source, asked.labels.roll(1), asked.keys, asked.pooled)
     config = replace(ALL, folds=folds, shares=(0.5,), share_seeds=2)
@@ -158,7 +158,7 @@ def test_unfinished_work_is_that_of_the_same_tokens_not_of_the_same_means(tmp_pa
     folders = set()
     for description, views in (("layers 2", 2), ("layers 0, 2", 2), ("layers 2", 3)):
         known.description, known.views = description, views
-        folders.add(module.Place.open(tmp_path, ALL, {"x": known}, {"x": known}).folder)
+        folders.add(module.FinishedHeads.open(tmp_path, ALL, {"x": known}, {"x": known}).folder)
     assert len(folders) == 3
 
 
@@ -183,7 +183,7 @@ def test_a_sample_is_one_neighbour_however_many_views_it_has() -> None:
         (torch.tensor([0, 1, -1]), CLASSES, "1 samples of the training set have no label"),
         (torch.tensor([0, 1, 2]), [], "must name its classes"),
         (torch.tensor([0.0, 1.0, float("nan")]), [], "1 samples of the training set have no label"),
-        (torch.tensor([0.0, 1.0, 2.0]), CLASSES, "there are no classes"),
+        (torch.tensor([0.0, 1.0, 2.0]), CLASSES, "it must have no classes"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: Tensor, classes: Sequence[str], message: str) -> None:

@@ -65,7 +65,7 @@ def test_only_means_are_kept_where_no_head_reads_tokens(data: DataConfig, encode
     order = Order({"encoder": FrozenEncoder(encoder)}, EvalLoader(data, 4), tokens=False)
     features = extract(order)["encoder"]
     assert torch.equal(features.pooled, extract(replace(order, tokens=True))["encoder"].pooled)
-    with pytest.raises(ValueError, match="only the means"):
+    with pytest.raises(ValueError, match="only the token means"):
         features.pick(torch.tensor([0]), torch.tensor([0]))
 
 

@@ -1,4 +1,4 @@
-"""Sweeps of attentive heads: each is what it would be alone, and the reported set is never seen."""
+"""Sweeps of attentive heads: each is what it would be alone, and the test set is never seen."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_labels_of_the_reported_set_change_neither_choice_nor_head(depth: int) -
         asked.source.read(torch.arange(24), torch.zeros(24).long())[:, None], 3 - asked.labels
     )
     recipe = Recipe(Task(4), AttentiveConfig(lrs=(1e-2, 1e-4), epochs=2, seeds=2), depth, folds=2)
-    first, second = (fit_attentive(known, reported, recipe) for reported in (asked, shuffled))
+    first, second = (fit_attentive(known, test, recipe) for test in (asked, shuffled))
     assert first.choice == second.choice
     assert torch.equal(first.probabilities, second.probabilities)
     assert first.head is not None

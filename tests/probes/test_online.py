@@ -19,7 +19,7 @@ from data.loading.loader import DataConfig
 from data.packing.pack import PackConfig, pack
 from launch.__main__ import main
 from probes.metrics import wilson
-from probes.online import OnlineProbe, choose_places, judge, undisturbed
+from probes.online import OnlineProbe, choose_samples, score_heads, undisturbed
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
@@ -109,18 +109,18 @@ def test_features_that_tell_the_classes_apart_are_judged_so() -> None:
     labels = torch.arange(60) % 3
     known, asked = (torch.eye(3)[labels] * 4 + torch.randn(60, 3) for _ in range(2))
     with torch.no_grad():
-        found = judge(known, labels, asked, labels, 3)
-        noise = judge(torch.randn(60, 3), labels, torch.randn(60, 3), labels, 3)
+        found = score_heads(known, labels, asked, labels, 3)
+        noise = score_heads(torch.randn(60, 3), labels, torch.randn(60, 3), labels, 3)
     assert min(found["linear"].top1, found["knn"].top1) > 0.85
     assert max(noise["linear"].top1, noise["knn"].top1) < 0.6
 
 
 def test_clips_are_chosen_once_and_at_random() -> None:
-    chosen = choose_places(1000, 100, seed=0)
-    assert chosen == choose_places(1000, 100, seed=0) == sorted(set(chosen))
+    chosen = choose_samples(1000, 100, seed=0)
+    assert chosen == choose_samples(1000, 100, seed=0) == sorted(set(chosen))
     assert len(chosen) == 100
     assert len({place % 12 for place in chosen}) == 12  # labels may come in turn
-    assert choose_places(5, 0, seed=0) == choose_places(5, 9, seed=0) == [0, 1, 2, 3, 4]
+    assert choose_samples(5, 0, seed=0) == choose_samples(5, 9, seed=0) == [0, 1, 2, 3, 4]
 
 
 def test_sets_without_labels_are_refused_before_the_run(tmp_path: Path, shards: Path) -> None:
@@ -129,7 +129,7 @@ def test_sets_without_labels_are_refused_before_the_run(tmp_path: Path, shards: 
     for number, video in enumerate(sorted((tmp_path / "videos").rglob("*.mp4"))):
         video.rename(tmp_path / "flat" / f"{number}.mp4")
     pack(str(tmp_path / "flat"), str(tmp_path / "shards"), PackConfig())
-    with pytest.raises(ValueError, match="the online probe needs labels, and the same classes in both of its sets"):
+    with pytest.raises(ValueError, match="the online probe needs labels and the same classes in both sets"):
         OnlineProbe(str(shards), str(tmp_path / "shards"), DataConfig(frames=4, stride=1, crop=32), 8, every=1)
 
 

@@ -47,7 +47,7 @@ def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:
 
 def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     for path, words in (
-        ("absent", "there is nothing at"), ("run", "is a run directory; export it"), ("last.ckpt", "export it first"),
+        ("absent", "does not exist"), ("run", "is a run directory; export it"), ("last.ckpt", "export it first"),
         ("notes.txt", "must be a folder or a file ending in"), ("other", "encoder.json is missing"),
         ("bert", "model_type must be 'vjepa2', got 'bert'"),
     ):  # fmt: skip

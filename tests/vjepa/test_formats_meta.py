@@ -123,7 +123,7 @@ def test_positions_are_asked_for_where_the_file_does_not_tell(tmp_path: Path) ->
     content = make_checkpoint(1)
     del content["predictor"]
     path = write(content, tmp_path)
-    with pytest.raises(ValueError, match=r"say positions=sincos \(V-JEPA 1\) or positions=rotary"):
+    with pytest.raises(ValueError, match=r"give positions=sincos \(V-JEPA 1\) or positions=rotary"):
         load_meta(path, "encoder", HEADS)
     loaded = load_meta(path, "encoder", Hints(heads=2, positions="sincos"))
     assert loaded.encoder.config.positions == "sincos"
@@ -217,7 +217,7 @@ DAMAGES: dict[str, tuple[Callable[[Checkpoint], Any], str]] = {
         r"norm\.bias is \[25\], the model has \[24\]",
     ),
     "not a number": (lambda c: changed(c, "encoder", norm__bias=NOT_A_NUMBER), r"norm\.bias .* not finite"),
-    "no tensor": (lambda c: changed(c, "encoder", norm__bias="x"), r"tensors only.*norm\.bias"),
+    "no tensor": (lambda c: changed(c, "encoder", norm__bias="x"), r"only tensors.*norm\.bias"),
     "altered table": (
         lambda c: changed(c, "encoder", pos_embed=BROKEN_TABLE),
         r"no sin-cos table: .*\(2x2x2\) differs by 0\.1",

@@ -13,11 +13,11 @@ from vjepa.jepa import JEPA, JepaConfig
 def test_what_is_not_finite_or_far_above_the_average_is_refused() -> None:
     guard = Guard(spike=5.0)
     one = torch.tensor(1.0)
-    assert all(guard.judge([one]) == 0 for _ in range(SETTLING))
-    assert guard.judge([4 * one]) == 0
-    assert [float(guard.judge([value * one])) for value in (50, float("nan"), float("inf"))] == [1, 1, 1]
+    assert all(guard.check([one]) == 0 for _ in range(SETTLING))
+    assert guard.check([4 * one]) == 0
+    assert [float(guard.check([value * one])) for value in (50, float("nan"), float("inf"))] == [1, 1, 1]
     assert (int(guard.skipped), int(guard.skipped_in_a_row)) == (3, 3)
-    assert guard.judge([one]) == 0
+    assert guard.check([one]) == 0
     assert (int(guard.skipped), int(guard.skipped_in_a_row)) == (3, 0)
     assert float(guard.average) == pytest.approx(1.0705, abs=1e-3)  # 4, then 5 times 1.03 for the 50, then 1
 
@@ -25,8 +25,8 @@ def test_what_is_not_finite_or_far_above_the_average_is_refused() -> None:
 def test_a_gradient_that_stays_large_is_accepted_after_some_updates() -> None:
     guard = Guard(spike=20.0)
     for norm in [0.13] * SETTLING:
-        guard.judge([torch.tensor(norm)])
-    verdicts = [float(guard.judge([torch.tensor(10.0)])) for _ in range(20)]
+        guard.check([torch.tensor(norm)])
+    verdicts = [float(guard.check([torch.tensor(10.0)])) for _ in range(20)]
     assert verdicts == [1.0] * 8 + [0.0] * 12  # 0.13 * 20 * 1.19 ** 8 is the first limit above 10
     assert int(guard.skipped_in_a_row) == 0
 
@@ -34,14 +34,14 @@ def test_a_gradient_that_stays_large_is_accepted_after_some_updates() -> None:
 def test_what_is_not_finite_is_refused_for_ever() -> None:
     guard = Guard(spike=20.0)
     for norm in [1.0] * SETTLING + [float("nan"), float("inf")] * 20:
-        guard.judge([torch.tensor(norm)])
+        guard.check([torch.tensor(norm)])
     assert (int(guard.skipped_in_a_row), float(guard.average)) == (40, 1.0)
 
 
 def test_a_run_that_settles_is_not_judged_by_its_first_gradients() -> None:
     guard = Guard(spike=5.0)
-    assert guard.judge([torch.tensor(1e-3)]) == 0
-    assert guard.judge([torch.tensor(10.0)]) == 0
+    assert guard.check([torch.tensor(1e-3)]) == 0
+    assert guard.check([torch.tensor(10.0)]) == 0
 
 
 @pytest.mark.parametrize("harm", [float("nan"), float("inf"), 1.0])

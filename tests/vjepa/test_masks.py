@@ -127,7 +127,7 @@ def test_uniform_numbers_are_uniform_and_independent_of_the_others() -> None:
     ("wrong", "message"),
     [
         ({"spatial_scale": (0.7, 0.2)}, "masks.spatial_scale"),
-        ({"keep": 0.6, "predict": 0.6}, "more mask than grid"),
+        ({"keep": 0.6, "predict": 0.6}, "with a sum of at most 1"),
         ({"keep": 0.6}, "set together"),
         ({"num_blocks": 0}, "masks.num_blocks"),
         ({"max_temporal_keep": 0.0}, "masks.max_temporal_keep"),

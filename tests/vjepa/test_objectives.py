@@ -187,7 +187,7 @@ def test_equal_views_attract_no_more() -> None:
 
 
 def test_choices_that_cannot_be_meant_are_refused(tiny: JepaConfig) -> None:
-    with pytest.raises(ValueError, match=r"teacher.weights must be given with teacher.source=frozen"):
+    with pytest.raises(ValueError, match=r"teacher.weights is required with teacher.source=frozen"):
         TeacherConfig(source="frozen")
     other = Encoder(replace(tiny.encoder, patch=16))
     with pytest.raises(ValueError, match=r"same tokens, its patch is 16 and encoder.patch is 8"):

@@ -1,4 +1,4 @@
-"""From stored pixels to what an encoder sees."""
+"""Normalisation of stored pixels for the encoder."""
 
 import pytest
 import torch

@@ -104,7 +104,7 @@ def test_sigreg_pulls_a_collapsed_cloud_apart() -> None:
     optimizer = torch.optim.Adam([rows], lr=0.05)
     for draw in range(200):
         optimizer.zero_grad()
-        regulariser.judge(rows, draw).backward()
+        regulariser.score_rows(rows, draw).backward()
         optimizer.step()
     assert float(rows.detach().std(0).mean()) == pytest.approx(1.0, abs=0.15)
 
@@ -128,7 +128,7 @@ def test_terms_behind_an_expander_reach_encoder_and_expander() -> None:
 
 
 def test_config_refuses_what_cannot_be_meant() -> None:
-    with pytest.raises(ValueError, match=r"regulariser.expander needs a term"):
+    with pytest.raises(ValueError, match=r"regulariser.expander has no effect without a term"):
         RegulariserConfig(expander=64)
     with pytest.raises(ValueError, match=r"must be at least 0"):
         RegulariserConfig(sigreg=-1.0)
@@ -200,9 +200,9 @@ def test_motion_weighs_the_tokens_whose_pixels_change() -> None:
 
 def test_motion_without_weights_and_temporal_without_a_grid_are_refused() -> None:
     features, index = torch.randn(4, 8, 6), torch.arange(8).repeat(4, 1)
-    with pytest.raises(ValueError, match=r"regulariser.motion needs the weights"):
+    with pytest.raises(ValueError, match=r"regulariser.motion needs token weights"):
         Regulariser(RegulariserConfig(variance=1.0, motion=True), 6)(features, index, 8, 0)
-    with pytest.raises(ValueError, match=r"regulariser.temporal needs the grid"):
+    with pytest.raises(ValueError, match=r"regulariser.temporal needs the token grid"):
         Regulariser(RegulariserConfig(temporal=1.0), 6)(features, index, 8, 0)
 
 

@@ -21,7 +21,7 @@ SETTINGS = {
 }
 
 
-def judge(config: RegulariserConfig, rank: int, ranks: int) -> list[Tensor]:
+def score(config: RegulariserConfig, rank: int, ranks: int) -> list[Tensor]:
     """Loss, then gradients of an encoder and of the expander, of one of `ranks` equal parts of eight clips."""
     torch.manual_seed(0)
     encoder, regulariser = nn.Linear(5, 6), Regulariser(config, 6)
@@ -40,7 +40,7 @@ def run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for name, config in SETTINGS.items():
-        values = judge(config, rank, 2)
+        values = score(config, rank, 2)
         for value in values[1:]:
             distributed.all_reduce(value)
             value /= 2
@@ -57,7 +57,7 @@ def test_statistics_over_two_ranks_equal_those_of_one_process_in_loss_and_gradie
         process.join()
         assert process.exitcode == 0
     for name, config in SETTINGS.items():
-        wanted = judge(config, 0, 1)
+        wanted = score(config, 0, 1)
         for rank in range(2):
             found = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
             for mine, theirs in zip(found, wanted, strict=True):
@@ -66,4 +66,4 @@ def test_statistics_over_two_ranks_equal_those_of_one_process_in_loss_and_gradie
 
 def test_without_the_option_a_half_is_not_the_whole() -> None:
     alone = replace(ALL, over_ranks=False)
-    assert not torch.allclose(judge(alone, 0, 2)[0], judge(alone, 0, 1)[0], rtol=1e-3)
+    assert not torch.allclose(score(alone, 0, 2)[0], score(alone, 0, 1)[0], rtol=1e-3)

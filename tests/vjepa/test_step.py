@@ -62,7 +62,7 @@ def test_mask_tokens_start_at_zero_one_for_each_kind(tiny: JepaConfig) -> None:
     tokens = JEPA(tiny).predictor.mask_tokens
     assert len(tokens) == 2
     assert all((token == 0).all() for token in tokens)
-    with pytest.raises(ValueError, match=r"predictor.mask_tokens must be null or at least the 2"):
+    with pytest.raises(ValueError, match=r"predictor.mask_tokens must be null or at least the number of masks"):
         JEPA(replace(tiny, predictor=replace(tiny.predictor, mask_tokens=1)))
 
 
@@ -128,7 +128,7 @@ def test_shares_of_the_run_set_warmup_and_horizon_whatever_its_length() -> None:
         assert 1 / (1 - last) == pytest.approx(0.5 * steps)
     assert TeacherConfig(momentum=0.9).momenta(7) == (0.9, 1.0)
     assert teacher.momenta(1) == (0.0, 0.0)  # never below a teacher without memory
-    with pytest.raises(ValueError, match=r"teacher.horizon must be two shares above 0"):
+    with pytest.raises(ValueError, match=r"teacher.horizon must be null or two fractions"):
         TeacherConfig(horizon=(0.1, 0.0))
 
 

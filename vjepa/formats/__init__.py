@@ -1,1 +1,1 @@
-"""One file a format: each reads or writes encoders and predictors in it."""
+"""File formats of encoders and predictors: one module per format."""

@@ -1,4 +1,4 @@
-"""Nothing is lost in silence: a file's tensors are used or named as ignored, a model's parameters are all filled."""
+"""Strict loading: every tensor of a file is used or reported as ignored, every parameter of a model is filled."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,21 +14,21 @@ from vjepa.positions import sincos_table
 from vjepa.predictor import Predictor
 
 Built = TypeVar("Built", Encoder, Predictor)
-SHOWN = 5  # differences that an error spells out
+SHOWN = 5  # maximum number of problems listed in an error
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What was found in somebody's file."""
+    """The weights loaded from a file, and how they were interpreted."""
 
     encoder: Encoder
     predictor: Predictor | None
     source: str  # the file, and the part of it that was read
     ignored: dict[str, str] = field(default_factory=dict)  # name in the file -> why it is not used
-    assumed: tuple[str, ...] = ()  # what the file does not say and was taken from elsewhere
+    assumed: tuple[str, ...] = ()  # values that are not in the file
 
     def __str__(self) -> str:
-        """What was read, assumed and left aside, in words."""
+        """A readable summary of what was loaded, assumed and ignored."""
         config = self.encoder.config
         shape, (t, h, w) = config.shape, config.grid
         lines = [
@@ -46,14 +46,14 @@ class Pretrained:
 
 
 def build_empty(make: Callable[[], Built]) -> Built:
-    """A module to be filled: ours without drawing its parameters, which takes longer than reading a file."""
+    """Build a module to be filled; ours skip random initialisation, which takes longer than reading a file."""
     with torch.device("meta"):
         module = make()
     if not isinstance(module, (Encoder, Predictor)):
-        return make()  # somebody's own: what its constructor computes must be computed
+        return make()  # a custom module: its constructor must run normally
     module = module.to_empty(device="cpu")
     beside = {name for name, _ in module.named_buffers()} - module.state_dict().keys()
-    assert beside == {"position_table"}, beside  # nothing else would be left without values
+    assert beside == {"position_table"}, beside  # any other buffer would be left uninitialised
     if module.position_table.numel():
         config = module.config if isinstance(module, Encoder) else module.encoder_config
         module.position_table = sincos_table(module.position_table.shape[1], config.grid)
@@ -76,7 +76,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
         if not tensor.is_floating_point():
             raise ValueError(
                 f"{source}: {name} holds {str(tensor.dtype).removeprefix('torch.')} where floating-point weights are "
-                "needed; it is quantised, or no file of weights: give the original"
+                "needed; it is quantised or not a weights file: give the original"
             )
         if not _is_finite(tensor):
             raise ValueError(
@@ -92,9 +92,9 @@ def list_some(problems: list[str]) -> str:
 
 
 def resize_encoder(encoder: Encoder, frames: int = 0, crop: int = 0) -> Encoder:
-    """The same weights for clips of another length (frames) or size (pixels); 0 keeps what it has.
+    """The same weights for clips of another length (frames) or size (pixels); 0 keeps the current value.
 
-    Sin-cos tables are made anew for the new grid, rotary positions go on as they are.
+    Sin-cos tables are recomputed for the new grid; rotary positions are unchanged.
     """
     config = replace(encoder.config, frames=frames or encoder.config.frames, crop=crop or encoder.config.crop)
     resized: Encoder = build_empty(lambda: build_encoder(config))
@@ -103,10 +103,10 @@ def resize_encoder(encoder: Encoder, frames: int = 0, crop: int = 0) -> Encoder:
 
 
 def start_from(pretrained: Pretrained, encoder: Encoder, predictor: Predictor | None = None) -> None:
-    """Give the encoder (and the predictor) of a new run the weights that were read.
+    """Initialise the encoder (and predictor) of a new run from loaded weights.
 
-    Another crop size or number of frames is fine. ValueError, naming the config keys that would fit, where the
-    architecture differs or a predictor is wanted and the file has none.
+    Crop size and number of frames may differ. Raises ValueError if a predictor is needed and the file has none, or if
+    the architecture differs; the error names the config keys that would match.
     """
     problems = _differences(pretrained.encoder.config, encoder.config, "encoder", _ENCODER_KEYS)
     if predictor is not None:
@@ -121,14 +121,14 @@ def start_from(pretrained: Pretrained, encoder: Encoder, predictor: Predictor | 
     fill(encoder, pretrained.encoder.state_dict(), pretrained.source)
     if predictor is not None and pretrained.predictor is not None:
         weights = pretrained.predictor.state_dict()
-        # A run has one mask token a kind of mask; the file may have more (V-JEPA 2 has 10), of which the first serve.
+        # A run has one mask token per mask; if the file has more (V-JEPA 2 has 10), the first ones are used.
         kept = {name for name in predictor.state_dict() if name.startswith("mask_tokens")}
         weights = {name: value for name, value in weights.items() if name in kept or "mask_tokens" not in name}
         fill(predictor, weights, pretrained.source)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    low, high = tensor.detach().aminmax()  # a single pass; whatever is not a number comes through
+    low, high = tensor.detach().aminmax()  # a single pass; NaN propagates
     return math.isfinite(low) and math.isfinite(high)
 
 
@@ -137,12 +137,12 @@ _PREDICTOR_KEYS = ("width", "depth", "hidden")
 
 
 def _flat(config: Any) -> Any:
-    """A config whose numbers in force can be read by their keys."""
+    """A config whose effective values can be read as attributes."""
     return SimpleNamespace(**config.describe()) if isinstance(config, EncoderConfig) else config
 
 
 def _differences(found: Any, wanted: Any, where: str, keys: tuple[str, ...]) -> list[str]:
-    """What differs between the config of a file and the one of a run, in the words of the config."""
+    """Differences between a file's config and a run's config, named by config key."""
     problems = []
     found, wanted = _flat(found), _flat(wanted)
     for key in keys:

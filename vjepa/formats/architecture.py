@@ -1,4 +1,4 @@
-"""Architecture read from the shapes of a state dict that carries our names (timm's and V-JEPA's are the same)."""
+"""Infer the architecture from tensor shapes in a state dict with our names (equal to timm's and V-JEPA's)."""
 
 import re
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from vjepa.positions import Grid, RotaryOrder, sincos_table
 from vjepa.predictor import PredictorConfig
 
 Positions = Literal["sincos", "rotary"]
-TABLE_TOLERANCE = 1e-3  # of a frozen position table, which may have been stored in half precision
+TABLE_TOLERANCE = 1e-3  # for frozen position tables, which may have been stored in half precision
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What a file of weights cannot say for itself; 0 and None: read or taken from the published tables."""
+    """Architecture details that a weights file does not contain; 0 and None: inferred or as published."""
 
     heads: int = 0  # of the encoder
     predictor_heads: int = 0
@@ -29,7 +29,7 @@ class Hints:
 
 
 def read_shape(weights: Mapping[str, Tensor], name: str, dimensions: int, source: str) -> tuple[int, ...]:
-    """Shape of a tensor that has to be there with that many dimensions."""
+    """Shape of a tensor; ValueError if it is missing or has another number of dimensions."""
     if name not in weights:
         raise ValueError(f"{source} has no {name}; it begins with {', '.join(sorted(weights)[:3]) or 'nothing'}")
     shape = tuple(weights[name].shape)
@@ -39,7 +39,7 @@ def read_shape(weights: Mapping[str, Tensor], name: str, dimensions: int, source
 
 
 def count_blocks(weights: Mapping[str, Tensor], stem: str, source: str) -> int:
-    """Blocks `stem`.0, `stem`.1, ...; ValueError where one in between is missing, or there is none."""
+    """Number of blocks `stem`.0, `stem`.1, ...; ValueError if there are none or one is missing."""
     matches = (re.match(rf"{re.escape(stem)}\.(\d+)\.", name) for name in weights)
     found = {int(match.group(1)) for match in matches if match}
     missing = sorted(set(range(max(found, default=0) + 1)) - found)
@@ -75,20 +75,20 @@ def read_encoder_config(
 def name_size(
     width: int, depth: int, hidden: int, positions: Positions, heads: int, source: str
 ) -> tuple[SizeName, int, float]:
-    """Name, heads and MLP ratio of an encoder; ValueError where the heads cannot be known.
+    """Name, heads and MLP ratio of an encoder; ValueError if the number of heads cannot be determined.
 
     V-JEPA 1's giant has 16 heads, V-JEPA 2's 22; every other size is the same in both.
     """
     for name, (table_width, table_depth, table_heads, ratio) in SIZES.items():
         if (table_width, table_depth, round(table_width * ratio)) == (width, depth, hidden):
-            known = 16 if (name, positions) == ("giant", "sincos") else table_heads
-            chosen = heads or known
+            published = 16 if (name, positions) == ("giant", "sincos") else table_heads
+            chosen = heads or published
             return (name if chosen == table_heads else "custom"), chosen, ratio  # type: ignore[return-value]
     if not heads:
         near = [f"{name} has {size[1]} blocks" for name, size in SIZES.items() if size[0] == width]
         raise ValueError(
             f"{source} holds {depth} blocks of width {width} with an MLP of {hidden}, which is no published size"
-            f"{f' ({near[0]}; are some missing?)' if near else ''}; if it is meant so, say how many heads it has"
+            f"{f' ({near[0]}; are some missing?)' if near else ''}; if that is intended, give the number of heads"
         )
     return "custom", heads, hidden / width
 
@@ -96,10 +96,12 @@ def name_size(
 def read_predictor_config(
     weights: Mapping[str, Tensor], source: str, encoder: EncoderConfig, heads: int
 ) -> PredictorConfig:
-    """Config of a predictor; ValueError where it belongs to an encoder of another width."""
+    """Config of a predictor; ValueError if it belongs to an encoder of another width."""
     width, encoder_width = read_shape(weights, "predictor_embed.weight", 2, source)
     if encoder_width != encoder.shape.width:
-        raise ValueError(f"{source} takes features of width {encoder_width}, the encoder makes {encoder.shape.width}")
+        raise ValueError(
+            f"{source} takes features of width {encoder_width}, but the encoder has width {encoder.shape.width}"
+        )
     depth = count_blocks(weights, "predictor_blocks", source)
     hidden = read_shape(weights, "predictor_blocks.0.mlp.fc1.weight", 2, source)[0]
     tokens = sum(name.startswith("mask_tokens.") for name in weights)
@@ -107,9 +109,9 @@ def read_predictor_config(
 
 
 def read_grid(table: Tensor, width: int, source: str) -> Grid:
-    """Grid (t, h, w), h = w, whose sin-cos table is `table` [1, N, D]; ValueError where there is none.
+    """Grid (t, h, w), h = w, whose sin-cos table is `table` [1, N, D].
 
-    The largest difference to the nearest candidate is named.
+    If there is none, a ValueError gives the largest difference from the closest candidate.
     """
     if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != width:
         raise ValueError(f"{source}: a position table must be [1, N, {width}], got {list(table.shape)}")
@@ -130,7 +132,7 @@ def read_grid(table: Tensor, width: int, source: str) -> Grid:
 
 
 def check_table(table: Tensor, width: int, grid: Grid, source: str) -> None:
-    """Raise ValueError where `table` [1, N, D] is not the sin-cos table of `grid`."""
+    """Raise ValueError if `table` [1, N, D] is not the sin-cos table of `grid`."""
     expected = sincos_table(width, grid)
     if table.shape != (1, *expected.shape):
         raise ValueError(f"{source}: the table must be [1, {len(expected)}, {width}], got {list(table.shape)}")

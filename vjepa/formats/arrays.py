@@ -1,6 +1,6 @@
-"""Named tensors in one file with text beside them: safetensors, or npz for whoever has numpy alone.
+"""Named tensors and text metadata in one file: safetensors, or npz for use with numpy alone.
 
-In an npz the text stands in the array `metadata`, as json.
+In an npz file the metadata is the array `metadata`, as json.
 """
 
 import json
@@ -20,7 +20,7 @@ METADATA = "metadata"
 
 
 def write_arrays(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str], to: ArrayFormat) -> None:
-    """Write tensors to `path` in the format `to`, whatever the path ends in."""
+    """Write tensors to `path` in the format `to`, regardless of the file extension."""
     if to == "safetensors":
         write_safetensors(tensors, path, metadata)
         return
@@ -31,9 +31,9 @@ def write_arrays(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The text of a file that `write_arrays` wrote, by the path's ending; empty where it has none.
+    """Read the metadata of a file from `write_arrays`, in the format of its extension; empty if it has none.
 
-    Raises ValueError where the file is damaged.
+    Raises ValueError if the file is damaged.
     """
     try:
         if path.suffix == ".npz":

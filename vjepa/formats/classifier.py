@@ -1,8 +1,7 @@
 """An attentive probe on its encoder as transformers' VJEPA2ForVideoClassification.
 
-The probe of V-JEPA 1, one learned query that looks at all tokens, is transformers' attentive pooler without
-self-attention layers, and a linear classifier; that of V-JEPA 2 has three such layers. Writing needs the extra
-`transformers`.
+V-JEPA 1's probe, cross-attention with one learned query, equals transformers' attentive pooler without self-attention
+layers, followed by a linear classifier; V-JEPA 2's has three such layers. Writing needs the extra `transformers`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +25,8 @@ def to_classifier(
 ) -> "VJEPA2ForVideoClassification":
     """A VJEPA2ForVideoClassification with these weights.
 
-    head: tensors of an attentive probe under V-JEPA's names, its norms with an epsilon of 1e-6; heads: its attention
-    heads; labels: class names in the order of its outputs. Raises ValueError for an encoder that VJEPA2Model cannot
-    compute, or a probe that its pooler cannot.
+    head: tensors of an attentive probe with V-JEPA's names and LayerNorm epsilon 1e-6; heads: its attention heads;
+    labels: class names in output order. Raises ValueError if VJEPA2Model cannot represent the encoder or the probe.
     """
     from transformers import VJEPA2ForVideoClassification
 
@@ -47,9 +45,9 @@ def to_classifier(
     theirs = VJEPA2ForVideoClassification(settings)
     theirs.vjepa2 = model
     named = _renamed(head)
-    for part, words in (("pooler", "the attentive head"), ("classifier", "its classifier")):
+    for part, source in (("pooler", "the attentive head"), ("classifier", "its classifier")):
         weights = {name.removeprefix(f"{part}."): value for name, value in named.items() if name.startswith(f"{part}.")}
-        fill(getattr(theirs, part), weights, words)
+        fill(getattr(theirs, part), weights, source)
     return theirs
 
 
@@ -66,9 +64,9 @@ def save_classifier(
 
 
 def read_classifier(folder: str | Path) -> tuple[dict[str, Tensor], int, list[str]]:
-    """The head of a classifier's folder: tensors under V-JEPA's names, attention heads, class names.
+    """Read the head of a classifier folder: tensors with V-JEPA's names, number of attention heads, class names.
 
-    transformers itself is not needed. Raises ValueError where the folder holds no classifier.
+    Does not need transformers. Raises ValueError if the folder has no classifier.
     """
     folder = Path(folder)
     settings, weights = read_settings(folder), read_weights(folder)
@@ -95,7 +93,7 @@ _JOINED = {  # a projection that V-JEPA keeps as one -> its parts in transformer
 
 
 def _renamed(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The probe's tensors under transformers' names; queries, keys and values apart."""
+    """The probe's tensors with transformers' names; queries, keys and values are separate there."""
     named = {}
     for name, tensor in head.items():
         place, stem, kind = _cut(name)
@@ -121,7 +119,7 @@ def _cut(name: str) -> tuple[str, str, str]:
 
 
 def _named_back(theirs: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Transformers' tensors under the probe's names; ValueError where a part of a joined one is missing."""
+    """Transformers' tensors with the probe's names; ValueError if part of a fused projection is missing."""
     back = {new: old for old, new in _NAMES.items()}
     wholes = {part: whole for whole, parts in _JOINED.items() for part in parts}
     named: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
-"""The encoder as a graph that runs without our code: ONNX for any runtime, a torch.export program for torch alone.
+"""The encoder as a graph that runs without our code: ONNX for any runtime, or a torch.export program for torch.
 
-Both take `video` float32 [B, 3, T, H, W], normalised, and give `features` [B, N, D]; B is free, T, H and W are those
-the encoder was trained on. Writing ONNX needs the extra `onnx`.
+Both map `video`, normalised float32 [B, 3, T, H, W], to `features` [B, N, D]. B is dynamic; T, H and W are fixed to
+those of training. Writing ONNX needs the extra `onnx`.
 """
 
 import json
@@ -19,7 +19,7 @@ ONNX, PROGRAM, DESCRIPTION = "encoder.onnx", "encoder.pt2", "graph.json"
 
 
 class Features(nn.Module):
-    """The encoder with its one input."""
+    """The encoder with a single input."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Features(nn.Module):
 
 
 def save_onnx(encoder: Encoder, folder: str | Path) -> Path:
-    """Write `encoder.onnx` and what it expects; weights over 2 GB go to a file beside it. Returns the file."""
+    """Write `encoder.onnx` and `graph.json`; weights over 1.9 GB go to a separate file. Returns the ONNX file."""
     path = _describe(encoder, Path(folder)) / ONNX
     program = _trace(encoder)
     quiet = logging.getLogger("torch.onnx")
@@ -56,7 +56,7 @@ def save_onnx(encoder: Encoder, folder: str | Path) -> Path:
 
 
 def save_program(encoder: Encoder, folder: str | Path) -> Path:
-    """Write `encoder.pt2`, which torch.export.load reads, and what it expects. Returns the file."""
+    """Write `encoder.pt2`, for torch.export.load, and `graph.json`. Returns the program file."""
     path = _describe(encoder, Path(folder)) / PROGRAM
     torch.export.save(_trace(encoder), path)
     return path
@@ -67,7 +67,7 @@ def _trace(encoder: Encoder) -> Any:
     model = Features(encoder.eval())
     video = torch.zeros(2, 3, config.frames, config.crop, config.crop)
     with torch.no_grad():
-        model(video)  # makes the rotary tables, so that the graph holds them as constants
+        model(video)  # fills the cache of rotary tables, so that they become constants of the graph
         return torch.export.export(model, (video,), dynamic_shapes={"video": {0: torch.export.Dim("batch", min=1)}})
 
 

@@ -1,4 +1,4 @@
-"""One entry for everybody's weights: what `path` holds decides how it is read."""
+"""One entry point for all supported weights: the reader is chosen by what `path` contains."""
 
 import json
 from pathlib import Path
@@ -14,16 +14,16 @@ PICKLED = (".pt", ".pth", ".tar", ".bin")
 
 
 def load_encoder(path: str | Path, which: EncoderName | None = None, hints: Hints | None = None) -> Encoder:
-    """The encoder that `path` holds, in evaluation mode, in fp32 on the CPU; see `load_pretrained`."""
+    """Load an encoder in evaluation mode, in fp32 on the CPU; see `load_pretrained`."""
     return load_pretrained(path, which, hints).encoder
 
 
 def load_pretrained(path: str | Path, which: EncoderName | None = None, hints: Hints | None = None) -> Pretrained:
-    """Encoder, predictor where there is one, and an account of what was left aside.
+    """Load an encoder, the predictor if there is one, and a record of what was ignored.
 
-    `path` is a folder written by `python -m launch export` or by transformers, or an official V-JEPA 1 or 2 file; of
-    the latter it has to be said `which` encoder, and `hints` fill in what shapes do not show. Raises FileNotFoundError
-    or ValueError where a single tensor has no place.
+    `path` is a folder written by `python -m launch export` or by transformers, or an official V-JEPA 1 or 2 file. For
+    the latter, `which` selects the encoder and `hints` give what cannot be inferred from shapes. Raises
+    FileNotFoundError, or ValueError if any tensor does not fit.
     """
     path = Path(path)
     if path.is_file():
@@ -33,9 +33,9 @@ def load_pretrained(path: str | Path, which: EncoderName | None = None, hints: H
             raise ValueError(f"{path} must be a folder or a file ending in {', '.join(PICKLED)}")
         return load_meta(path, which, hints)
     if not path.is_dir():
-        raise FileNotFoundError(f"there is nothing at {path}; give an exported folder or an official checkpoint")
+        raise FileNotFoundError(f"{path} does not exist; give an exported folder or an official checkpoint")
     if which is not None:
-        raise ValueError(f"{path} is a folder with one encoder; {which} can be chosen in official checkpoints only")
+        raise ValueError(f"{path} is a folder with one encoder; {which} can be selected only in official checkpoints")
     if (path / DESCRIPTION).is_file():
         return load_native(path)
     if (path / CONFIG).is_file():
@@ -46,7 +46,7 @@ def load_pretrained(path: str | Path, which: EncoderName | None = None, hints: H
 
 
 def is_pretrained(path: str | Path) -> bool:
-    """Whether `load_pretrained` is the reader for `path`, and not a run's checkpoint."""
+    """Can `load_pretrained` read `path`? False for runs and their checkpoints."""
     path = Path(path)
     return path.suffix in PICKLED or (path / DESCRIPTION).is_file() or _is_vjepa2(path)
 

@@ -1,8 +1,8 @@
-"""The official checkpoints of V-JEPA 1 (`.pth.tar`) and V-JEPA 2 (`.pt`), read and written.
+"""Read and write the official checkpoints of V-JEPA 1 (`.pth.tar`) and V-JEPA 2 (`.pt`).
 
-A checkpoint is a dictionary: encoder, target_encoder or ema_encoder, predictor, and what training left beside them.
-Parameter names carry `module.backbone.`; V-JEPA 1 adds frozen tables `pos_embed` and `predictor_pos_embed`, and so do
-some files of V-JEPA 2, whose rotary positions do not use them.
+A checkpoint is a dictionary with encoder, target_encoder or ema_encoder, predictor, and other training state. Parameter
+names have the prefix `module.backbone.`. V-JEPA 1 adds frozen tables `pos_embed` and `predictor_pos_embed`; some
+V-JEPA 2 files have them too, although rotary positions do not use them.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from vjepa.predictor import Predictor
 EncoderName = Literal["encoder", "target_encoder", "ema_encoder"]
 ENCODERS: tuple[EncoderName, ...] = ("encoder", "target_encoder", "ema_encoder")
 PREFIXES = ("module.backbone.", "backbone.", "module.", "")
-OURS = "vjepa"  # what our own export writes beside the weights: the configs, as plain data
+OURS = "vjepa"  # key of the configs that our own export adds, as plain data
 TABLE, PREDICTOR_TABLE = "pos_embed", "predictor_pos_embed"
 
 _BESIDE = {
@@ -40,15 +40,15 @@ _BESIDE = {
     OURS: "read for the architecture",
 }
 _VERSION_2_1 = ("patch_embed_img", "img_mod_embed", "video_mod_embed", "norms_block")
-_VERSION_2_TOKENS = 8  # mask tokens: V-JEPA 2 has 8 or 10, V-JEPA 1 one a kind of mask
+_VERSION_2_TOKENS = 8  # mask tokens: V-JEPA 2 has 8 or 10, V-JEPA 1 one per mask
 _DEFAULT_CLIP = (64, 256)  # frames and pixels of the released V-JEPA 2 models
 
 
 def load_meta(path: str | Path, which: EncoderName | None = None, hints: Hints | None = None) -> Pretrained:
-    """Encoder `which` and predictor of an official checkpoint, in fp32, in evaluation mode.
+    """Load encoder `which` and the predictor of an official checkpoint, in fp32 and evaluation mode.
 
-    Frozen evaluation uses `target_encoder`, the public hub loader `encoder`, distilled students `ema_encoder`: it has
-    to be said which. Raises ValueError where a single tensor is neither used nor known to be beside the point.
+    Frozen evaluation uses `target_encoder`, the public hub loader `encoder`, distilled students `ema_encoder`, so
+    `which` is required. Raises ValueError if any tensor is neither used nor known to be irrelevant.
     """
     path = Path(path)
     content = load_pickled(path)
@@ -77,15 +77,15 @@ def load_meta(path: str | Path, which: EncoderName | None = None, hints: Hints |
 
 
 def save_meta(encoder: Encoder, predictor: Predictor | None, folder: str | Path) -> Path:
-    """Write a checkpoint that the public code loads; returns the file.
+    """Write a checkpoint that the public code can load; returns the file.
 
-    The encoder stands under `encoder` and `target_encoder`, stored once: the hub loader asks for the one, the
-    evaluation for the other. Raises ValueError for rotary positions in an order that the public code does not compute.
+    The encoder is stored once, under both `encoder` (used by the hub loader) and `target_encoder` (used by the
+    evaluation). Raises ValueError for a rotary order that the public code does not support.
     """
     config = encoder.config
     if config.positions == "rotary" and config.rotary_order != "tiled":
         raise ValueError(
-            f"the public V-JEPA 2 code tiles its rotary frequencies, this encoder has them {config.rotary_order}; "
+            f"the public V-JEPA 2 code uses tiled rotary frequencies, this encoder {config.rotary_order} ones; "
             f"train with encoder.rotary_order=tiled, or export with --format native or onnx"
         )
     sincos = config.positions == "sincos"
@@ -104,12 +104,12 @@ def save_meta(encoder: Encoder, predictor: Predictor | None, folder: str | Path)
 
 
 def strip_prefix(weights: Any, source: str) -> dict[str, Tensor]:
-    """Tensors by their bare names; ValueError where they are no tensors, or do not all carry one known prefix."""
+    """Remove the prefix from all names; ValueError unless all values are tensors and share one known prefix."""
     if not isinstance(weights, Mapping) or not weights:
         raise ValueError(f"{source} must be a dictionary of tensors, got {type(weights).__name__}")
     strange = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
     if strange:
-        raise ValueError(f"{source} must hold tensors only; these are none: {list_some(strange)}")
+        raise ValueError(f"{source} must hold only tensors; these are not: {list_some(strange)}")
     names = [str(name) for name in weights]
     anchors = ("patch_embed.proj.weight", "predictor_embed.weight")
     prefix = next((name.removesuffix(end) for name in names for end in anchors if name.endswith(end)), "")
@@ -123,7 +123,7 @@ def strip_prefix(weights: Any, source: str) -> dict[str, Tensor]:
 
 
 def _choose(content: Mapping[str, Any], which: EncoderName | None, path: Path) -> EncoderName:
-    """The encoder asked for; ValueError, saying what the file holds, where it is not there or none was named."""
+    """Check `which`; if it is missing or not given, a ValueError lists what the file holds."""
     present = [name for name in ENCODERS if name in content]
     if not present:
         held = ", ".join(str(name) for name in list(content)[:6]) or "nothing"
@@ -142,7 +142,7 @@ def _choose(content: Mapping[str, Any], which: EncoderName | None, path: Path) -
 
 
 def _beside(content: Mapping[str, Any], chosen: str, path: Path) -> dict[str, str]:
-    """Everything but the chosen encoder and the predictor, with the reason why it is not used."""
+    """All entries except the chosen encoder and the predictor, with the reason why each is ignored."""
     ignored = {}
     for name, value in content.items():
         if name in (chosen, "predictor"):
@@ -150,7 +150,7 @@ def _beside(content: Mapping[str, Any], chosen: str, path: Path) -> dict[str, st
         if name in _BESIDE:
             ignored[name] = _BESIDE[name]
         elif name in ENCODERS:
-            ignored[name] = f"another encoder, {chosen} was asked for"
+            ignored[name] = f"another encoder, {chosen} was requested"
         elif isinstance(value, (Mapping, Tensor, list, tuple)):
             raise ValueError(f"{path} holds {name!r} ({type(value).__name__}), which no official checkpoint has")
         else:
@@ -159,7 +159,7 @@ def _beside(content: Mapping[str, Any], chosen: str, path: Path) -> dict[str, st
 
 
 def _read_ours(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """The configs that our own export wrote; nothing in anybody else's file."""
+    """The configs written by our own export; empty for other files."""
     stored = content.get(OURS, {})
     if not isinstance(stored, Mapping) or not isinstance(stored.get("encoder", {}), Mapping):
         raise ValueError(f"{path}: {OURS!r} must be what `export --format meta` writes, got {stored!r}")
@@ -167,7 +167,7 @@ def _read_ours(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 
 def _complete(hints: Hints, stored: Mapping[str, Any]) -> Hints:
-    """Hints, and for what they leave open the configs that our own export wrote."""
+    """Fill unset hints from the configs written by our own export."""
     encoder: Mapping[str, Any] = stored.get("encoder", {})
     return replace(
         hints,
@@ -183,7 +183,7 @@ def _complete(hints: Hints, stored: Mapping[str, Any]) -> Hints:
 def _find_positions(
     weights: Mapping[str, Tensor], predictor: Mapping[str, Tensor] | None, hints: Hints, source: str
 ) -> Positions:
-    """Sin-cos or rotary; the table alone does not tell, because some files of V-JEPA 2 carry one they do not use."""
+    """Sin-cos or rotary. A table alone is not conclusive: some V-JEPA 2 files contain an unused one."""
     if hints.positions:
         return hints.positions
     if TABLE not in weights:
@@ -191,8 +191,8 @@ def _find_positions(
     tokens = sum(name.startswith("mask_tokens.") for name in predictor or {})
     if not tokens:
         raise ValueError(
-            f"{source} has {TABLE}: V-JEPA 1 uses it, V-JEPA 2 carries it unused, and there is no predictor whose mask "
-            f"tokens would tell; say positions=sincos (V-JEPA 1) or positions=rotary (V-JEPA 2)"
+            f"{source} has {TABLE}, which V-JEPA 1 uses and V-JEPA 2 ignores, and no predictor whose mask tokens would "
+            f"tell them apart; give positions=sincos (V-JEPA 1) or positions=rotary (V-JEPA 2)"
         )
     return "rotary" if tokens >= _VERSION_2_TOKENS else "sincos"
 
@@ -200,24 +200,24 @@ def _find_positions(
 def _read_clip(
     weights: Mapping[str, Tensor], table: Tensor | None, positions: Positions, hints: Hints, source: str
 ) -> tuple[int, int]:
-    """Frames and pixels of the clips it was trained on: from the checked table, else as hinted or published."""
+    """Frames and pixels of the training clips: from the verified table, else from hints or published values."""
     width, _, tubelet, patch, _ = read_shape(weights, "patch_embed.proj.weight", 5, source)
     if positions == "rotary":
         return hints.frames or _DEFAULT_CLIP[0], hints.crop or _DEFAULT_CLIP[1]
     if table is None:
-        raise ValueError(f"{source} has no {TABLE}, so its positions are rotary; positions=sincos was asked for")
+        raise ValueError(f"{source} has no {TABLE}, so its positions are rotary; positions=sincos was requested")
     t, h, _ = read_grid(table, width, f"{source}: {TABLE}")
     frames, crop = t * tubelet, h * patch
     if hints.frames not in (0, frames) or hints.crop not in (0, crop):
         raise ValueError(
             f"{source} was trained on {frames} frames at {crop} pixels, {hints.frames or frames} at "
-            f"{hints.crop or crop} was asked for; load it as it is, then vjepa.resize_encoder(encoder, frames, crop)"
+            f"{hints.crop or crop} was requested; load it as it is, then vjepa.resize_encoder(encoder, frames, crop)"
         )
     return frames, crop
 
 
 def _assume(hints: Hints, config: EncoderConfig, predictor: Predictor | None) -> tuple[str, ...]:
-    """What was taken from the published tables because the file does not say it."""
+    """Values assumed from the published configs because the file does not contain them."""
     assumed = []
     if config.positions == "rotary":
         if not (hints.frames and hints.crop):
@@ -241,7 +241,7 @@ def _refuse_version_2_1(weights: Mapping[str, Tensor], source: str) -> None:
 
 
 def _read_predictor(weights: dict[str, Tensor], encoder: EncoderConfig, hints: Hints, source: str) -> Predictor:
-    """The predictor, its table checked and left aside; V-JEPA 2's has 12 heads whatever the encoder."""
+    """The predictor; its table is verified and dropped. V-JEPA 2's has 12 heads, whatever the encoder."""
     heads, table = hints.predictor_heads, weights.pop(PREDICTOR_TABLE, None)
     width, _ = read_shape(weights, "predictor_embed.weight", 2, source)
     if not heads and (encoder.positions, width) == ("rotary", 384):

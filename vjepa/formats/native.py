@@ -1,7 +1,7 @@
 """The project's own format: a folder with `encoder.safetensors` and `encoder.json`.
 
-The json holds the architecture, the preprocessing that the encoder expects, and what is known of its training. A
-predictor, where it was asked to be kept, stands beside it in `predictor.safetensors`.
+The json holds the architecture, the expected preprocessing, and facts about the training. If a predictor was exported
+too, it is in `predictor.safetensors`.
 """
 
 import json
@@ -29,7 +29,7 @@ def save_encoder(
     training: Mapping[str, Any] | None = None,
     predictor: Predictor | None = None,
 ) -> Path:
-    """Write an encoder to `folder` (made if needed). `training`: facts to keep beside it, as plain json."""
+    """Write an encoder to `folder`, which is created if needed. `training`: facts about the training, as plain json."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _save_weights(encoder, folder / WEIGHTS)
@@ -48,17 +48,16 @@ def save_encoder(
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """The encoder stored in `folder`, in evaluation mode, in fp32 on the CPU.
+    """Load the encoder stored in `folder`, in evaluation mode, in fp32 on the CPU.
 
-    Raises FileNotFoundError where a file is missing, ValueError where file and architecture disagree in a single
-    tensor.
+    Raises FileNotFoundError if a file is missing, ValueError if any tensor does not match the architecture.
     """
     folder = Path(folder)
     return _load_encoder(folder, read_description(folder))
 
 
 def load_native(folder: str | Path) -> Pretrained:
-    """The encoder stored in `folder`, and the predictor where there is one."""
+    """Load the encoder stored in `folder`, and the predictor if there is one."""
     folder = Path(folder)
     description = read_description(folder)
     encoder = _load_encoder(folder, description)
@@ -71,7 +70,7 @@ def load_native(folder: str | Path) -> Pretrained:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The json beside an encoder; FileNotFoundError or ValueError where the folder does not hold one."""
+    """Read an encoder's json; FileNotFoundError or ValueError if the folder is not an exported encoder."""
     for name in (DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -85,7 +84,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def describe_input(config: EncoderConfig) -> dict[str, Any]:
-    """The preprocessing that an encoder expects, as plain data."""
+    """The preprocessing expected by an encoder, as plain data."""
     return {
         "layout": "[B, 3, frames, height, width], made by vjepa.normalise of uint8 [B, frames, height, width, 3]",
         "frames": config.frames,
@@ -96,7 +95,7 @@ def describe_input(config: EncoderConfig) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; FileNotFoundError or ValueError where there is no whole one."""
+    """Tensors of a safetensors file; FileNotFoundError if it is missing, ValueError if it is damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; export it again")
     try:
@@ -107,11 +106,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """A safetensors file that whoever may read the folder's other files may read."""
+    """Write a safetensors file with the usual permissions instead of owner-only ones."""
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(weights), path, metadata=dict(metadata))
-    path.chmod(mode)  # the library makes files for their owner alone
+    path.chmod(mode)  # the library creates files readable only by their owner
 
 
 def _load_encoder(folder: Path, description: Mapping[str, Any]) -> Encoder:

@@ -1,4 +1,4 @@
-"""Files written by torch.save, read without running anything that is in them."""
+"""Read files written by torch.save without executing any code they contain."""
 
 import pickle
 import zipfile
@@ -10,10 +10,10 @@ import torch
 
 
 def load_pickled(path: Path) -> dict[str, Any]:
-    """The dictionary stored in `path`: tensors and plain data only, on the CPU, mapped rather than copied.
+    """Read a dictionary of tensors and plain data from `path`, on the CPU, memory-mapped.
 
-    Raises FileNotFoundError where there is no such file; ValueError, each with its own message, for a file that is
-    empty, cut off, of another kind, or asks to run code.
+    Raises FileNotFoundError if there is no such file; ValueError, with specific messages, if it is empty, truncated, of
+    another type, or would run code.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -26,11 +26,11 @@ def load_pickled(path: Path) -> dict[str, Any]:
             f"{path} ({size} bytes) is cut off: its table of contents at the end is missing; fetch it again"
         )
     try:
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_safe_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from error
-    except Exception as error:  # over a damaged file the unpickler raises whatever it stumbles on
+    except Exception as error:  # on damaged files the unpickler can raise anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} ({size} bytes) is not a whole file of torch.save ({reason}); fetch it again, or give another"
@@ -45,15 +45,15 @@ def _begins_like_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _harmless() -> list[Any]:
-    """Numpy numbers, which training loops leave beside the weights (an averaged loss)."""
+def _safe_globals() -> list[Any]:
+    """Numpy scalars, which training loops store next to the weights (such as an averaged loss)."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")]
     return [np.dtype, *kinds, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
 
 
 def _refusal(path: Path, reason: str) -> str:
-    """The loader's long explanation in one line; only what it names as unsupported asks to run code."""
+    """Shorten the loader's explanation to one line; only if it names an unsupported global would code run."""
     for line in reason.splitlines():
         for mark in ("unsupported GLOBAL ", "Unsupported global: GLOBAL ", "unsupported class "):
             if mark in line:

@@ -1,8 +1,8 @@
-"""A timm image ViT as the start of a video encoder: its patch kernel is repeated over time and divided.
+"""Initialise a video encoder from a timm image ViT by inflating its patch kernel: repeated over time and divided.
 
-On a clip that stands still the inflated embedding equals the image's. What cannot come along is left aside and named:
+On a static clip the inflated embedding equals that of the image. Parts without a counterpart are reported as ignored:
 class and register tokens, the classifier, and the learned position table (ours are fixed, sin-cos or rotary). So the
-features are not the image model's; it is a start for pretraining.
+features differ from the image model's: it is an initialisation for pretraining.
 """
 
 import re
@@ -18,7 +18,7 @@ from vjepa.formats.architecture import Hints, read_encoder_config, read_shape
 from vjepa.pixels import MEAN, STD
 from vjepa.positions import RotaryOrder
 
-_LEFT = {
+_IGNORED = {
     "cls_token": "class token: ours has none",
     "reg_token": "register tokens: ours has none",
     "pos_embed": "learned positions: ours are fixed",
@@ -35,10 +35,10 @@ def inflate_image_vit(
     positions: Literal["sincos", "rotary"] = "rotary",
     rotary_order: RotaryOrder = "interleaved",
 ) -> Pretrained:
-    """A video encoder with the weights of a timm VisionTransformer, given or named (then fetched by timm).
+    """A video encoder with the weights of a timm VisionTransformer, given as a module or a name (downloaded by timm).
 
-    Layer scale is folded into the projections before it, which changes nothing. Raises ValueError for a model that
-    computes something ours does not (another activation, norms of queries and keys, SwiGLU, a norm before the blocks).
+    Layer scale is folded into the preceding projections, which is exact. Raises ValueError for models with features
+    ours lacks (another activation, query-key norm, SwiGLU, a norm before the blocks).
     """
     import timm
 
@@ -48,7 +48,9 @@ def inflate_image_vit(
     weights = {name: tensor.detach().float() for name, tensor in image.state_dict().items()}
     ignored = {}
     for name in list(weights):
-        reason = next((reason for stem, reason in _LEFT.items() if name == stem or name.startswith(f"{stem}.")), None)
+        reason = next(
+            (reason for stem, reason in _IGNORED.items() if name == stem or name.startswith(f"{stem}.")), None
+        )
         if reason is not None:
             ignored[name] = reason
             del weights[name]
@@ -56,7 +58,7 @@ def inflate_image_vit(
     assumed += _inflate(weights, tubelet, source)
     statistics = tuple(_settings(image).get("mean", MEAN)), tuple(_settings(image).get("std", STD))
     if statistics != (MEAN, STD):
-        assumed.append(f"it was trained on colours of mean {statistics[0]} and deviation {statistics[1]}, ours differ")
+        assumed.append(f"it was trained with colour mean {statistics[0]} and deviation {statistics[1]}, ours differ")
     blocks: Any = image.blocks
     hints = Hints(heads=blocks[0].attn.num_heads, rotary_order=rotary_order)
     config = read_encoder_config(weights, source, positions, hints, frames, crop)
@@ -66,7 +68,7 @@ def inflate_image_vit(
 
 
 def _check_blocks(image: nn.Module, source: str) -> None:
-    """Raise ValueError where the parts that a state dict does not show are not those of our encoder."""
+    """Raise ValueError if settings that the state dict does not show differ from our encoder's."""
     blocks: Any = getattr(image, "blocks", None)
     if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or not hasattr(blocks[0], "attn"):
         raise ValueError(f"{source} must be a VisionTransformer with blocks, got {type(image).__name__}")
@@ -81,7 +83,7 @@ def _check_blocks(image: nn.Module, source: str) -> None:
 
 
 def _fold_layer_scale(weights: dict[str, Tensor]) -> list[str]:
-    """Multiply what layer scale would multiply: g * (W x + b) = (g W) x + g b."""
+    """Fold layer scale into weights and biases: g * (W x + b) = (g W) x + g b."""
     targets = {"ls1": "attn.proj", "ls2": "mlp.fc2"}
     scales = [name for name in weights if re.fullmatch(r"blocks\.\d+\.ls[12]\.gamma", name)]
     for name in scales:
@@ -94,7 +96,7 @@ def _fold_layer_scale(weights: dict[str, Tensor]) -> list[str]:
 
 
 def _inflate(weights: dict[str, Tensor], tubelet: int, source: str) -> list[str]:
-    """Turn the 2D patch kernel [D, 3, P, P] into [D, 3, tubelet, P, P], equal frames adding up to the image's."""
+    """Inflate a patch kernel [D, 3, P, P] to [D, 3, tubelet, P, P]; identical frames give the image's features."""
     width = read_shape(weights, "patch_embed.proj.weight", 4, source)[0]
     kernel = weights["patch_embed.proj.weight"].unsqueeze(2)
     weights["patch_embed.proj.weight"] = kernel.repeat(1, 1, tubelet, 1, 1) / tubelet

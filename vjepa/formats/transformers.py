@@ -1,6 +1,6 @@
-"""To and from transformers' VJEPA2Model, the class the world loads. Writing needs the extra `transformers`.
+"""Convert to and from transformers' VJEPA2Model. Writing needs the extra `transformers`.
 
-Only encoders with rotary positions in the tiled order, which is what that class computes, can be written exactly.
+Only encoders with rotary positions in the tiled order, the one VJEPA2Model implements, can be exported.
 """
 
 import json
@@ -27,9 +27,9 @@ CONFIG, PROCESSOR = "config.json", "video_preprocessor_config.json"
 
 
 def to_transformers(encoder: Encoder, predictor: Predictor | None = None, attention: str = "sdpa") -> "VJEPA2Model":
-    """A VJEPA2Model with the same weights; without a predictor its own is left at one fresh block.
+    """A VJEPA2Model with the same weights; if no predictor is given, it gets a random one with a single block.
 
-    Raises ValueError for an encoder that VJEPA2Model cannot compute.
+    Raises ValueError for an encoder that VJEPA2Model cannot represent.
     """
     from transformers import VJEPA2Config, VJEPA2Model
 
@@ -37,7 +37,7 @@ def to_transformers(encoder: Encoder, predictor: Predictor | None = None, attent
     if config.positions != "rotary" or config.rotary_order != "tiled":
         kind = "interleaved rotary" if config.positions == "rotary" else "sin-cos"
         raise ValueError(
-            f"transformers has a class for rotary positions with tiled frequencies only, this encoder has "
+            f"transformers supports only rotary positions with tiled frequencies, this encoder has "
             f"{kind} positions; train with encoder.positions=rotary "
             f"encoder.rotary_order=tiled, or export with --format native or onnx"
         )
@@ -66,7 +66,7 @@ def to_transformers(encoder: Encoder, predictor: Predictor | None = None, attent
     for name, tensor in predictor.state_dict().items():
         if not name.startswith("mask_tokens"):
             weights.update(_renamed(f"predictor.{name}", tensor))
-    # It uses token 1 % n whatever the kind of mask, so it gets one: the first kind's.
+    # VJEPA2Model always uses mask token 1 % n, so it gets only one: that of the first mask.
     weights["predictor.embeddings.mask_tokens"] = predictor.mask_tokens[0].unsqueeze(0)
     fill(theirs, weights, "the export to transformers")
     return theirs
@@ -78,11 +78,11 @@ def save_transformers(encoder: Encoder, predictor: Predictor | None, folder: str
 
 
 def save_model(model: "PreTrainedModel", encoder: EncoderConfig, folder: str | Path) -> Path:
-    """Write one of transformers' models, and the processor that makes the clips its encoder expects."""
+    """Write a transformers model, and the config of the processor that prepares clips for its encoder."""
     folder = Path(folder)
     model.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
-        file.chmod((folder / CONFIG).stat().st_mode)  # safetensors writes for the owner alone
+        file.chmod((folder / CONFIG).stat().st_mode)  # safetensors creates files readable only by their owner
     size = encoder.crop
     processor = {
         "video_processor_type": "VJEPA2VideoProcessor",
@@ -102,9 +102,9 @@ def save_model(model: "PreTrainedModel", encoder: EncoderConfig, folder: str | P
 
 
 def load_transformers(folder: str | Path) -> Pretrained:
-    """Encoder and predictor of a VJEPA2 folder (VJEPA2Model or its classifier); transformers itself is not needed.
+    """Load encoder and predictor of a VJEPA2 folder (VJEPA2Model or its classifier); does not need transformers.
 
-    Raises ValueError where the folder holds another kind of model, or one with settings that ours does not have.
+    Raises ValueError if the folder holds another model, or one with settings that ours does not support.
     """
     folder = Path(folder)
     settings = read_settings(folder)
@@ -142,7 +142,7 @@ _MASK_TOKENS = "predictor.embeddings.mask_tokens"
 
 
 def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """One of our tensors under transformers' name; queries, keys and values apart."""
+    """One of our tensors with transformers' name; queries, keys and values are separate there."""
     stem, kind = name.rsplit(".", 1)
     stem = _NAMES.get(stem, stem)
     for ours, theirs in _PARTS.items():
@@ -154,7 +154,7 @@ def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def _named_back(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Transformers' tensors under our names, queries, keys and values joined; an unknown one keeps its own."""
+    """Transformers' tensors with our names; queries, keys and values are joined, unknown names are kept."""
     back = {theirs: ours for ours, theirs in _NAMES.items()}
     named = {}
     for name, tensor in weights.items():
@@ -176,9 +176,9 @@ def _named_back(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The config.json of a VJEPA2 folder; ValueError where it is another model's, or one that ours cannot compute."""
+    """Read a VJEPA2 folder's config.json; ValueError for another model, or settings that ours does not support."""
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} is no folder of transformers: {CONFIG} is missing")
+        raise FileNotFoundError(f"{folder} is not a transformers folder: {CONFIG} is missing")
     settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
     if settings.get("model_type") != "vjepa2":
         raise ValueError(f"{folder / CONFIG}: model_type must be 'vjepa2', got {settings.get('model_type')!r}")
@@ -190,7 +190,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder: one safetensors file, several with an index, or a pickled one."""
+    """All tensors of the folder: one safetensors file, several with an index, or a pickle file."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -201,7 +201,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _encoder_config(settings: Mapping[str, Any], source: str) -> EncoderConfig:
-    """The config of the encoder; what the json leaves out has the class's defaults."""
+    """The encoder's config; values missing from the json have VJEPA2Config's defaults."""
     width, depth = settings.get("hidden_size", 1024), settings.get("num_hidden_layers", 24)
     ratio, heads = settings.get("mlp_ratio", 4.0), settings.get("num_attention_heads", 16)
     hidden = int(width * ratio)
@@ -233,7 +233,7 @@ def _predictor_config(settings: Mapping[str, Any]) -> PredictorConfig:
 
 
 def _exact_ratio(width: int, ratio: float) -> float:
-    """The ratio with which transformers, who cuts width * ratio off where we round it, comes to our hidden width."""
+    """A ratio that gives our hidden width in transformers, which truncates width * ratio where we round it."""
     hidden = round(width * ratio)
     exact = hidden / width
     return exact if int(width * exact) == hidden else math.nextafter(exact, math.inf)

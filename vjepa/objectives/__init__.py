@@ -1,4 +1,4 @@
-"""What is asked of the model, one file each: hidden tokens, hidden and visible ones, or nothing: views must agree."""
+"""Training objectives, one file each: predict hidden tokens, predict hidden and visible tokens, align views."""
 
 from vjepa.objectives import dense, masked, views
 

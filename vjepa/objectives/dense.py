@@ -1,7 +1,7 @@
 """Predict hidden and visible tokens at several depths: V-JEPA 2.1's dense objective.
 
-The context encoder's features of several levels (equally spaced blocks) go into the predictor together; the targets are
-the same levels of the target encoder. B clips, N tokens, K kept as context, M to predict, D width, G levels.
+The predictor takes the context encoder's features from several levels (equally spaced blocks); the targets are the same
+levels of the target encoder. B clips, N tokens, K context tokens, M target tokens, D width, G levels.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from vjepa.registry import OBJECTIVES, TARGETS
 
 @dataclass(frozen=True)
 class DenseOptions:
-    """The dense objective; the defaults are V-JEPA 2.1's, the ramp as shares of a run of 120k steps."""
+    """Options of the dense objective; the defaults are V-JEPA 2.1's, with the ramp as fractions of its 120k steps."""
 
-    levels: int = 4  # equally spaced blocks, the last among them
-    visible: float = 0.5  # weight of the visible tokens' loss once the ramp is over
-    ramp: tuple[float, float] = (0.125, 0.25)  # shares of the run between which that weight grows from 0
+    levels: int = 4  # equally spaced blocks, including the last
+    visible: float = 0.5  # weight of the visible tokens' loss after the ramp
+    ramp: tuple[float, float] = (0.125, 0.25)  # fractions of the run between which that weight grows from 0
 
     def __post_init__(self) -> None:
         if self.levels < 1 or self.visible < 0:
@@ -36,28 +36,28 @@ class DenseOptions:
             raise ValueError(f"dense.ramp must satisfy 0 <= begin <= end <= 1, got {list(self.ramp)}")
 
     def visible_weight(self, progress: float) -> float:
-        """Weight of the visible tokens' loss once `progress` of the run is done."""
+        """Weight of the visible tokens' loss after the fraction `progress` of the run."""
         begin, end = self.ramp
         return self.visible * min(1.0, max(0.0, (progress - begin) / max(end - begin, 1e-9)))
 
 
 @OBJECTIVES.register("dense")
 class DenseObjective(MaskedObjective):
-    """V-JEPA 2.1: masked tokens, and visible ones by their distance to a mask."""
+    """V-JEPA 2.1: predict masked tokens, and visible ones weighted by their distance to the mask."""
 
     Options = DenseOptions
 
     @classmethod
     def choose_levels(cls, config: JepaConfig) -> tuple[int, ...]:
-        """Equally spaced blocks, the last among them."""
+        """Equally spaced blocks, including the last."""
         return choose_levels(config.encoder.shape.depth, config.objective_options.levels)
 
     @classmethod
     def check(cls, config: JepaConfig) -> None:
-        """Levels must be there to be compared."""
+        """The targets and the encoder must have the levels to compare."""
         if not TARGETS.find(config.teacher.source).has_levels:
             raise ValueError(
-                f"objective=dense compares levels of an encoder, teacher.source={config.teacher.source} has none"
+                f"objective=dense compares encoder levels, but teacher.source={config.teacher.source} has none"
             )
         depth = config.encoder.shape.depth
         if config.objective_options.levels > depth:
@@ -92,19 +92,19 @@ class DenseObjective(MaskedObjective):
 
     @classmethod
     def flops(cls, config: JepaConfig, clips: int) -> float:
-        """As masked, with several levels and the visible tokens predicted, too."""
+        """As for `masked`, with several levels and predictions of the visible tokens as well."""
         return count_prediction(config, clips, config.objective_options.levels, visible=True)
 
 
 def near_the_mask(context: Tensor, target: Tensor, grid: Grid) -> Tensor:
-    """1 / sqrt(distance) of each visible token to the nearest masked one, in cells of the grid (V-JEPA 2.1).
+    """1 / sqrt(distance from each visible token to the nearest masked one), in grid cells (V-JEPA 2.1).
 
     context [B, K] and target [B, M] are token indices -> [B, K].
     """
-    nearest = torch.cdist(_places(context, grid), _places(target, grid)).amin(-1)
+    nearest = torch.cdist(_coordinates(context, grid), _coordinates(target, grid)).amin(-1)
     return nearest.clamp(min=1).rsqrt()
 
 
-def _places(index: Tensor, grid: Grid) -> Tensor:
+def _coordinates(index: Tensor, grid: Grid) -> Tensor:
     _, h, w = grid
     return torch.stack([index // (h * w), index // w % h, index % w], dim=-1).float()

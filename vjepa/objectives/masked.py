@@ -1,6 +1,6 @@
-"""Predict what is hidden: V-JEPA's objective, whatever the source of the targets.
+"""Predict the hidden tokens: V-JEPA's objective, for any target source.
 
-B clips, N tokens, K kept as context, M to predict, D width.
+B clips, N tokens, K context tokens, M target tokens, D width.
 """
 
 import math
@@ -26,7 +26,7 @@ from vjepa.targets import make_targets
 
 @OBJECTIVES.register("masked")
 class MaskedObjective(Objective):
-    """V-JEPA 1 and 2: a narrow predictor says what the target encoder makes of the hidden tokens."""
+    """V-JEPA 1 and 2: a narrow predictor predicts the target encoder's features of the hidden tokens."""
 
     draws_masks = True
     predictor: Predictor
@@ -39,12 +39,12 @@ class MaskedObjective(Objective):
         predictor = with_mask_tokens(config.predictor, len(config.masks))
         self.predictor = Predictor(predictor, config.encoder, len(self.levels), self.target_encoder.width)
         for spare in list(self.predictor.mask_tokens)[len(config.masks) :]:
-            spare.requires_grad_(False)  # no gradient reaches it: DDP would wait for one
+            spare.requires_grad_(False)  # it gets no gradient, which DDP would wait for
         self.regulariser = Regulariser(config.regulariser, config.encoder.shape.width)
 
     @classmethod
     def choose_levels(cls, config: JepaConfig) -> tuple[int, ...]:
-        """Blocks whose features go into the predictor."""
+        """Blocks whose features the predictor takes."""
         return (-1,)
 
     def step(self, batch: ClipGroup, context: StepContext) -> StepOutput:
@@ -64,7 +64,7 @@ class MaskedObjective(Objective):
         return summarise(predictions, penalties, grid, target)
 
     def weigh_motion(self, video: Tensor) -> Tensor | None:
-        """How much each token counts for the regulariser: [B, N], or None where all count alike."""
+        """Token weights for the regulariser: [B, N], or None for equal weights."""
         if not self.config.regulariser.motion:
             return None
         return motion_weights(video, self.config.encoder.tubelet, self.config.encoder.patch)
@@ -72,14 +72,14 @@ class MaskedObjective(Objective):
     def penalise(
         self, features: Tensor, index: Tensor, grid: Grid, moving: Tensor | None, context: StepContext
     ) -> Tensor:
-        """The regulariser's terms of context features [B, K, D] at positions index [B, K] -> scalar."""
+        """Regulariser terms of context features [B, K, D] at token indices index [B, K] -> scalar."""
         weights = None if moving is None else moving.gather(1, index)
         tokens = math.prod(grid)
         penalty: Tensor = self.regulariser(features, index, tokens, context.position, weights=weights, grid=grid)
         return penalty
 
     def trained_modules(self) -> dict[str, nn.Module]:
-        """Encoder, predictor and, where there is one, the regulariser's projection."""
+        """Encoder, predictor and, if present, the regulariser's expander."""
         return {
             "context_encoder": self.context_encoder,
             "predictor": self.predictor,
@@ -88,37 +88,37 @@ class MaskedObjective(Objective):
 
     @classmethod
     def flops(cls, config: JepaConfig, clips: int) -> float:
-        """Targets forward over all tokens; encoder and predictor forward and backward for each kind of mask."""
+        """Targets: forward over all tokens. Encoder and predictor: forward and backward for each mask."""
         return count_prediction(config, clips, levels=1, visible=False)
 
     @classmethod
     def follows_device_batch(cls, config: JepaConfig) -> bool:
-        """See `Objective`: masks that are cut to the shortest follow the batch, too."""
+        """See `Objective`; masks truncated to the shortest also depend on the device's batch."""
         return super().follows_device_batch(config) or any(mask.follows_batch for mask in config.masks.values())
 
 
 def with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:
-    """The predictor's config with a mask token for each kind of mask; ValueError where it asks for fewer."""
+    """The predictor's config with one mask token per mask; ValueError if it sets fewer."""
     if config.mask_tokens is not None and config.mask_tokens < kinds:
         raise ValueError(
-            f"predictor.mask_tokens must be null or at least the {kinds} kinds of masks, got {config.mask_tokens}"
+            f"predictor.mask_tokens must be null or at least the number of masks ({kinds}), got {config.mask_tokens}"
         )
     return replace(config, mask_tokens=config.mask_tokens or kinds)
 
 
 def count_prediction(config: JepaConfig, clips: int, levels: int, visible: bool) -> float:
-    """FLOPs of a step that predicts targets of `levels` levels at hidden and, with `visible`, at visible tokens."""
+    """FLOPs per clip of a step that predicts `levels` levels at hidden and, with `visible`, at visible tokens."""
     encoder, predictor = config.encoder, config.predictor
     source = TARGETS.find(config.teacher.source)
-    wanted = source.width_of(encoder, levels, config.frozen)
+    target_width = source.width_of(encoder, levels, config.frozen)
     total: float = source.flops(encoder, config.frozen)
     for kind, mask in enumerate(config.masks.values()):
         masks = draw_masks(mask, encoder.grid, torch.arange(clips), config.seed, kind)
         context, target = masks.context.shape[1], masks.target.shape[1]
-        asked = context + target if visible else target
-        guessed = transformer_flops(context + target, predictor.width, predictor.depth, predictor.mlp_ratio)
+        predicted = context + target if visible else target
+        blocks = transformer_flops(context + target, predictor.width, predictor.depth, predictor.mlp_ratio)
         width = encoder.shape.width
-        entered = predictor.width if levels == 1 else levels * width + predictor.width  # one layer, or two
-        mapped = 2 * (context * width * entered + asked * wanted * predictor.width)
-        total += trained_encoder_flops(encoder, context) + 3 * (guessed + mapped)
+        embed = predictor.width if levels == 1 else levels * width + predictor.width  # one layer, or two
+        projections = 2 * (context * width * embed + predicted * target_width * predictor.width)
+        total += trained_encoder_flops(encoder, context) + 3 * (blocks + projections)
     return total

@@ -1,7 +1,7 @@
-"""Pull views of a clip together; nothing is predicted and no teacher is needed (LeJEPA, LeVJEPA, VICReg).
+"""Align views of a clip, without masked prediction or a teacher (LeJEPA, LeVJEPA, VICReg).
 
-What keeps the representation from collapsing is the regulariser, on the projected views; with `attract: contrast` it
-is the other clips of the batch. B clips, V views, N tokens, D width, E width of the projection.
+Collapse is prevented by the regulariser on the projected views or, with `attract: contrast`, by the other clips of the
+batch as negatives. B clips, V views, N tokens, D width, E projection width.
 """
 
 import math
@@ -24,28 +24,28 @@ from vjepa.registry import OBJECTIVES
 from vjepa.regularise import Expander, Regulariser
 from vjepa.targets import make_targets
 
-FIRST_KIND = 100  # of the random numbers of a view, beyond those of the masks
+FIRST_KIND = 100  # first random stream of the views; the masks use lower ones
 
 
 @dataclass(frozen=True)
 class ViewsOptions:
-    """How views are made of a clip, and what pulls them together. All frames of a view are changed alike."""
+    """How views are made and aligned. All frames of a view get the same augmentation."""
 
-    wide: int = 2  # views of most of the frame; their mean is what every view is pulled to
-    narrow: int = 4  # views of a part of the frame
-    wide_scale: tuple[float, float] = (0.5, 1.0)  # area, fraction of the clip's
-    narrow_scale: tuple[float, float] = (0.1, 0.5)  # area, fraction of the clip's
-    narrow_crop: int | None = None  # pixels; None: half of data.crop
-    keep: float = 0.3  # share of the tokens that a view keeps, drawn at random
-    jitter: float = 0.4  # largest change of contrast and, in deviations, of brightness of each colour channel
-    flip: float = 0.0  # probability; above 0 motion to the left and to the right become the same
+    wide: int = 2  # global views; their mean is the target of every view
+    narrow: int = 4  # local views
+    wide_scale: tuple[float, float] = (0.5, 1.0)  # area of a global view, fraction of the frame
+    narrow_scale: tuple[float, float] = (0.1, 0.5)  # area of a local view, fraction of the frame
+    narrow_crop: int | None = None  # size of a local view in pixels; None: half of data.crop
+    keep: float = 0.3  # fraction of a view's tokens that is encoded, chosen at random
+    jitter: float = 0.4  # maximum change of contrast (relative) and brightness (in standard deviations) of each channel
+    flip: float = 0.0  # probability of a horizontal flip; above 0, left and right motion become indistinguishable
     attract: Literal["invariance", "contrast"] = "invariance"
-    temperature: float = 0.1  # of the contrast
-    projection: int = 128  # width of what is compared
+    temperature: float = 0.1  # of the contrastive loss
+    projection: int = 128  # width of the projected views
 
     def __post_init__(self) -> None:
         if self.wide < 1 or self.narrow < 0 or self.wide + self.narrow < 2:
-            raise ValueError(f"views needs wide >= 1 and two views in all, got {self.wide} and {self.narrow}")
+            raise ValueError(f"views needs wide >= 1 and wide + narrow >= 2, got {self.wide} and {self.narrow}")
         for name in ("wide_scale", "narrow_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:
@@ -65,7 +65,7 @@ class ViewsOptions:
 
 @OBJECTIVES.register("views")
 class ViewsObjective(Objective):
-    """Views are encoded, projected, and pulled to the mean of the wide ones."""
+    """Views are encoded, projected, and pulled towards the mean of the wide ones."""
 
     Options = ViewsOptions
 
@@ -80,16 +80,14 @@ class ViewsObjective(Objective):
 
     @classmethod
     def check(cls, config: JepaConfig) -> None:
-        """One projection is enough, and a view has no tokens to look at."""
+        """Reject regulariser options that need single tokens, and a second projection."""
         if config.regulariser.motion or config.regulariser.temporal:
             raise ValueError(
-                "regulariser.motion and regulariser.temporal look at single tokens, objective=views compares whole "
-                "views: set them to false and 0"
+                "regulariser.motion and regulariser.temporal work on single tokens, but objective=views compares whole "
+                "views; set them to false and 0"
             )
         if config.regulariser.expander:
-            raise ValueError(
-                "regulariser.expander must be 0 with objective=views: views.projection stands in its place"
-            )
+            raise ValueError("regulariser.expander must be 0 with objective=views, which uses views.projection instead")
 
     def step(self, batch: ClipGroup, context: StepContext) -> StepOutput:
         """One step for B clips."""
@@ -104,7 +102,7 @@ class ViewsObjective(Objective):
             kept = draw_masks(keep, grid, context.samples, self.config.seed, FIRST_KIND + 2 * view).context
             rows.append(self.projector(self.context_encoder(shown, kept).mean(1)).float())
         attraction = attract(options, torch.stack(rows))
-        penalty = torch.stack([self.regulariser.judge(row, context.position) for row in rows]).mean()
+        penalty = torch.stack([self.regulariser.score_rows(row, context.position) for row in rows]).mean()
         parts = {"attraction": attraction.detach(), "regulariser": penalty.detach()}
         return StepOutput(attraction + penalty, parts, self.context_encoder.token_grid(video))
 
@@ -114,7 +112,7 @@ class ViewsObjective(Objective):
 
     @classmethod
     def flops(cls, config: JepaConfig, clips: int) -> float:
-        """Encoder over the kept tokens and projection of their mean, forward and backward, for each view."""
+        """For each view: encoder over the kept tokens and projection of their mean, forward and backward."""
         width, total = config.objective_options.projection, 0.0
         for grid in view_grids(config.objective_options, config.encoder):
             kept = round(math.prod(grid) * config.objective_options.keep)
@@ -124,20 +122,20 @@ class ViewsObjective(Objective):
 
     @classmethod
     def follows_device_batch(cls, config: JepaConfig) -> bool:
-        """See `Objective`: always, the terms look at the clips of a device."""
+        """See `Objective`: always true, since the terms are computed over a device's clips."""
         return True
 
 
 def view_grids(options: ViewsOptions, encoder: EncoderConfig) -> list[Grid]:
-    """Token grid of every view of a clip, as `draw_view` cuts them."""
+    """Token grid of every view of a clip, as made by `draw_view`."""
     side = narrow_side(options, encoder.crop, encoder.patch) // encoder.patch
     return [encoder.grid] * options.wide + [(encoder.grid[0], side, side)] * options.narrow
 
 
 def attract(config: ViewsOptions, rows: Tensor) -> Tensor:
-    """What pulls the projected views rows [V, B, E] together -> scalar.
+    """Alignment loss of the projected views rows [V, B, E] -> scalar.
 
-    invariance: mean squared distance to the mean of the wide views (LeJEPA). contrast: InfoNCE of the two wide ones.
+    invariance: mean squared distance to the mean of the wide views (LeJEPA). contrast: InfoNCE of the two wide views.
     """
     if config.attract == "contrast":
         return contrastive_loss(rows[0], rows[1], config.temperature)
@@ -145,16 +143,19 @@ def attract(config: ViewsOptions, rows: Tensor) -> Tensor:
 
 
 def narrow_side(config: ViewsOptions, side: int, patch: int) -> int:
-    """Side of a narrow view, in pixels, of a clip of that side."""
+    """Side of a narrow view in pixels, for clips with sides of `side` pixels."""
     return config.narrow_crop or max(patch, side // 2 // patch * patch)
 
 
-def draw_view(config: ViewsOptions, video: Tensor, places: Tensor, jepa: JepaConfig, view: int) -> Tensor:
-    """View number `view` of video [B, C, T, H, W]: a crop resized to its side S, colours changed -> [B, C, T, S, S]."""
+def draw_view(config: ViewsOptions, video: Tensor, samples: Tensor, jepa: JepaConfig, view: int) -> Tensor:
+    """View number `view` of video [B, C, T, H, W]: a crop resized to side S, with colour jitter -> [B, C, T, S, S].
+
+    samples [B]: stream position of each clip.
+    """
     wide = view < config.wide
     side = video.shape[-1] if wide else narrow_side(config, video.shape[-1], jepa.encoder.patch)
-    random = ClipRandom(jepa.seed * 1009 + FIRST_KIND + 2 * view + 1, places)
-    extent = random.between(config.wide_scale if wide else config.narrow_scale).sqrt()  # of a side, [B]
+    random = ClipRandom(jepa.seed * 1009 + FIRST_KIND + 2 * view + 1, samples)
+    extent = random.between(config.wide_scale if wide else config.narrow_scale).sqrt()  # fraction of the side, [B]
     shift = (1 - extent).unsqueeze(1) * random.between((-1, 1), 2)  # of the centre, [B, 2]
     mirrored = torch.where(random.uniform() < config.flip, -extent, extent)
     matrix = video.new_zeros(len(video), 2, 3)
