@@ -1,17 +1,17 @@
-"""Which container a file is, by its first bytes: nothing off this list ever reaches a decoder.
+"""Identify a file's container from its first bytes; only containers on this allow-list ever reach a decoder.
 
-FFmpeg guesses a format from the content, and some of the formats it knows (HLS, DASH, concat, SDP) are lists of other
-files and addresses that it then opens. So the format is decided here, handed to the decoder by name, and files that
-refer to others are refused, whatever they are called.
+FFmpeg guesses the format from the content, and some formats it knows (HLS, DASH, concat, SDP) list other files and URLs
+that it then opens. So the format is determined here and passed to the decoder by name, and files that refer to other
+files are rejected whatever their name.
 """
 
 import struct
 from collections.abc import Iterator
 
-MAX_BOXES = 100_000  # of an ISO file or a Matroska header; a file of nothing but boxes would take minutes to walk
-PROBED = 1 << 20  # bytes in which FFmpeg looks for a format
+MAX_BOXES = 100_000  # per ISO file or Matroska header; a file made only of boxes would take minutes to parse
+PROBED = 1 << 20  # bytes that FFmpeg reads to guess a format
 
-TEXT_FORMATS = {  # what a text begins with -> what it is
+TEXT_FORMATS = {  # first bytes of a text file -> its format
     b"#extm3u": "an HLS playlist",
     b"ffconcat": "an ffconcat list",
     b"v=0": "an SDP session",
@@ -38,7 +38,7 @@ SEGMENT, INFO, CLUSTER = 0x18538067, 0x1549A966, 0x1F43B675
 
 
 class DecodeError(ValueError):
-    """A video that cannot be decoded; `reason` is a short phrase to count by."""
+    """A video that cannot be decoded; `reason` is a short phrase under which such videos are counted."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -50,7 +50,7 @@ class DecodeError(ValueError):
 
 
 def identify(video: bytes) -> str:
-    """The FFmpeg name of the container; DecodeError for one that is not allowed or refers to other files.
+    """FFmpeg's name for the container; DecodeError if it is not on the allow-list or refers to other files.
 
     One of mov, matroska, avi, mpegts, mpeg, mpegvideo, asf, flv, ogg, gif, jpeg, png.
     """
@@ -59,7 +59,7 @@ def identify(video: bytes) -> str:
     name = _by_magic(video)
     if not name:
         _refuse_text(video)
-        raise DecodeError("not a video", "it begins like none of the containers that are read, see docs/data.md")
+        raise DecodeError("not a video", "its first bytes match no supported container, see docs/data.md")
     if name == "mov":
         _check_iso(video)
     elif name == "matroska":
@@ -68,10 +68,10 @@ def identify(video: bytes) -> str:
 
 
 def is_safe_to_guess(video: bytes, name: str) -> bool:
-    """Whether a decoder that guesses the format itself can only guess this one.
+    """Whether a decoder that guesses the format by itself is certain to guess this one.
 
-    FFmpeg's guesses for text formats end at the first zero byte, with which nearly every ISO file begins. Others are
-    searched for what these guesses go by, and for the subtitles of AVI whose format old versions guess as well.
+    FFmpeg's text-format probes stop at the first zero byte, and nearly every ISO file starts with one. Other files are
+    searched for the strings these probes look for, and for AVI subtitles, whose format old versions guess too.
     """
     if name == "mov" and video[0] == 0:
         return True
@@ -105,7 +105,7 @@ def _by_magic(video: bytes) -> str:
 
 
 def _has_transport_packets(video: bytes) -> bool:
-    """Whether 0x47 stands at the beginning of four packets in a row (all of them in a shorter file)."""
+    """Whether four consecutive packets start with 0x47 (all packets, in a shorter file)."""
     for size in (188, 192, 204):
         for first in range(min(size, len(video) - size)):
             if all(video[at] == 0x47 for at in range(first, min(len(video), first + 4 * size), size)):
@@ -114,7 +114,7 @@ def _has_transport_packets(video: bytes) -> bool:
 
 
 def _refuse_text(video: bytes) -> None:
-    """DecodeError with the name of a playlist, or another text that lists addresses."""
+    """Raise DecodeError, naming the format, for a playlist or another text file that lists URLs."""
     text = video[:4096].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = text.replace(b"\0", b"")[2:].lstrip()
@@ -125,7 +125,7 @@ def _refuse_text(video: bytes) -> None:
 
 
 def _check_iso(video: bytes) -> None:
-    """DecodeError where the movie's data lies elsewhere: data references and reference movies."""
+    """Raise DecodeError if the movie's data is in another file: data references and reference movies."""
     left = MAX_BOXES
     pending = [(0, len(video))]
     while pending:
@@ -155,7 +155,7 @@ def _check_references(video: bytes, begin: int, end: int) -> None:
 
 
 def _boxes(video: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of the content of each box in video[begin:end]."""
+    """Type, content start and content end of each box in video[begin:end]."""
     while begin + 8 <= end:
         size, kind = struct.unpack_from(">I4s", video, begin)
         start = begin + 8
@@ -164,13 +164,13 @@ def _boxes(video: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int
         elif size == 0:
             size = end - begin
         if size < start - begin:
-            return  # decoders end here, too
+            return  # decoders stop here too
         yield kind, start, min(begin + size, end)
         begin += size
 
 
 def _check_matroska(video: bytes) -> None:
-    """DecodeError where the segment says which file goes before or after it."""
+    """Raise DecodeError if the segment names the file that comes before or after it."""
     for element, start, stop in _elements(video, 0, len(video)):
         if element != SEGMENT:
             continue
@@ -185,7 +185,7 @@ def _check_matroska(video: bytes) -> None:
 
 
 def _elements(video: bytes, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Identifier, start and end of the content of each EBML element in video[begin:end]."""
+    """ID, content start and content end of each EBML element in video[begin:end]."""
     for _ in range(MAX_BOXES):
         if begin >= end or not video[begin]:
             return
@@ -197,7 +197,7 @@ def _elements(video: bytes, begin: int, end: int) -> Iterator[tuple[int, int, in
         width = 9 - video[begin].bit_length()
         size = int.from_bytes(video[begin : begin + width], "big") & ((1 << 7 * width) - 1)
         begin += width
-        unknown = size == (1 << 7 * width) - 1  # a live stream's segment
+        unknown = size == (1 << 7 * width) - 1  # the segment of a live stream
         stop = end if unknown else min(begin + size, end)
         yield element, begin, stop
         begin = stop

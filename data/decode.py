@@ -1,11 +1,11 @@
-"""Bytes of a video -> frames, behind one small interface: decord first, PyAV where decord cannot.
+"""Video bytes -> frames, behind one small interface: decord first, PyAV for what decord cannot decode.
 
-These functions decode in this process, where a broken video may crash it; data/isolation.py has the same ones behind a
-process boundary. No decoder sees a name or an address: the bytes lie in memory, their container is on the list of
-data/containers.py, and FFmpeg is told which one it is and may open nothing else.
-Both decoders return frames [T, H, W, C] uint8 in display order, rotated as the file asks. Frame i is the i-th frame
-that truly decodes, counted from 0. A reader lives as long as one call, with one thread: readers kept across a fork
-hang, and a worker's neighbours need the other cores. Pictures (JPEG, PNG) are videos of one frame.
+These functions decode in this process, where a broken video may crash it; data/isolation.py has the same functions
+behind a process boundary. No decoder sees a path or URL: the bytes are in memory, their container is on the allow-list
+of data/containers.py, and FFmpeg is told which one it is and may open nothing else.
+Both decoders return frames [T, H, W, C] uint8 in display order, with the file's rotation applied. Frame i is the i-th
+frame that actually decodes, 0-based. A reader lives for one call and uses one thread: readers kept across a fork hang,
+and other workers need the other cores. Pictures (JPEG, PNG) are videos of one frame.
 """
 
 import io
@@ -23,34 +23,34 @@ from data.containers import identify, is_safe_to_guess
 
 try:
     import decord
-except ImportError:  # no wheels for this platform: PyAV does everything
+except ImportError:  # no wheels for this platform: PyAV decodes everything
     decord = None
 
 HAS_DECORD = decord is not None
 Frames = NDArray[np.uint8]
 Decoder = Literal["auto", "decord", "av"]
 
-MAX_PIXELS = 1 << 26  # of a frame; 8K has half as many
+MAX_PIXELS = 1 << 26  # per frame; 8K has half as many
 PICTURES = ("jpeg", "png")
-MOV_NAMES = "mov,mp4,m4a,3gp,3g2,mj2"  # what FFmpeg calls its one reader of ISO files
+MOV_NAMES = "mov,mp4,m4a,3gp,3g2,mj2"  # FFmpeg's name for its one demuxer of ISO files
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video holds, found by decoding all of it."""
+    """Properties of a video, measured by decoding all of it."""
 
     width: int  # after rotation
     height: int
     rotation: int  # degrees clockwise that were applied: 0, 90, 180, 270
     fps: float
-    frames: int  # that truly decode
+    frames: int  # number of frames that actually decode
     duration: float  # seconds
     codec: str
-    times: tuple[float, ...] | None = None  # seconds of each frame where the rate varies, else None
+    times: tuple[float, ...] | None = None  # seconds of each frame if the frame rate varies, else None
 
 
 def decode_frames(video: bytes, indices: Sequence[int], decoder: Decoder = "auto") -> Frames:
-    """Frames [T, H, W, C] uint8 at `indices` (any order, repeats allowed); DecodeError where that is not possible."""
+    """Frames [T, H, W, C] uint8 at `indices` (any order, repeats allowed); DecodeError if they cannot be decoded."""
     if not len(indices):
         raise ValueError("decode_frames needs at least one index")
     wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
@@ -61,9 +61,9 @@ def decode_frames(video: bytes, indices: Sequence[int], decoder: Decoder = "auto
 
 
 def probe_video(video: bytes, visit: Callable[[int, "av.VideoFrame"], None] | None = None) -> VideoInfo:
-    """Decode everything once and say what is there; DecodeError when not a single frame decodes.
+    """Decode the whole video once and report its properties; DecodeError if not a single frame decodes.
 
-    `visit` is called with every frame's index and the frame, except for pictures.
+    `visit` is called with the index and the frame for every frame, except for pictures.
     """
     name = identify(video)
     if name in PICTURES:
@@ -90,12 +90,12 @@ def probe_video(video: bytes, visit: Callable[[int, "av.VideoFrame"], None] | No
 
 
 def is_picture(content: bytes) -> bool:
-    """Whether the bytes begin like a JPEG or PNG file."""
+    """Whether the first bytes are those of a JPEG or PNG file."""
     return content[:3] == b"\xff\xd8\xff" or content[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def open_video(video: bytes) -> "av.container.InputContainer":
-    """A container over bytes in memory; the caller closes it (`with`)."""
+    """A container that reads from memory; the caller closes it (`with`)."""
     name = identify(video)
     if name in PICTURES:
         raise DecodeError("not a video", f"it is a picture ({name})")
@@ -111,7 +111,7 @@ def open_video(video: bytes) -> "av.container.InputContainer":
 
 
 def _open_nothing(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-    raise PermissionError(f"a video asks for {url[:100]!r}, which is never opened")
+    raise PermissionError(f"the video refers to {url[:100]!r}, which is never opened")
 
 
 def find_stream(container: "av.container.InputContainer") -> "av.VideoStream":
@@ -123,14 +123,14 @@ def find_stream(container: "av.container.InputContainer") -> "av.VideoStream":
         raise DecodeError("unknown codec", "this build of PyAV has no decoder for it")
     if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
         raise DecodeError("too large", _too_large(stream.codec_context.width, stream.codec_context.height))
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a stream may change its size on the way
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the frame size may change within a stream
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return stream
 
 
 def iterate_frames(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.VideoFrame"]:
-    """Frames in display order until the end or the first error after a frame: what truly decodes counts."""
+    """Frames in display order, up to the end or the first decoding error; DecodeError if no frame came before it."""
     found = False
     try:
         for frame in container.decode(stream):
@@ -142,7 +142,7 @@ def iterate_frames(container: "av.container.InputContainer", stream: "av.VideoSt
 
 
 def to_pixels(frame: "av.VideoFrame") -> Frames:
-    """One frame [H, W, C] uint8, rotated as the file asks."""
+    """One frame [H, W, C] uint8, with the file's rotation applied."""
     pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     turns = frame.rotation // 90 % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
@@ -152,7 +152,7 @@ def _decode_unique(video: bytes, wanted: NDArray[np.int64], decoder: Decoder) ->
     name = identify(video)
     if name in PICTURES:
         if wanted[-1] > 0:
-            raise DecodeError("too few frames", f"a picture has one frame, frame {wanted[-1]} was asked for")
+            raise DecodeError("too few frames", f"a picture has one frame, frame {wanted[-1]} was requested")
         return _open_picture(video)[None]
     guessed = is_safe_to_guess(video, name)
     if decoder == "decord" and not guessed:
@@ -173,7 +173,7 @@ def _decode_decord(video: bytes, wanted: NDArray[np.int64]) -> Frames:
         decord.logging.set_level(decord.logging.QUIET)
         reader = decord.VideoReader(io.BytesIO(video), ctx=decord.cpu(0), num_threads=1)
         if wanted[-1] >= len(reader):
-            raise DecodeError("too few frames", f"frame {wanted[-1]} was asked for, decord finds {len(reader)}")
+            raise DecodeError("too few frames", f"frame {wanted[-1]} was requested, decord finds {len(reader)} frames")
         frames: Frames = reader.get_batch(wanted.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise DecodeError("not decodable", _reason(error)) from error
@@ -194,7 +194,7 @@ def _decode_av(video: bytes, wanted: NDArray[np.int64]) -> Frames:
 
 
 def _packet_stamps(container: "av.container.InputContainer", stream: "av.VideoStream") -> list[int] | None:
-    """Time stamp of every frame in display order, from the packets alone; None where a packet has none."""
+    """Time stamp of every frame in display order, from the packets alone; None if they are missing or not unique."""
     stamps: list[int] = []
     try:
         for packet in container.demux(stream):
@@ -204,14 +204,14 @@ def _packet_stamps(container: "av.container.InputContainer", stream: "av.VideoSt
                 return None
             stamps.append(packet.pts)
     except av.FFmpegError:
-        return None  # decoding in order finds out how far the file is readable
+        return None  # decoding in order shows how far the file is readable
     return sorted(stamps) if len(set(stamps)) == len(stamps) else None
 
 
 def _decode_by_stamp(
     container: "av.container.InputContainer", stream: "av.VideoStream", stamps: list[int]
 ) -> Frames | None:
-    """Seek to the key frame before the first stamp and decode up to the last; None if one does not appear."""
+    """Seek to the key frame before the first stamp and decode up to the last; None if a stamp does not appear."""
     found: dict[int, Frames] = {}
     missing = set(stamps)
     try:
@@ -228,20 +228,20 @@ def _decode_by_stamp(
 
 
 def _decode_in_order(video: bytes, wanted: NDArray[np.int64]) -> Frames:
-    """The plain way, for streams without usable time stamps: count frames from the start."""
-    asked = set(wanted.tolist())
+    """Fallback for streams without usable time stamps: count frames from the start."""
+    requested = set(wanted.tolist())
     frames: list[Frames] = []
     count = 0
     with open_video(video) as container:
         for frame in iterate_frames(container, find_stream(container)):
-            if count in asked:
+            if count in requested:
                 frames.append(to_pixels(frame))
             count += 1
-            if len(frames) == len(asked):
+            if len(frames) == len(requested):
                 return _stack(frames)
     if not count:
         raise DecodeError("no frames", "the stream opens but not one frame decodes")
-    raise DecodeError("too few frames", f"frame {wanted[-1]} was asked for, {count} decode")
+    raise DecodeError("too few frames", f"frame {wanted[-1]} was requested, {count} frames decode")
 
 
 def _stack(frames: list[Frames]) -> Frames:
@@ -264,7 +264,7 @@ def _open_picture(content: bytes) -> Frames:
 
 
 def _timing(times: Sequence[float | None], rate: float) -> tuple[float, tuple[float, ...] | None]:
-    """Average rate, and every frame's offset in seconds where frames are not evenly spaced."""
+    """Average frame rate, and the offset of every frame in seconds if frames are not evenly spaced."""
     known = [time for time in times if time is not None]
     if len(known) != len(times) or len(known) < 2 or known[-1] <= known[0]:
         return rate, None
@@ -284,7 +284,7 @@ def _too_large(width: int, height: int) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of an error, without the decoder's source file and addresses."""
+    """One line of an error, without the decoder's source location and memory addresses."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     line = str(text).strip().splitlines()[0] if str(text).strip() else type(error).__name__
     return line.split("Check failed: ")[-1][:160]

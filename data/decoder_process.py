@@ -1,10 +1,10 @@
-"""The process that decodes for another one: questions come through a socket, frames go back.
+"""A process that decodes on behalf of another: requests arrive on a socket, frames go back.
 
-What decoders can do wrong happens here: crash, hang, or take all memory. The kernel ends the process when an answer
-takes too long, whatever a decoder is doing, and allocations beyond the limit fail. Answers are JSON and raw pixels:
-nothing is unpickled on either side.
+A decoder may crash, hang or exhaust memory, and it does so here. The kernel terminates the process when a response
+takes too long, whatever the decoder is doing, and allocations beyond the memory limit fail. Responses are JSON and raw
+pixels: neither side unpickles anything.
 
-A message is the length of its JSON (4 bytes), the JSON, then as many bytes as its field `bytes` says.
+A message is the length of its header (4 bytes), the header (JSON), then a payload of header["bytes"] bytes.
 """
 
 import json
@@ -31,29 +31,29 @@ from data.decode import (
     to_pixels,
 )
 
-MEMORY = 4 << 30  # bytes that one answer may take, beside the video itself
-MAX_WORDS = 64 << 20  # bytes of a message's JSON
+MEMORY = 4 << 30  # bytes that one request may use, in addition to the video itself
+MAX_HEADER = 64 << 20  # bytes of a message's JSON header
 
 
 def send(connection: socket.socket, message: dict[str, Any], content: bytes | memoryview = b"") -> None:
-    """Write one message."""
-    words = json.dumps({**message, "bytes": len(content)}).encode()
-    connection.sendall(len(words).to_bytes(4, "big") + words)
+    """Send one message."""
+    header = json.dumps({**message, "bytes": len(content)}).encode()
+    connection.sendall(len(header).to_bytes(4, "big") + header)
     if len(content):
         connection.sendall(content)
 
 
-def receive_words(connection: socket.socket) -> dict[str, Any]:
-    """The JSON of the next message; EOFError where the other side is gone, ValueError for one that is too long."""
+def receive_header(connection: socket.socket) -> dict[str, Any]:
+    """Header of the next message; EOFError if the other side has closed, ValueError if the header is too long."""
     size = int.from_bytes(receive_exactly(connection, bytearray(4)), "big")
-    if size > MAX_WORDS:
-        raise ValueError(f"a message of {size} bytes")
+    if size > MAX_HEADER:
+        raise ValueError(f"message header of {size} bytes, at most {MAX_HEADER} are accepted")
     message: dict[str, Any] = json.loads(receive_exactly(connection, bytearray(size)))
     return message
 
 
 def receive_exactly(connection: socket.socket, target: Any) -> Any:
-    """Fill `target`, a writable buffer of bytes."""
+    """Fill `target`, a writable byte buffer; EOFError if the other side closes first."""
     view, done = memoryview(target), 0
     while done < len(view):
         count = connection.recv_into(view[done:])
@@ -64,44 +64,44 @@ def receive_exactly(connection: socket.socket, target: Any) -> Any:
 
 
 def serve(number: int) -> None:
-    """Answer questions on the socket with this file descriptor until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the process that asks, whose end is the end of this one
+    """Serve requests on the socket with file descriptor `number` until the other side closes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the parent; when the parent exits, so does this process
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     connection = socket.socket(fileno=number)
     send(connection, {"ready": True})
     silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 2)  # what decoders print about broken files; the reason goes back in the answer
+    os.dup2(silence, 2)  # decoders print about broken files; the reason is part of the response instead
     base = _memory_in_use()
     while True:
         try:
-            question = receive_words(connection)
-            video = bytes(receive_exactly(connection, bytearray(question["bytes"])))
+            request = receive_header(connection)
+            video = bytes(receive_exactly(connection, bytearray(request["bytes"])))
         except (EOFError, OSError):
             return
         _limit_memory(base + MEMORY + 2 * len(video))
         try:
-            for message, content in _answer(question, video):
+            for message, content in _respond(request, video):
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 send(connection, message, content)
-                signal.setitimer(signal.ITIMER_REAL, question["timeout"])
+                signal.setitimer(signal.ITIMER_REAL, request["timeout"])
         except OSError:
             return
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(question: dict[str, Any], video: bytes) -> Iterator[tuple[dict[str, Any], bytes | memoryview]]:
-    signal.setitimer(signal.ITIMER_REAL, question["timeout"])
+def _respond(request: dict[str, Any], video: bytes) -> Iterator[tuple[dict[str, Any], bytes | memoryview]]:
+    signal.setitimer(signal.ITIMER_REAL, request["timeout"])
     try:
-        if question["do"] == "probe":
+        if request["do"] == "probe":
             yield {"info": asdict(probe_video(video))}, b""
-        elif question["do"] == "decode":
-            frames = decode_frames(video, question["indices"], question["decoder"])
+        elif request["do"] == "decode":
+            frames = decode_frames(video, request["indices"], request["decoder"])
             yield {"shape": frames.shape}, _bytes_of(frames)
         else:
-            yield from _stream(video, set(question["indices"]))
+            yield from _stream(video, set(request["indices"]))
     except DecodeError as error:
         yield {"error": [error.reason, error.detail]}, b""
     except MemoryError:
@@ -111,7 +111,7 @@ def _answer(question: dict[str, Any], video: bytes) -> Iterator[tuple[dict[str, 
 
 
 def _stream(video: bytes, wanted: set[int]) -> Iterator[tuple[dict[str, Any], bytes | memoryview]]:
-    """The wanted frames one by one, from front to back."""
+    """The wanted frames one by one, in display order."""
     if is_picture(video):
         pictures = [decode_frames(video, [0])[0]]
         for index, pixels in enumerate(pictures):
@@ -130,7 +130,7 @@ def _bytes_of(frames: Frames) -> memoryview:
 
 
 def _memory_in_use() -> int:
-    """Bytes of writable memory that the process has reserved; 0 where the system does not say."""
+    """Bytes of writable memory reserved by the process; 0 if the system does not report it."""
     try:
         with open("/proc/self/status") as file:
             fields = dict(line.split(":", 1) for line in file)

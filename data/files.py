@@ -1,12 +1,12 @@
-"""Files that are whole or not there, and locks that end with the process that holds them.
+"""Atomic file writes, and locks that are released when their process exits.
 
-A file is written beside its name, brought to disk and renamed: whoever opens the name sees all of the old content or
-all of the new one, also after a power cut. What a killed process leaves is a hidden `.NAME.xxxxxxxx.part`, which
-`remove_leftovers` deletes for whoever knows that nobody else writes there.
+A file is written under a temporary name next to its final one, synced to disk and renamed: a reader sees all of the old
+content or all of the new, even after a power cut. A killed process leaves at most a hidden `.NAME.xxxxxxxx.part`;
+`remove_leftovers` deletes these, and may only be called when no other process is writing there.
 
-Locks are flock(2). They end when the process does, however it ends, and processes forked from it do not keep them.
-Between machines they are as good as the file system: NFS passes them on unless it is mounted with nolock or
-local_lock, Lustre only with its mount option flock. A process cannot find out that its locks are not seen elsewhere.
+Locks are flock(2). They are released when the process exits, however it exits, and forked processes do not keep them.
+Between machines they depend on the file system: NFS forwards them unless mounted with nolock or local_lock, Lustre only
+when mounted with flock. A process cannot detect that other machines do not see its locks.
 """
 
 import errno
@@ -25,8 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PART = ".part"  # ending of what is not whole yet
-LONGEST = 255 - len(".") - len(".01234567") - len(PART)  # bytes of a name to which the rest is added
+PART = ".part"  # suffix of unfinished files
+MAX_NAME = 255 - len(".") - len(".01234567") - len(PART)  # bytes of the original name that fit into a temporary one
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Where to write a file or folder, which takes the place of `path` when the block ends; an error removes it.
+    """A temporary path for a file or folder that replaces `path` when the block ends; deleted on an error.
 
-    A folder replaces nothing but an empty folder: OSError where `path` holds something.
+    A folder can only replace an empty folder: OSError if `path` is not empty.
     """
     part = name_part(path)
     try:
@@ -49,29 +49,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half written."""
+    """Write a file atomically."""
     with replacing(path) as part:
         part.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
+    """Write a text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
-    """Write plain data as a JSON file that is never seen half written."""
+    """Write plain data as a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
 def name_part(path: Path) -> Path:
-    """A new name beside `path`, for `publish`; two writers of one file get two names."""
-    name = os.fsencode(path.name)[:LONGEST].decode(errors="ignore")
+    """A new temporary path next to `path`, for `publish`; each writer gets its own."""
+    name = os.fsencode(path.name)[:MAX_NAME].decode(errors="ignore")
     return path.with_name(f".{name}.{secrets.token_hex(4)}{PART}")
 
 
 def publish(part: Path, path: Path) -> None:
-    """Bring a file or folder to disk and give it its name."""
+    """Sync the file or folder `part` to disk and rename it to `path`."""
     for inner in sorted(part.rglob("*")) if part.is_dir() else ():
         sync(inner)
     sync(part)
@@ -80,19 +80,19 @@ def publish(part: Path, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on disk."""
+    """Wait until a file's content, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in NO_FOLDER_SYNC or not path.is_dir():  # some file systems cannot do that for a folder
+        if error.errno not in NO_FOLDER_SYNC or not path.is_dir():  # some file systems cannot sync a folder
             raise
     finally:
         os.close(descriptor)
 
 
 def remove(path: Path) -> None:
-    """Delete a file or folder, or nothing."""
+    """Delete a file or folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -100,7 +100,7 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, pattern: str = "*") -> None:
-    """Delete what killed processes left of files whose names match; nobody else may be writing them."""
+    """Delete unfinished files of killed processes whose names match; no other process may be writing them."""
     for part in folder.glob(f".{pattern}.{'[0-9a-f]' * 8}{PART}"):
         remove(part)
 
@@ -110,17 +110,18 @@ class InUseError(OSError):
 
 
 class Lock:
-    """A lock on a file, held or refused; closing it, or losing it, gives it back.
+    """A file lock; closing or garbage-collecting it releases it.
 
-    path: a file that is made where it is missing and stays; its text names the holder of an exclusive lock.
-    shared: many may hold it at once, and nobody alone meanwhile. wait: until it is free; else see `held`.
-    supported: False where the file system has no locks, which is logged; then everybody holds it.
+    path: the lock file, created if missing and never deleted; its text names the holder of an exclusive lock.
+    shared: several processes may hold it at once, but none exclusively meanwhile.
+    wait: block until the lock is free; without it, `held` says whether the lock was acquired.
+    supported: False if the file system has no locks, which is logged; `held` is then always True.
     """
 
     def __init__(self, path: Path, shared: bool = False, wait: bool = False) -> None:
         self.path, self.shared = path, shared
         self.held = self.supported = True
-        self.last: dict[str, str] = {}  # who had it before and did not give it back: killed, or not seen from here
+        self.last: dict[str, str] = {}  # last holder if it never released the lock: killed, or not visible from here
         kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         while True:
             self.file = open(path, "rb+", buffering=0, opener=_open_or_make)  # noqa: SIM115 -- closed by `close`
@@ -138,14 +139,14 @@ class Lock:
                 )
             if not self.held or not self.supported or _is_still(path, self.file.fileno()):
                 break
-            self.file.close()  # it was deleted while we waited: what we locked is nobody's
+            self.file.close()  # deleted while we waited: we locked a file that nobody else can open
         _locks.add(self)
         if self.held and self.supported and not shared:
             self.last = self.holder()
             self._note(json.dumps(_describe_self()).encode())
 
     def holder(self) -> dict[str, str]:
-        """Host, process, since when and which job of whoever holds it alone; nothing where that is not known."""
+        """Host, process, job and start time of the exclusive holder; empty if unknown."""
         try:
             facts = json.loads(os.pread(self.file.fileno(), 4096, 0))
             return {name: str(facts[name]) for name in _describe_self()}
@@ -153,7 +154,7 @@ class Lock:
             return {}
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         if self.held and self.supported and not self.file.closed:
             if not self.shared:
                 self._note(b"")
@@ -178,9 +179,9 @@ class Lock:
 
 
 def claim_folder(folder: Path, command: str, advice: str) -> Lock:
-    """The right of one process to let `command` write into a folder, which is made; InUseError where another has it.
+    """Create a folder and lock it for this run of `command`; InUseError if another process holds the lock.
 
-    advice: what to do then, beside waiting for the other.
+    advice: for that error, what the user can do other than wait for the other process or stop it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder / f".{command}.lock")
@@ -190,17 +191,17 @@ def claim_folder(folder: Path, command: str, advice: str) -> Lock:
         raise InUseError(f"{folder} is in use by another {command} ({holder}); wait for it, stop it, or {advice}")
     if lock.last.get("host", socket.gethostname()) != socket.gethostname():
         logger.warning(
-            "%s: %s held this folder and did not give it back. It was killed, or it still runs on a machine whose "
-            "locks are not seen here (NFS with nolock or local_lock, Lustre without flock): make sure that it is gone",
+            "%s: %s held this folder and never released it. It was killed, or it still runs on a machine whose locks "
+            "are not visible here (NFS with nolock or local_lock, Lustre without flock): make sure it is not running",
             folder, describe_holder(lock.last),
         )  # fmt: skip
     return lock
 
 
 def describe_holder(facts: dict[str, str]) -> str:
-    """What `Lock.holder` found, in words."""
+    """The result of `Lock.holder` as text."""
     if not facts:
-        return "which one is not known"
+        return "unknown process"
     job = f", job {facts['job']}" if facts["job"] else ""
     return f"process {facts['process']} on {facts['host']}{job}, since {facts['since']}"
 
@@ -209,7 +210,7 @@ _locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
 def _forget_locks() -> None:
-    """In a forked process: the locks are its parent's, and must not outlive it in a loading process."""
+    """In a forked process: locks belong to the parent and must not outlive it in a loader's worker."""
     for lock in list(_locks):
         lock._forget()
 
@@ -218,12 +219,12 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _open_or_make(path: str, flags: int) -> int:
-    """For reading and writing, as NFS wants it for either kind of lock; the old text stays."""
+    """Open for reading and writing, as NFS requires for both kinds of lock, without truncating."""
     return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Is the open file the one that has this name now?"""
+    """Whether the open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

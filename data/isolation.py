@@ -1,8 +1,8 @@
-"""Decoding in a process of its own: whatever a video does to a decoder, the caller gets a DecodeError.
+"""Decoding in a separate process: whatever a video does to a decoder, the caller gets a DecodeError.
 
-The same functions as in data/decode.py, with a time limit. A process that asks keeps one helper, started at the first
-question and replaced when it dies; sending 16 frames of 256 lines back takes about 2 ms. A crash, a hang and a
-demand for more memory than the helper may have are all reasons to count a video by.
+The functions of data/decode.py, with a time limit. Each calling process keeps one helper process, started at its first
+request and replaced when it dies; returning 16 frames of 256 lines takes about 2 ms. A crash, a hang and running out
+of the helper's memory limit each have their own DecodeError reason.
 """
 
 import atexit
@@ -20,18 +20,18 @@ import numpy as np
 
 from data.containers import DecodeError
 from data.decode import Decoder, Frames, VideoInfo
-from data.decoder_process import MEMORY, receive_exactly, receive_words, send
+from data.decoder_process import MEMORY, receive_exactly, receive_header, send
 
-TIMEOUT = 60.0  # seconds for one answer where the caller has no limit of its own
-START = 120.0  # seconds in which the helper must be ready; a busy file system takes its time
-GRACE = 10.0  # seconds beyond the time limit, after which a helper that the kernel should have ended is killed
+TIMEOUT = 60.0  # seconds per response, unless the caller sets its own limit
+START = 120.0  # seconds for the helper to become ready; imports are slow on a busy file system
+GRACE = 10.0  # seconds past the time limit before a helper that the kernel's alarm did not end is killed
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def decode_isolated(
     video: bytes, indices: Sequence[int], decoder: Decoder = "auto", timeout: float = TIMEOUT
 ) -> Frames:
-    """Frames [T, H, W, C] uint8 at `indices`, as `decode_frames` gives them."""
+    """Frames [T, H, W, C] uint8 at `indices`, as returned by `decode_frames`."""
     if not len(indices):
         raise ValueError("decode_isolated needs at least one index")
     wanted = [int(index) for index in indices]
@@ -44,7 +44,7 @@ def decode_isolated(
 
 
 def probe_isolated(video: bytes, timeout: float = TIMEOUT) -> VideoInfo:
-    """What `probe_video` finds."""
+    """The result of `probe_video`."""
     with _own_helper() as helper:
         helper.ask({"do": "probe"}, video, timeout)
         info: dict[str, Any] = helper.receive(timeout)["info"]
@@ -53,8 +53,8 @@ def probe_isolated(video: bytes, timeout: float = TIMEOUT) -> VideoInfo:
 
 
 def stream_isolated(video: bytes, indices: Sequence[int], timeout: float = TIMEOUT) -> Iterator[tuple[int, Frames]]:
-    """Number and pixels [H, W, C] of the frames at `indices` from front to back, at most `timeout` seconds apart."""
-    helper = _Helper()  # of its own: the caller may decode other videos between two frames
+    """Index and pixels [H, W, C] of each frame at `indices` in display order, each within `timeout` seconds."""
+    helper = _Helper()  # a separate one: the caller may decode other videos between two frames
     try:
         with helper:
             helper.ask({"do": "stream", "indices": [int(index) for index in indices]}, video, timeout)
@@ -65,7 +65,7 @@ def stream_isolated(video: bytes, indices: Sequence[int], timeout: float = TIMEO
 
 
 class _Helper:
-    """One decoding process, started when it is needed."""
+    """One decoding process, started on demand."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -79,11 +79,11 @@ class _Helper:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None and not issubclass(kind, _RefusedError):
-            self.stop()  # an answer may be on its way that nobody waits for
+            self.stop()  # a response that nobody waits for may still arrive
         self.lock.release()
 
-    def ask(self, question: dict[str, Any], video: bytes, timeout: float) -> None:
-        """Send a question; a helper that died while nobody asked it is replaced."""
+    def ask(self, request: dict[str, Any], video: bytes, timeout: float) -> None:
+        """Send a request; a helper that died while idle is replaced."""
         if self.process is not None and self.process.poll() is not None:
             self.stop()
         if self.process is None:
@@ -91,15 +91,15 @@ class _Helper:
         assert self.connection is not None
         self.connection.settimeout(timeout + GRACE)
         try:
-            send(self.connection, {**question, "timeout": timeout}, video)
+            send(self.connection, {**request, "timeout": timeout}, video)
         except OSError as error:
             raise self._explain(timeout) from error
 
     def receive(self, timeout: float) -> dict[str, Any]:
-        """The next answer; DecodeError for the video's problem, or for what became of the process."""
+        """The next response; DecodeError if the video cannot be decoded or the process died."""
         assert self.connection is not None
         try:
-            message = receive_words(self.connection)
+            message = receive_header(self.connection)
         except (EOFError, OSError, ValueError) as error:
             raise self._explain(timeout) from error
         if "error" in message:
@@ -108,7 +108,7 @@ class _Helper:
         return message
 
     def receive_pixels(self, message: dict[str, Any], dimensions: int) -> Frames:
-        """The pixels that follow an answer."""
+        """The pixels that follow a response header."""
         assert self.connection is not None
         shape = tuple(int(side) for side in message["shape"])
         if len(shape) != dimensions or min(shape) < 1 or not 0 < message["bytes"] == np.prod(shape) <= 2 * MEMORY:
@@ -121,7 +121,7 @@ class _Helper:
         return frames
 
     def stop(self) -> None:
-        """End the process; one that another process owns is only let go."""
+        """Kill the process; after a fork, a process that the parent owns is only disconnected."""
         if self.connection is not None:
             self.connection.close()
         if self.process is not None and self.owner == os.getpid():
@@ -143,31 +143,31 @@ class _Helper:
         self.connection = ours
         ours.settimeout(START)
         try:
-            receive_words(ours)
+            receive_header(ours)
         except (EOFError, OSError) as error:
             self.stop()
             raise RuntimeError(
-                "the decoding process does not start; its own message stands above, or this machine is out of memory "
-                "or processes"
+                "the decoding process did not start; see its own message above, or check whether this machine is out "
+                "of memory or process slots"
             ) from error
 
     def _explain(self, timeout: float) -> DecodeError:
-        """Why there is no answer."""
+        """Why there is no response."""
         assert self.process is not None
         try:
             code = self.process.wait(1)
         except subprocess.TimeoutExpired:
-            code = -signal.SIGALRM  # it hangs where not even the kernel's alarm ends it
+            code = -signal.SIGALRM  # it hangs in a state that even the kernel's alarm does not end
         if code == -signal.SIGALRM:
             return DecodeError("timeout", f"decoding took longer than {timeout:g} s")
         if code == -signal.SIGKILL:
-            return DecodeError("the decoder was killed", "SIGKILL, as the system sends where memory is short")
+            return DecodeError("the decoder was killed", "SIGKILL, which the system sends when memory runs out")
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return DecodeError("the decoder crashed", name)
 
 
 class _RefusedError(DecodeError):
-    """The video's problem, told by a helper that is well."""
+    """A problem of the video, reported by a healthy helper."""
 
     def __reduce__(self) -> tuple[type[DecodeError], tuple[str, str]]:
         return DecodeError, (self.reason, self.detail)
@@ -177,7 +177,7 @@ _shared: _Helper | None = None
 
 
 def _own_helper() -> _Helper:
-    """This process's helper; after a fork, another one."""
+    """This process's helper; a forked process gets its own."""
     global _shared
     if _shared is None or _shared.owner != os.getpid():
         if _shared is not None:

@@ -1,7 +1,7 @@
-"""What a folder of shards holds: `manifest.json`, read with checks and written in one canonical form.
+"""The contents of a folder of shards: `manifest.json`, validated when read and written in one canonical form.
 
-The manifest is the loader's source of truth: a shard with fewer samples than it says is an error, never a shorter
-epoch. Its fingerprint names the data set: equal fingerprints mean equal shards, hence the same order of samples.
+The manifest is the loader's source of truth: a shard with fewer samples than listed is an error, never a shorter
+epoch. Its fingerprint identifies the data set: equal fingerprints mean equal shards, hence the same sample order.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from data.loading.remote import is_url, join_url, read_url
 
 NAME = "manifest.json"
 FORMAT = "video-shards/1"
-SMALLEST = 512  # bytes of a sample in a tar: a header alone
-MOST = 4_000_000  # samples of a shard; their order is drawn in memory
+MIN_SAMPLE_BYTES = 512  # of a sample in a tar: its header alone
+MAX_SHARD_SAMPLES = 4_000_000  # samples are permuted in memory
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Shard:
     name: str  # relative to the manifest's folder
     samples: int
     bytes: int
-    sha256: str  # of the whole file; "" where nobody computed it
+    sha256: str  # of the whole file; "" if not computed
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A source which did not become a sample, and why."""
+    """A source that did not become a sample, and why."""
 
     path: str
     reason: str
@@ -40,11 +40,11 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole data set: shards in their order, label names, totals and how it was made."""
+    """A whole data set: shards in order, class names, totals and how it was made."""
 
     folder: str
     shards: tuple[Shard, ...]
-    classes: list[str] = field(default_factory=list)  # label i is called classes[i]
+    classes: list[str] = field(default_factory=list)  # name of label i
     totals: dict[str, Any] = field(default_factory=dict)  # seconds, frames and histograms, for `inspect`
     made: dict[str, Any] = field(default_factory=dict)  # options, versions and digest of the sources
     rejected: tuple[Rejection, ...] = ()
@@ -60,13 +60,13 @@ class Manifest:
         return sum(shard.bytes for shard in self.shards)
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change when any shard's name, count, size or content changes."""
+        """16 hexadecimal digits that change when any shard's name, sample count, size or content changes."""
         lines = "".join(f"{s.name}\t{s.samples}\t{s.bytes}\t{s.sha256}\n" for s in self.shards)
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], allow_pipe: bool = False) -> "Manifest":
-        """Read `folder`/manifest.json; raise ValueError or FileNotFoundError that says what is wrong with it.
+        """Read `folder`/manifest.json; a ValueError or FileNotFoundError says what is wrong with it.
 
         `allow_pipe`: `folder` may be a command, see remote.py.
         """
@@ -79,7 +79,7 @@ class Manifest:
         return parse_manifest(path.read_bytes(), str(folder), str(path))
 
     def to_json(self) -> bytes:
-        """The one canonical text of this manifest: equal data sets give equal bytes."""
+        """The canonical text of this manifest: equal data sets give equal bytes."""
         content = {
             "format": FORMAT,
             "samples": self.samples,
@@ -93,12 +93,12 @@ class Manifest:
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
     def save(self, name: str = NAME) -> None:
-        """Write `folder`/`name`; it is never visible half written."""
+        """Write `folder`/`name` atomically."""
         write_bytes(Path(self.folder) / name, self.to_json())
 
 
 def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = False) -> Manifest:
-    """Check the text of a manifest; `name` stands in the messages, `folder` is where its shards are."""
+    """Parse and validate a manifest; `name` appears in error messages, `folder` holds the shards."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -122,7 +122,7 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
     if not manifest.samples and not allow_empty:
         raise ValueError(f"{name}: the data set has no samples; pack a folder that holds readable videos")
     if content.get("samples", manifest.samples) != manifest.samples:
-        raise ValueError(f"{name}: says {content['samples']} samples, its shards say {manifest.samples}")
+        raise ValueError(f"{name}: says {content['samples']} samples, but its shards add up to {manifest.samples}")
     names = [shard.name for shard in shards]
     if len(set(names)) != len(names):
         raise ValueError(f"{name}: a shard is listed twice")
@@ -132,13 +132,16 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
 def _parse_shard(content: dict[str, Any]) -> Shard:
     samples, size, name = content["samples"], content["bytes"], content["name"]
     if type(samples) is not int or type(size) is not int or type(name) is not str:
-        raise TypeError(f"shard {name!r}: samples and bytes must be whole numbers, name a text")
-    if samples * SMALLEST > size or samples > MOST:
-        raise ValueError(f"shard {name}: {samples} samples cannot be in {size} bytes; a shard has at most {MOST}")
+        raise TypeError(f"shard {name!r}: samples and bytes must be integers and name a string")
+    if samples * MIN_SAMPLE_BYTES > size or samples > MAX_SHARD_SAMPLES:
+        raise ValueError(
+            f"shard {name}: {samples} samples do not fit into {size} bytes, or are more than the {MAX_SHARD_SAMPLES} "
+            "that a shard may have"
+        )
     if samples < 0 or size < 0:
         raise ValueError(f"shard {name}: samples and bytes must not be negative")
     if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"shard {name}: the name must be relative and stay inside the data set's folder")
+        raise ValueError(f"shard {name}: the name must be relative and stay inside the folder of the data set")
     return Shard(name, samples, size, str(content.get("sha256", "")))
 
 
@@ -148,5 +151,5 @@ def _missing(folder: Path) -> str:
     if (folder / "train" / NAME).is_file():
         return f"{folder}: no {NAME} here, but there is one in {folder / 'train'}; give that folder"
     found = any(path.suffix == ".tar" for path in folder.iterdir())
-    hint = "its shards were not packed to the end; run the same pack command again" if found else "pack videos first"
+    hint = "packing did not finish; run the same pack command again" if found else "pack videos first"
     return f"{folder}: no {NAME}; {hint} (python -m launch pack SOURCE {folder})"

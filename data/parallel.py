@@ -1,7 +1,7 @@
-"""A map over processes which keeps the order and survives crashes and hangs of single items.
+"""A multiprocess map that keeps the order and survives items that crash or hang their worker.
 
-Each worker has one item at a time, so it is known whose fault a death is; the worker is replaced, the others go on.
-At most a few results wait in memory. With 0 jobs everything happens in this process, unprotected.
+Each worker has one item at a time, so a death can be blamed on one item; that worker is replaced, the others go on.
+Only a few results wait in memory. With 0 jobs everything runs in this process, unprotected.
 """
 
 import multiprocessing
@@ -16,14 +16,14 @@ from typing import Any, Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AHEAD = 4  # results a worker may be ahead of the slowest item
+AHEAD = 4  # results per worker that may wait for the slowest item
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: "Connection[Any, Any]"
-    number: int = -1  # of the item at hand, -1: none
+    number: int = -1  # index of the current item, -1: idle
     since: float = 0.0
 
 
@@ -34,26 +34,26 @@ def map_in_order(
     timeout: float,
     lost: Callable[[Item, str], Result],
 ) -> Iterator[Result]:
-    """function(item) for all items, in their order; lost(item, why) where the process died or took too long."""
+    """function(item) for all items, in order; lost(item, why) for an item whose process died or took too long."""
     if jobs < 1:
         yield from map(function, items)
         return
-    crew = _Crew(function, items, min(jobs, max(len(items), 1)), timeout, lost)
+    pool = _Pool(function, items, min(jobs, max(len(items), 1)), timeout, lost)
     try:
         for number in range(len(items)):
-            while number not in crew.results:
-                crew.advance(number)
-            yield crew.results.pop(number)
+            while number not in pool.results:
+                pool.advance(number)
+            yield pool.results.pop(number)
     finally:
-        crew.stop()
+        pool.stop()
 
 
 def count_cores() -> int:
-    """Cores this process may use."""
+    """CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Crew(Generic[Item, Result]):
+class _Pool(Generic[Item, Result]):
     def __init__(
         self,
         function: Callable[[Item], Result],
@@ -65,10 +65,10 @@ class _Crew(Generic[Item, Result]):
         self.function, self.items, self.timeout, self.lost = function, items, timeout, lost
         self.results: dict[int, Result] = {}
         self.next = 0
-        self.workers = [self._hire() for _ in range(jobs)]
+        self.workers = [self._start_worker() for _ in range(jobs)]
 
     def advance(self, wanted: int) -> None:
-        """Hand out items, then wait for an answer, a death or a time limit."""
+        """Hand out items, then wait until a worker answers, dies or reaches its time limit."""
         ahead = wanted + AHEAD * len(self.workers)
         for worker in self.workers:
             if worker.number < 0 and self.next < min(len(self.items), ahead):
@@ -77,7 +77,7 @@ class _Crew(Generic[Item, Result]):
                 try:
                     worker.pipe.send(self.items[worker.number])
                 except OSError:
-                    continue  # it died before; the pipe says so below
+                    continue  # the worker has died; the closed pipe is noticed below
         busy = [worker for worker in self.workers if worker.number >= 0]
         patience = min(worker.since for worker in busy) + self.timeout - time.monotonic()
         ready = wait([worker.pipe for worker in busy], max(patience, 0.0))
@@ -110,10 +110,10 @@ class _Crew(Generic[Item, Result]):
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
-        self.workers[self.workers.index(worker)] = self._hire()
+        self.workers[self.workers.index(worker)] = self._start_worker()
 
-    def _hire(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")  # decoders do not survive a fork
+    def _start_worker(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")  # decoders do not survive fork
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(self.function, theirs), daemon=True)
         process.start()

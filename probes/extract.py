@@ -236,7 +236,7 @@ def _by_segment(tokens: Tensor, layers: int) -> tuple[Tensor, Tensor]:
 
 
 def _encode_batch(order: Order, name: str, batch: Batch) -> Block:
-    places = torch.tensor(batch.places, dtype=torch.int64)
+    places = torch.tensor(batch.indices, dtype=torch.int64)
     missing = {reason: list(names) for reason, names in batch.skipped.items()}
     if not batch.keys:
         views, (count, width) = order.loader.views.count, order.shape(name)

@@ -1,1 +1,1 @@
-"""Videos made from a seed, each with labels that a single frame does not give away."""
+"""Videos generated from a seed, with labels that cannot be read from a single frame."""

@@ -1,8 +1,8 @@
-"""A small world of physics: what decides the motion cannot be seen in a frame, only in how things move.
+"""Simple physics whose coefficients cannot be seen in a single frame, only in the motion.
 
-The first frame is drawn independently of gravity, stiffness, masses and friction, so a clip's coefficient and its
-class (which part of the range it lies in) are in the motion alone. Lengths are pixels of a 64-pixel frame, times
-frames, angles radians from hanging down. T frames.
+The first frame is drawn independently of gravity, stiffness, masses and friction, so a clip's coefficient and its class
+(which part of the range it lies in) can be inferred from the motion alone. Lengths are in pixels of a 64-pixel frame,
+times in frames, angles in radians from hanging down. T frames.
 """
 
 import math
@@ -30,23 +30,23 @@ Tracks = npt.NDArray[np.float64]
 Scenario = Literal["pendulum", "balls", "collision", "spring", "arm"]
 
 _FLOOR = 58.0
-_SUBSTEPS = 8  # steps of integration a frame
+_SUBSTEPS = 8  # integration steps per frame
 
 
 @dataclass(frozen=True)
 class BodiesConfig(VideoConfig):
-    """Ranges are drawn from uniformly, those of a coefficient level by level."""
+    """Values are drawn uniformly from the ranges, coefficients level by level and (except `fall`) in logarithm."""
 
     scenario: Scenario = "pendulum"
-    levels: int = 3  # classes: equal parts of the range of the coefficient; 1: no label
-    gravity: tuple[float, float] = (2.0, 12.0)  # pendulum, arm: pixels a frame^2
-    fall: tuple[float, float] = (0.15, 1.0)  # balls: pixels a frame^2
-    stiffness: tuple[float, float] = (0.12, 1.2)  # spring: a mass, a frame^2
-    mass_ratio: tuple[float, float] = (0.2, 5.0)  # collision: struck to striking ball; arm: lower to upper weight
-    friction: tuple[float, float] = (0.0, 0.05)  # share of the speed lost a frame
-    textures: bool = True
-    occluders: tuple[int, int] = (0, 0)  # posts in front
-    flicker: float = 0.02  # standard deviation of the light from frame to frame, relative
+    levels: int = 3  # number of classes: equal parts of the coefficient's range; 1: no label
+    gravity: tuple[float, float] = (2.0, 12.0)  # pendulum, arm: pixels / frame^2
+    fall: tuple[float, float] = (0.15, 1.0)  # balls: gravity, pixels / frame^2
+    stiffness: tuple[float, float] = (0.12, 1.2)  # spring: per unit mass, 1 / frame^2
+    mass_ratio: tuple[float, float] = (0.2, 5.0)  # collision: struck / striking ball; arm: lower / upper weight
+    friction: tuple[float, float] = (0.0, 0.05)  # fraction of the speed lost per frame
+    textures: bool = True  # textured backgrounds
+    occluders: tuple[int, int] = (0, 0)  # number of posts in front of the scene
+    flicker: float = 0.02  # relative standard deviation of the brightness between frames
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +59,7 @@ class BodiesConfig(VideoConfig):
 
 @dataclass(frozen=True)
 class Scene:
-    """Tracks of a scenario, how to paint them with three colours, and its values."""
+    """A simulated scenario: its tracks, a function that paints them, and its values."""
 
     tracks: Tracks  # [T, S]
     paint: Callable[[Stage, list[Colour]], None]
@@ -82,7 +82,7 @@ def render_bodies(config: BodiesConfig, index: int, seed: int) -> Clip:
 
 
 def integrate(derivative: Callable[[State], State], state: State, frames: int, substeps: int = _SUBSTEPS) -> Tracks:
-    """States [T, S] of an autonomous system at whole frames, by the classical Runge-Kutta method."""
+    """States [T, S] of an autonomous system at each frame, by the classical Runge-Kutta method."""
     step = 1 / substeps
     states = [state]
     for _ in range(frames - 1):
@@ -148,7 +148,7 @@ def _balls(random: np.random.Generator, config: BodiesConfig, index: int) -> Sce
 
 
 def _collision(random: np.random.Generator, config: BodiesConfig, index: int) -> Scene:
-    """Two balls of one size on a table seen from above; the masses decide how they part."""
+    """Two balls of equal size on a table seen from above; the masses decide how they separate."""
     ratio = draw_level(random, index, config.levels, config.mass_ratio, logarithmic=True)
     radius, friction = random.uniform(5, 7), random.uniform(*config.friction)
     heading, offset = random.uniform(0, 2 * np.pi), random.uniform(-0.6, 0.6) * radius
@@ -166,7 +166,7 @@ def _collision(random: np.random.Generator, config: BodiesConfig, index: int) ->
             normal = between / np.linalg.norm(between)
             closing = float((speeds[0] - speeds[1]) @ normal)
             if np.linalg.norm(between) < 2 * radius and closing > 0:
-                impulse = 2 * closing / (1 + 1 / ratio) * normal  # elastic, the striking ball has mass 1
+                impulse = 2 * closing / (1 + 1 / ratio) * normal  # elastic; the striking ball has mass 1
                 speeds[0] -= impulse
                 speeds[1] += impulse / ratio
         states.append(places.ravel())
@@ -199,16 +199,16 @@ def _spring(random: np.random.Generator, config: BodiesConfig, index: int) -> Sc
 
 
 def _arm(random: np.random.Generator, config: BodiesConfig, index: int) -> Scene:
-    """A double pendulum; only the motion says how heavy the lower weight is."""
+    """A double pendulum; only the motion shows how heavy the lower weight is."""
     ratio = draw_level(random, index, config.levels, config.mass_ratio, logarithmic=True)
     gravity, friction = random.uniform(*config.gravity), random.uniform(*config.friction)
     upper, lower = random.uniform(12, 17), random.uniform(11, 15)
-    heavy = ratio / (1 + ratio)  # share of the lower weight
+    heavy = ratio / (1 + ratio)  # lower weight as a fraction of the total mass
 
     def derivative(state: State) -> State:
         a, b, v, w = state
         cosine, sine = math.cos(a - b), math.sin(a - b)
-        # The two equations of motion divided by the whole mass and one length each, solved by Cramer's rule.
+        # The two equations of motion, divided by the total mass and one length each, solved with Cramer's rule.
         left, middle, right = upper, heavy * lower * cosine, lower
         push_a = -heavy * lower * w * w * sine - gravity * math.sin(a)
         push_b = upper * v * v * sine - gravity * math.sin(b)

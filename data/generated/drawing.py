@@ -1,7 +1,7 @@
-"""Smooth-edged discs, rods, boxes and zigzags painted by their distance, each inside its bounding box only.
+"""Antialiased discs, rods, boxes and zigzags, drawn from their distance fields inside their bounding boxes only.
 
-A stage holds the frames of a clip as light from 0 to 1. Lengths are pixels of a 64-pixel frame, x to the right and y
-downwards from the top left corner; tracks are [T] or numbers. T frames, H = W = size pixels.
+A stage holds the frames of a clip with brightness from 0 to 1. Lengths are pixels of a 64-pixel frame, x to the right
+and y downwards from the top left corner; tracks are [T] or scalars. T frames, H = W = size pixels.
 """
 
 import itertools
@@ -30,11 +30,11 @@ class Stage:
         self._line = (np.arange(self.size, dtype=np.float32) + np.float32(0.5)) / np.float32(self._scale)
 
     def disc(self, x: Track, y: Track, radius: float, colour: Colour) -> None:
-        """A ball."""
+        """Draw a disc."""
         self.rod(x, y, x, y, radius, colour)
 
     def rod(self, x0: Track, y0: Track, x1: Track, y1: Track, radius: float, colour: Colour) -> None:
-        """A rod with round ends between two points."""
+        """Draw a rod with round ends between two points."""
         ends = [self._track(track) for track in (x0, y0, x1, y1)]
         rows = self._reach(np.concatenate([ends[1], ends[3]]), radius)
         columns = self._reach(np.concatenate([ends[0], ends[2]]), radius)
@@ -48,7 +48,7 @@ class Stage:
         self._blend(rows, columns, distance - np.float32(radius), down / np.float32(radius), colour)
 
     def box(self, x: Track, y: Track, half_width: float, half_height: float, colour: Colour) -> None:
-        """An upright box."""
+        """Draw an axis-aligned box."""
         x, y = self._track(x), self._track(y)
         rows, columns = self._reach(y, half_height), self._reach(x, half_width)
         across = np.abs(self._line[None, None, columns] - x[:, None, None]) - np.float32(half_width)
@@ -57,7 +57,7 @@ class Stage:
         self._blend(rows, columns, distance, down / np.float32(half_height), colour)
 
     def zigzag(self, x0: Track, x1: Track, y: float, height: float, turns: int, radius: float, colour: Colour) -> None:
-        """A spring that lies between x0 and x1."""
+        """Draw a horizontal spring from x0 to x1."""
         x0, x1 = self._track(x0), self._track(x1)
         points = [(x0 + (x1 - x0) * np.float32((n + 0.5) / turns), y + height * (-1) ** n) for n in range(turns)]
         corners = [(x0, y), *points, (x1, y)]
@@ -65,7 +65,7 @@ class Stage:
             self.rod(ax, ay, bx, by, radius, colour)
 
     def finish(self, brightness: npt.NDArray[np.floating] | float = 1.0) -> npt.NDArray[np.uint8]:
-        """Frames uint8 [T, H, W, 3] under a brightness [T]."""
+        """Frames uint8 [T, H, W, 3], multiplied by a brightness [T]."""
         lit = self.light * np.asarray(brightness, np.float32).reshape(-1, 1, 1, 1)
         np.clip(lit, 0, 1, out=lit)
         lit *= 255
@@ -84,12 +84,12 @@ class Stage:
         cover = np.clip(np.float32(0.5) - distance * np.float32(self._scale), 0, 1)[..., None]
         shade = np.float32(1) - np.float32(_SHADING) * np.clip(height, -1, 1)[..., None]
         view = self.light[:, rows, columns]
-        view *= 1 - cover  # nothing at all is left of what is fully covered
+        view *= 1 - cover  # a fully covered pixel keeps nothing of what is behind
         view += cover * shade * np.asarray(colour, np.float32)
 
 
 def draw_backdrop(random: np.random.Generator, size: int, is_textured: bool) -> tuple[Floats, float, bool]:
-    """A ground [H, W, 3] of light 0 to 1, its hue, and whether it is dark; plain ones have a soft gradient."""
+    """A background [H, W, 3] from 0 to 1, its hue, and whether it is dark; without texture it is a soft gradient."""
     hue, is_dark = float(random.uniform()), bool(random.uniform() < 0.5)
     brightness = (0.14, 0.26) if is_dark else (0.78, 0.92)
     if is_textured:
@@ -104,7 +104,7 @@ def draw_backdrop(random: np.random.Generator, size: int, is_textured: bool) -> 
 
 
 def draw_colours(random: np.random.Generator, hue: float, is_dark: bool, count: int) -> list[Colour]:
-    """Colours that stand out from a backdrop and from each other."""
+    """`count` colours that stand out from the backdrop and from each other."""
     turns = 0.2 + 0.6 * (np.arange(count) + random.uniform(0.1, 0.9)) / count
     random.shuffle(turns)
     value = (0.85, 1.0) if is_dark else (0.35, 0.55)
@@ -112,19 +112,19 @@ def draw_colours(random: np.random.Generator, hue: float, is_dark: bool, count: 
 
 
 def draw_light(random: np.random.Generator, frames: int, flicker: float) -> npt.NDArray[np.floating]:
-    """Brightness [T] of a lamp that flickers by that relative deviation."""
+    """Brightness [T] of a light that flickers with relative standard deviation `flicker`."""
     return random.uniform(0.9, 1.08) * (1 + flicker * random.normal(size=frames))
 
 
 def grey(value: float) -> Colour:
-    """A grey of that lightness."""
+    """A grey of brightness `value`, 0 to 1."""
     return value, value, value
 
 
 def paint_post(
     stage: Stage, x: float, y: float, half_width: float, half_height: float, colours: Sequence[Colour]
 ) -> None:
-    """An occluder: a post with two stripes, in front of everything painted before."""
+    """Draw an occluder: a post with two stripes, in front of everything drawn before."""
     stage.box(x, y, half_width, half_height, colours[0])
     for part in (-0.45, 0.45):
         stage.box(x + part * half_width, y, max(0.12 * half_width, 0.5), half_height, colours[1])

@@ -1,7 +1,7 @@
-"""Solutions of partial differential equations as videos; the coefficient to regress is in how they change.
+"""Solutions of partial differential equations as videos; the coefficient to regress shows only in how they evolve.
 
-Every clip starts from a smooth random field whose distribution knows nothing of the coefficient, and colours mean the
-same in all clips, so frame 0 says nothing and the decay is seen. T frames, H = W = size pixels, n points a side.
+Every clip starts from a smooth random field whose distribution does not depend on the coefficient, and all clips share
+one colour scale, so frame 0 reveals nothing and the decay is visible. T frames, H = W = size pixels, n points per side.
 
     burgers    u_t + u u_x = c u_xx                    c: viscosity
     kdv        u_t + u u_x + c u_xxx = 0               c: dispersion
@@ -21,8 +21,8 @@ from data.generated.spectral import Real, solve_line, solve_vorticity
 
 Equation = Literal["burgers", "kdv", "kuramoto", "vorticity"]
 
-_POINTS = 128  # of a line
-_GRID = 64  # a side of the plane
+_POINTS = 128  # grid points in one dimension
+_GRID = 64  # grid points per side in two dimensions
 _ANCHORS = np.array(
     [(13, 24, 66), (28, 86, 150), (78, 164, 190), (240, 238, 222), (240, 160, 86), (198, 62, 58), (92, 12, 44)],
     np.float32,
@@ -31,13 +31,13 @@ _ANCHORS = np.array(
 
 @dataclass(frozen=True)
 class Problem:
-    """How an equation is posed: range of the coefficient, length of the line, time and steps a frame, field's scale."""
+    """Setup of an equation."""
 
-    coefficient: tuple[float, float]
-    length: float
-    interval: float
-    substeps: int
-    scale: float  # the field's value at the end of the colours
+    coefficient: tuple[float, float]  # range
+    length: float  # period in space
+    interval: float  # time per frame
+    substeps: int  # integration steps per frame
+    scale: float  # field value at the end of the colour scale
 
 
 PROBLEMS: dict[Equation, Problem] = {
@@ -50,13 +50,13 @@ PROBLEMS: dict[Equation, Problem] = {
 
 @dataclass(frozen=True)
 class EquationsConfig(VideoConfig):
-    """A coefficient is drawn evenly in its logarithm, level by level."""
+    """The coefficient is drawn log-uniformly, level by level."""
 
     equation: Equation = "burgers"
-    view: Literal["profile", "bands"] = "profile"  # of a line: the curve over x, or its colours alone
-    levels: int = 3  # classes: equal parts of the range of the coefficient; 1: no label
-    amplitude: tuple[float, float] = (0.7, 1.0)  # of the first field, relative to half the colours
-    waves: int = 4  # of the first field, at most
+    view: Literal["profile", "bands"] = "profile"  # in one dimension: the curve over x, or its colours alone
+    levels: int = 3  # number of classes: equal parts of the coefficient's log range; 1: no label
+    amplitude: tuple[float, float] = (0.7, 1.0)  # of the initial field, relative to half the colour scale
+    waves: int = 4  # highest wave number of the initial field
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +88,7 @@ def render_equations(config: EquationsConfig, index: int, seed: int) -> Clip:
 
 
 def solve(equation: Equation, start: Real, coefficient: float, frames: int) -> Real:
-    """The solution from `start` [n] or [n, n], one frame an interval: [T, ...]."""
+    """The solution from `start` [n] or [n, n], one frame per interval: [T, ...]."""
     problem = PROBLEMS[equation]
     if equation == "vorticity":
         return solve_vorticity(start, coefficient, frames, problem.interval, problem.substeps)
@@ -101,7 +101,7 @@ def solve(equation: Equation, start: Real, coefficient: float, frames: int) -> R
 
 
 def _draw_field(random: np.random.Generator, config: EquationsConfig, problem: Problem) -> Real:
-    """A sum of a few waves of random strength and phase, with mean 0; [n] or [n, n]."""
+    """A sum of a few waves with random amplitudes and phases, with mean 0; [n] or [n, n]."""
     waves, height = config.waves, 0.5 * problem.scale * random.uniform(*config.amplitude)
     if config.equation == "vorticity":
         noise = np.fft.rfft2(random.normal(size=(_GRID, _GRID)))
@@ -116,7 +116,7 @@ def _draw_field(random: np.random.Generator, config: EquationsConfig, problem: P
 
 
 def _resample(field: Real, size: int, axis: int) -> Real:
-    """Periodic and exact for what the grid holds, along one axis: n -> size points."""
+    """Fourier resampling along one axis, exact for band-limited fields: n -> size points."""
     points = field.shape[axis]
     spectrum = np.fft.rfft(field, axis=axis).take(np.arange(min(points, size) // 2), axis=axis)
     resampled: Real = np.fft.irfft(spectrum, size, axis=axis) * (size / points)
@@ -124,7 +124,7 @@ def _resample(field: Real, size: int, axis: int) -> Real:
 
 
 def _draw_lines(field: Real, view: str) -> npt.NDArray[np.uint8]:
-    """Profiles [T, W] -> frames [T, H, W, 3]: filled from the middle to the curve, or as upright bands."""
+    """Profiles [T, W] -> frames [T, H, W, 3]: filled from the middle to the curve, or as vertical bands."""
     size = field.shape[1]
     colours = _colour(field)[:, None]
     if view == "bands":
@@ -140,7 +140,7 @@ def _draw_lines(field: Real, view: str) -> npt.NDArray[np.uint8]:
 
 def _colour(field: Real) -> npt.NDArray[np.uint8]:
     """Values from -1 to 1 [...] -> red, green, blue [..., 3]."""
-    place = (np.clip(field, -1, 1) + 1) / 2 * (len(_ANCHORS) - 1)
-    planes = [np.interp(place, np.arange(len(_ANCHORS)), _ANCHORS[:, lane]) for lane in range(3)]
+    anchor = (np.clip(field, -1, 1) + 1) / 2 * (len(_ANCHORS) - 1)
+    planes = [np.interp(anchor, np.arange(len(_ANCHORS)), _ANCHORS[:, lane]) for lane in range(3)]
     colours: npt.NDArray[np.uint8] = (np.stack(planes, axis=-1) + 0.5).astype(np.uint8)
     return colours

@@ -1,6 +1,6 @@
-"""What is behind the sprites of generated videos: a cluttered ground, larger than the frame, and a camera over it.
+"""The background of generated videos: a cluttered picture, larger than the frame, seen by a moving camera.
 
-Pixels are packed as in sprites.py. T frames, H = W = size pixels.
+Pixels are packed as in painting.py. T frames, H = W = size pixels.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from data.generated.painting import Floats, Pixels, blend_pixels, mix_colour, pa
 
 
 def draw_ground(random: np.random.Generator, hue: float, side: int, brightness: tuple[float, float]) -> Pixels:
-    """A cluttered picture [side, side]: clouds of two colours and two grains, boxes, ripples."""
+    """A cluttered picture [side, side]: clouds of two colours at two scales, boxes and ripples."""
     line = np.linspace(0, 1, side, dtype=np.float32)
     clouds = []
     for cells, depth in ((5, 0.35), (5, 0.12), (20, 0.08)):
@@ -35,7 +35,7 @@ def draw_ground(random: np.random.Generator, hue: float, side: int, brightness: 
 
 
 def shift_ground(ground: Pixels, camera: Floats, size: int) -> Pixels:
-    """The middle of a ground as seen by a displaced camera [T, 2] -> frames [T, H, W], bilinear."""
+    """The central part of a background, seen by a camera displaced by [T, 2] pixels -> frames [T, H, W], bilinear."""
     margin = (len(ground) - size) // 2
     frames = np.empty((len(camera), size, size), np.uint64)
     for frame, (x, y) in zip(frames, margin - np.clip(camera, 1 - margin, margin - 1), strict=True):

@@ -1,7 +1,7 @@
 """The registry of generated data: a kind is a config and a function that renders clip `index` of set `seed`.
 
-A render function is pure: (config, index, seed) decide every pixel, so any worker can make any clip. A module of this
-folder adds a kind with one decorator; another package's module does the same and is imported before it is used.
+A render function is pure: (config, index, seed) determine every pixel, so any worker can render any clip. A module in
+this folder registers a kind with one decorator; so can a module of another package, if it is imported before use.
 T frames, H = W = size pixels, F = T.
 """
 
@@ -19,19 +19,19 @@ Array = npt.NDArray[np.floating[Any]]
 
 
 class VideoSettings(Protocol):
-    """What the config of every kind has."""
+    """Fields that the config of every kind has."""
 
     @property
     def size(self) -> int:
-        """Pixels a side."""
+        """Side length in pixels."""
 
     @property
     def frames(self) -> int:
-        """Frames a clip."""
+        """Frames per clip."""
 
     @property
     def fps(self) -> int:
-        """Frames a second of the video file."""
+        """Frames per second of the video file."""
 
     @property
     def crf(self) -> int:
@@ -40,11 +40,11 @@ class VideoSettings(Protocol):
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """The part of a config that all kinds share."""
+    """Fields shared by all kinds."""
 
-    size: int = 64  # pixels, square
-    frames: int = 16
-    fps: int = 8
+    size: int = 64  # side length in pixels
+    frames: int = 16  # per clip
+    fps: int = 8  # frames per second of the video file
     crf: int = 20  # H.264 quality, 0 (lossless) to 51
 
     def __post_init__(self) -> None:
@@ -57,11 +57,11 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class Clip:
-    """One generated clip and what is known about it."""
+    """One generated clip with its ground truth."""
 
     frames: Frames  # [T, H, W, 3]
-    label: int | None = None  # number of its class
-    values: Mapping[str, float] = field(default_factory=dict)  # to regress
+    label: int | None = None  # class index
+    values: Mapping[str, float] = field(default_factory=dict)  # regression targets
     arrays: Mapping[str, Array] = field(default_factory=dict)  # actions [F-1, A], states [F, S]
 
 
@@ -77,7 +77,7 @@ class Kind:
     config: type[Any]
     summary: str  # one line
     render: Callable[[Any, int, int], Clip]  # (config, index, seed)
-    classes: Callable[[Any], tuple[str, ...]]  # names of the labels under a config; () for none
+    classes: Callable[[Any], tuple[str, ...]]  # class names for a config; () for no labels
 
 
 _KINDS: dict[str, Kind] = {}
@@ -89,11 +89,13 @@ def generated(
     """Register a render function as the kind `name`; the first line of its docstring is what `--list` shows."""
 
     def register(render: Render[Config]) -> Render[Config]:
-        known = _KINDS.get(name)
-        if known is not None and known.render.__module__ != render.__module__:
-            raise ValueError(f"the kind {name!r} of {render.__module__} exists already, in {known.render.__module__}")
+        other = _KINDS.get(name)
+        if other is not None and other.render.__module__ != render.__module__:
+            raise ValueError(
+                f"{render.__module__}: the kind {name!r} is already registered by {other.render.__module__}; rename it"
+            )
         if not render.__doc__:
-            raise ValueError(f"the kind {name!r} needs a docstring, whose first line says what it shows")
+            raise ValueError(f"the kind {name!r} needs a docstring whose first line says what it shows")
         _KINDS[name] = Kind(name, config, render.__doc__.strip().splitlines()[0], render, classes)
         return render
 
@@ -101,7 +103,7 @@ def generated(
 
 
 def all_kinds() -> dict[str, Kind]:
-    """Every kind by its name; imports the modules of this folder."""
+    """All kinds by name; imports the modules of this folder."""
     package = importlib.import_module("data.generated")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"data.generated.{module.name}")
@@ -109,7 +111,7 @@ def all_kinds() -> dict[str, Kind]:
 
 
 def find_kind(name: str) -> Kind:
-    """The kind of that name; ValueError lists those that exist."""
+    """The kind called `name`; the ValueError for an unknown name lists the existing kinds."""
     kinds = all_kinds()
     if name not in kinds:
         raise ValueError(f"there is no kind of generated data {name!r}; the kinds are {', '.join(kinds)}")
@@ -117,12 +119,12 @@ def find_kind(name: str) -> Kind:
 
 
 def clip_seed(seed: int, index: int) -> int:
-    """The seed of clip `index` of set `seed`: 64 bits that share nothing with those of its neighbours."""
+    """The seed of clip `index` of set `seed`: 64 bits, statistically independent between clips."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
 
 
 def clip_random(seed: int, index: int) -> np.random.Generator:
-    """A generator that starts from `clip_seed`."""
+    """A random generator seeded with `clip_seed`."""
     return np.random.Generator(np.random.PCG64(clip_seed(seed, index)))
 
 
@@ -132,14 +134,14 @@ LEVELS = {1: (), 2: ("low", "high"), 3: ("low", "middle", "high"), 4: ("lowest",
 def draw_level(
     random: np.random.Generator, index: int, levels: int, bounds: tuple[float, float], logarithmic: bool = False
 ) -> float:
-    """A value within bounds, from level `index` modulo `levels` of equal parts: levels are balanced over a set."""
+    """A random value from part `index % levels` of `bounds`, split into equal parts: levels are balanced over a set."""
     share = (index % levels + float(random.uniform())) / levels
     low, high = bounds
     return float(low * (high / low) ** share) if logarithmic else low + (high - low) * share
 
 
 def check_ranges(config: object, *names: str, least: float = 0.0) -> None:
-    """ValueError unless the fields are ranges with least <= low <= high."""
+    """Raise ValueError unless the named fields are ranges with least <= low <= high."""
     for name in names:
         low, high = getattr(config, name)
         if not least <= low <= high:
@@ -147,6 +149,6 @@ def check_ranges(config: object, *names: str, least: float = 0.0) -> None:
 
 
 def check_levels(levels: int) -> None:
-    """ValueError unless there are names for that many levels."""
+    """Raise ValueError unless there are class names for that many levels."""
     if levels not in LEVELS:
         raise ValueError(f"levels must be from 1 (no label) to {max(LEVELS)}, got {levels}")

@@ -1,8 +1,9 @@
-"""Small textured pictures and how to paint them, moved, turned and scaled, into the frames of a clip.
+"""Textured sprites, painted into the frames of a clip with translation, rotation and scaling.
 
 A sprite is drawn once as a square of texels (colour premultiplied by alpha); each frame samples it bilinearly through
-the inverse of its pose, inside its bounding box only. A pixel is one uint64 of four 16-bit lanes (red, green, blue,
-alpha; 0 to 255 each), so one integer multiplication weighs all four. T frames, S texels a side, P pixels of a box.
+the inverse of its pose, inside its bounding box only. A pixel is one uint64 with four 16-bit lanes (red, green, blue,
+alpha; 0 to 255 each), so one integer multiplication weights all four. T frames, S texels per side, P pixels per side of
+a bounding box.
 """
 
 import functools
@@ -16,25 +17,25 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 Pixels = npt.NDArray[np.uint64]
 
-EXTENT = 1.25  # half the side of the square of texels, in radii: the shape fills 1, its shadow the rest
-_TEXELS = 40  # a side; sprites that are small on the screen use half of it, so that nothing flickers
-_SMALL = 0.9  # texels a pixel of the half-size square, up to which it is sharp enough
+EXTENT = 1.25  # half the side of the texel square, in radii: the shape fills 1, its shadow the rest
+_TEXELS = 40  # per side; sprites that are small on screen use a half-size version, to avoid flicker
+_SMALL = 0.9  # texels per pixel up to which the half-size version is sharp enough
 _SOFT_EDGE = 0.09  # radii; about one pixel for the largest sprites
 _SHADOW_WIDTH = 0.22  # radii
 _SHADOW_DEPTH = 0.5
 
 _EIGHT = np.uint64(8)
 _LOW_BYTES = np.uint64(0x00FF00FF00FF00FF)
-_HALVES = np.uint64(0x0080008000800080)  # one half, in every lane, before the lanes are divided by 256
+_HALVES = np.uint64(0x0080008000800080)  # one half in every lane, for rounding before the division by 256
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a sprite looks like."""
+    """Appearance of a sprite."""
 
     shape: int  # 0 to 7
     texture: int  # 0 to 5
-    frequency: float  # of the texture, radians a radius
+    frequency: float  # of the texture, in radians per radius
     phases: tuple[float, float]
     bright: tuple[float, float, float]  # red, green, blue, 0 to 1
     deep: tuple[float, float, float]
@@ -42,17 +43,17 @@ class Look:
 
 @dataclass(frozen=True)
 class Poses:
-    """Where a sprite is in each frame; every field is [T]."""
+    """Pose and opacity of a sprite in each frame; every field is [T]."""
 
     x: Floats  # pixels; the centre of the leftmost pixel is 0
     y: Floats  # pixels, downwards
     radius: Floats  # pixels
-    angle: Floats  # radians, clockwise on the screen
+    angle: Floats  # radians, clockwise on screen
     opacity: Floats  # 0 to 1
 
 
 def draw_look(random: np.random.Generator, hue: float) -> Look:
-    """A random look whose colours stand out from a ground of that hue."""
+    """A random look whose colours stand out from a background of that hue."""
     shape, texture, frequency, *more = random.uniform(size=11).tolist()
     own_hue = hue + 0.15 + 0.7 * more[2]
     return Look(
@@ -111,7 +112,7 @@ def mix_colour(hue: float, saturation: float, value: float) -> tuple[float, floa
 
 
 def _paint_frames(frames: Pixels, texels: Pixels, poses: Poses, index: npt.NDArray[np.intp]) -> None:
-    """Paint the frames in `index`, all with a box of the same size."""
+    """Paint the frames in `index`, all with a bounding box of the same size."""
     height, width = frames.shape[1:]
     reach = poses.radius[index] * np.float32(EXTENT)
     side = int(np.ceil(2 * reach.max())) + 1
@@ -119,16 +120,16 @@ def _paint_frames(frames: Pixels, texels: Pixels, poses: Poses, index: npt.NDArr
     x = np.ceil(poses.x[index] - side / 2).astype(np.int64)[:, None] + steps  # [T, P]
     y = np.ceil(poses.y[index] - side / 2).astype(np.int64)[:, None] + steps
     on_screen = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
-    places = (((index * height)[:, None] + y) * width)[:, :, None] + x[:, None, :]
+    offsets = (((index * height)[:, None] + y) * width)[:, :, None] + x[:, None, :]
 
-    scale = len(texels) / (2 * reach) * 256  # texel coordinates count 1/256 of a texel
+    scale = len(texels) / (2 * reach) * 256  # texel coordinates are in units of 1/256 texel
     cosine, sine = (np.cos(poses.angle[index]) * scale)[:, None], (np.sin(poses.angle[index]) * scale)[:, None]
     middle = (len(texels) - 1) * 128
     u, v = x - poses.x[index][:, None], y - poses.y[index][:, None]
     column = (u * cosine + middle).astype(np.int32)[:, None, :] + (v * sine).astype(np.int32)[:, :, None]
     row = (middle - u * sine).astype(np.int32)[:, None, :] + (v * cosine).astype(np.int32)[:, :, None]
     chosen = np.flatnonzero(on_screen)
-    places, row, column = (grid.reshape(-1).take(chosen) for grid in (places, row, column))
+    offsets, row, column = (grid.reshape(-1).take(chosen) for grid in (offsets, row, column))
     painted = _sample(texels, row, column)
 
     opacity = np.rint(poses.opacity[index] * 256).astype(np.uint64)
@@ -138,13 +139,13 @@ def _paint_frames(frames: Pixels, texels: Pixels, poses: Poses, index: npt.NDArr
     alpha = painted >> np.uint64(48)
     alpha += alpha >> np.uint64(7)  # 0 to 256
     pixels = frames.reshape(-1)
-    behind = pixels.take(places)
+    behind = pixels.take(offsets)
     behind *= np.uint64(256) - alpha
-    pixels[places] = (_divide_lanes(behind) + painted) & _LOW_BYTES
+    pixels[offsets] = (_divide_lanes(behind) + painted) & _LOW_BYTES
 
 
 def _sample(texels: Pixels, row: npt.NDArray[np.int32], column: npt.NDArray[np.int32]) -> Pixels:
-    """Bilinear pixels [n] at coordinates row, column [n] in 1/256 texel; outside is the empty border."""
+    """Bilinear samples [n] at coordinates row, column [n] in 1/256 texel; outside lies the empty border."""
     side = len(texels)
     last = 256 * (side - 1) - 1
     np.clip(row, 0, last, out=row)
@@ -159,7 +160,7 @@ def _sample(texels: Pixels, row: npt.NDArray[np.int32], column: npt.NDArray[np.i
     both >>= 8
     row -= both
     column -= both
-    weights = (256 - both - row - column, column, row, both)  # of the corners; they sum to 256 exactly
+    weights = (256 - both - row - column, column, row, both)  # of the corners; the sum is exactly 256
     flat = texels.reshape(-1)
     total = np.zeros(row.shape, np.uint64)
     for offset, weight in zip((0, 1, side, side + 1), weights, strict=True):
@@ -170,7 +171,7 @@ def _sample(texels: Pixels, row: npt.NDArray[np.int32], column: npt.NDArray[np.i
 
 
 def _divide_lanes(pixels: Pixels) -> Pixels:
-    """Every lane divided by 256 and rounded, in place."""
+    """Divide every lane by 256, rounding, in place."""
     pixels += _HALVES
     pixels >>= _EIGHT
     pixels &= _LOW_BYTES
@@ -178,13 +179,13 @@ def _divide_lanes(pixels: Pixels) -> Pixels:
 
 
 def _halve(texels: Pixels) -> Pixels:
-    """Mean of every two by two texels, [S, S] -> [S/2, S/2]."""
+    """Mean over 2 x 2 texels, [S, S] -> [S/2, S/2]."""
     total = texels[::2, ::2] + texels[1::2, ::2] + texels[::2, 1::2] + texels[1::2, 1::2]
     return _divide_lanes(total * np.uint64(64))
 
 
 def _draw_texels(look: Look) -> Pixels:
-    """The square of texels [S, S] of a look."""
+    """The texels [S, S] of a look."""
     coverage, shadow, light = _draw_shape(look.shape)
     lit = coverage * light
     texture = _draw_texture(look) * lit
@@ -205,18 +206,18 @@ def _texel_grid() -> tuple[Floats, Floats]:
 
 @functools.cache
 def _draw_shape(number: int) -> tuple[Floats, Floats, Floats]:
-    """Coverage, alpha with the shadow, and light, each [S, S], of a shape given by its signed distance."""
+    """Coverage, alpha including the shadow, and light, each [S, S], from a shape's signed distance."""
     x, y = _texel_grid()
     distance = np.maximum(_SHAPES[number](x, y), np.hypot(x, y) - 0.95)
     coverage = np.clip(0.5 - distance / _SOFT_EDGE, 0, 1).astype(np.float32)
     shadow = _SHADOW_DEPTH * np.clip(1 - np.maximum(distance, 0) / _SHADOW_WIDTH, 0, 1) ** 2
-    shadow[np.maximum(abs(x), abs(y)) > EXTENT * (1 - 4 / _TEXELS)] = 0  # the border is empty at half size too
-    light = 0.88 + 0.12 * np.clip(y, -1, 1)  # a little shading, so that even a plain disc shows its turning
+    shadow[np.maximum(abs(x), abs(y)) > EXTENT * (1 - 4 / _TEXELS)] = 0  # keep the border empty, at half size too
+    light = 0.88 + 0.12 * np.clip(y, -1, 1)  # a little shading, so that the rotation of a plain disc is visible
     return coverage, (coverage + (1 - coverage) * shadow).astype(np.float32), light.astype(np.float32)
 
 
 def _draw_texture(look: Look) -> Floats:
-    """A pattern [S, S] with values from 0 to 1: stripes, checks, dots, zigzags, blobs or halves."""
+    """A pattern [S, S] with values from 0 to 1: stripes, checks, dots, zigzags, blobs or two halves."""
     x, y = _texel_grid()
     across = x * np.float32(look.frequency) + np.float32(look.phases[0])
     along = y * np.float32(look.frequency) + np.float32(look.phases[1])

@@ -1,8 +1,9 @@
-"""Two Rooms: a dot in a square with a wall and a door, moved by small steps; the simulator and its exploration clips.
+"""Two Rooms: a dot moves in small steps through a square with a wall and a door; simulator and exploration clips.
 
-64 x 64 pixels with a border of 3 and an upright wall of 5, whose door leaves 6 pixels above and below its middle. An
-action lies in the unit disc and moves the dot by at most 4 pixels; a move that hits a wall stops there. Positions are
-(x, y) in pixels, the centre of the first pixel is 0, y points downwards. F frames; [...] any batch shape.
+64 x 64 pixels with a border 3 pixels wide and a vertical wall 5 pixels wide, whose door is open 6 pixels above and
+below its centre. An action lies in the unit disc and moves the dot by at most 4 pixels; a move that hits a wall stops
+there. Positions are (x, y) in pixels, the centre of the first pixel is 0, y points downwards. F frames; [...] any batch
+shape.
 """
 
 from dataclasses import dataclass
@@ -17,18 +18,18 @@ Array = npt.NDArray[np.floating[Any]]
 Split = Literal["train", "held_out", "all"]
 
 SIZE, BORDER, HALF_WALL, HALF_DOOR, REACH = 64, 3, 2.5, 6.0, 4.0  # pixels
-SIGMA = 1.6  # of the dot
-CLEARANCE = 1.0  # how close the middle of the dot comes to a wall
+SIGMA = 1.6  # of the dot, a Gaussian; pixels
+CLEARANCE = 1.0  # pixels that always remain between the dot's centre and a wall
 LOW, HIGH = BORDER - 0.5 + CLEARANCE, SIZE - BORDER - 0.5 - CLEARANCE
-WALLS, DOORS = (20, 44), (13, 51)  # where the middle of the wall and of the door may be, both ends included
+WALLS, DOORS = (20, 44), (13, 51)  # range of the wall's x and of the door's y (centres), both ends included
 FIXED_WALL = 32
-_CELL = 5  # pixels a side of the cells of layouts, of which a fifth is held out
+_CELL = 5  # layouts are grouped into cells of 5 x 5 pixels, a fifth of which is held out
 _FLOOR, _WALL, _DOT = np.array([(0.93, 0.94, 0.96), (0.24, 0.28, 0.38), (0.90, 0.25, 0.16)], np.float32)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the wall is, and the middle of its door; numbers or arrays [...]."""
+    """Centre of the wall and of its door; numbers or arrays [...]."""
 
     wall: Any  # x
     door: Any  # y
@@ -40,16 +41,18 @@ class RoomsConfig(VideoConfig):
 
     frames: int = 17
     layouts: Literal["random", "fixed"] = "random"  # fixed: the wall at x = 32, only the door moves
-    split: Split = "train"  # which layouts
-    at_door: float = 0.25  # share of the walks that start in the door
-    along_wall: float = 0.35  # share of the walks that follow the wall
+    split: Split = "train"  # layouts to use: train, held_out or all
+    at_door: float = 0.25  # fraction of walks that start in the door
+    along_wall: float = 0.35  # fraction of walks that follow the wall
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size != SIZE:
             raise ValueError(f"size must be {SIZE} for rooms, got {self.size}")
         if not (self.at_door >= 0 and self.along_wall >= 0 and self.at_door + self.along_wall <= 1):
-            raise ValueError(f"need shares with at_door + along_wall <= 1, got {self.at_door} and {self.along_wall}")
+            raise ValueError(
+                f"need at_door, along_wall >= 0 and at_door + along_wall <= 1, got {self.at_door} and {self.along_wall}"
+            )
 
 
 @generated("rooms", RoomsConfig)
@@ -63,14 +66,14 @@ def render_rooms(config: RoomsConfig, index: int, seed: int) -> Clip:
 
 
 def is_held_out(layouts: Literal["random", "fixed"], wall: int, door: int) -> bool:
-    """Whether a layout is kept for tests: a fifth of the cells of 5 x 5 pixels, or 9 of the fixed wall's 39 doors."""
+    """Whether a layout is in the test set: a fifth of the 5 x 5 cells, or 9 of the 39 doors of the fixed wall."""
     if layouts == "fixed":
         return (door - DOORS[0]) % 4 == 3
     return ((wall - WALLS[0]) // _CELL + 2 * ((door - DOORS[0]) // _CELL)) % 5 == 2
 
 
 def draw_layout(random: np.random.Generator, layouts: Literal["random", "fixed"], split: Split) -> Layout:
-    """A layout of that split, all equally likely."""
+    """A layout of the split, uniformly drawn."""
     while True:
         wall = FIXED_WALL if layouts == "fixed" else int(random.integers(WALLS[0], WALLS[1] + 1))
         door = int(random.integers(DOORS[0], DOORS[1] + 1))
@@ -81,7 +84,7 @@ def draw_layout(random: np.random.Generator, layouts: Literal["random", "fixed"]
 def move(position: Array, action: Array, layout: Layout) -> Array:
     """Positions [..., 2] after one action [..., 2] each; the layout's arrays have the batch shape or broadcast to it.
 
-    An action outside the unit disc is shortened to it; a move ends where it first touches a wall.
+    An action outside the unit disc is scaled back onto it; a move ends where it first touches a wall.
     """
     action = action / np.maximum(np.linalg.norm(action, axis=-1, keepdims=True), 1)
     step = REACH * action
@@ -90,22 +93,22 @@ def move(position: Array, action: Array, layout: Layout) -> Array:
 
 
 def _free_share(position: Array, step: Array, layout: Layout) -> Array:
-    """The part of a step [...], from 0 to 1, until it touches the border or one of the two pieces of wall."""
+    """Fraction [...] of a step, from 0 to 1, until it touches the border or one of the two pieces of wall."""
     wall, door = np.asarray(layout.wall), np.asarray(layout.door)
     share = np.ones(step.shape[:-1])
     for axis in (0, 1):
-        place, by = position[..., axis], step[..., axis]
-        room = np.where(by > 0, HIGH - place, place - LOW)
+        at, by = position[..., axis], step[..., axis]
+        room = np.where(by > 0, HIGH - at, at - LOW)
         share = np.minimum(share, np.where(np.abs(by) > room, room / np.maximum(np.abs(by), 1e-12), 1))
     half, gap = HALF_WALL + CLEARANCE, HALF_DOOR - CLEARANCE
     for low, high in ((-100.0, door - gap), (door + gap, 200.0)):
         enters, leaves = np.full(share.shape, -np.inf), np.full(share.shape, np.inf)
         for axis, first, last in ((0, wall - half, wall + half), (1, low, high)):
-            place = position[..., axis]
+            at = position[..., axis]
             by = np.where(np.abs(step[..., axis]) < 1e-12, 1e-12, step[..., axis])
-            one, other = (first - place) / by, (last - place) / by
+            one, other = (first - at) / by, (last - at) / by
             enters, leaves = np.maximum(enters, np.minimum(one, other)), np.minimum(leaves, np.maximum(one, other))
-        # A thousandth of a pixel is kept, so that a dot at a wall is outside of it and may slide off.
+        # A gap of a thousandth of a pixel remains, so that a dot at a wall is outside it and can slide along.
         back = 1e-3 / np.maximum(np.linalg.norm(step, axis=-1), 1e-12)
         hits = (enters < leaves) & (leaves > 1e-9) & (enters <= 1) & (enters > -back)
         share = np.where(hits, np.minimum(share, np.maximum(enters - back, 0)), share)
@@ -113,7 +116,7 @@ def _free_share(position: Array, step: Array, layout: Layout) -> Array:
 
 
 def is_free(position: Array, layout: Layout) -> npt.NDArray[np.bool_]:
-    """Whether positions [..., 2] are outside of all walls."""
+    """Whether positions [..., 2] are outside all walls, [...]."""
     x, y = position[..., 0], position[..., 1]
     inside = ((position >= LOW) & (position <= HIGH)).all(axis=-1)
     at_wall = np.abs(x - np.asarray(layout.wall)) < HALF_WALL + CLEARANCE
@@ -123,7 +126,7 @@ def is_free(position: Array, layout: Layout) -> npt.NDArray[np.bool_]:
 
 
 def draw_rooms(positions: Array, layout: Layout) -> npt.NDArray[np.uint8]:
-    """Frames [F, H, W, 3] with the dot at positions [F, 2], in one layout."""
+    """Frames [F, H, W, 3] of one layout with the dot at positions [F, 2]."""
     line = np.arange(SIZE, dtype=np.float32)
     solid = np.zeros((SIZE, SIZE), bool)
     solid[:BORDER], solid[-BORDER:], solid[:, :BORDER], solid[:, -BORDER:] = True, True, True, True
@@ -139,7 +142,7 @@ def draw_rooms(positions: Array, layout: Layout) -> npt.NDArray[np.uint8]:
 
 
 def find_dot(frames: npt.NDArray[np.uint8]) -> Array:
-    """Positions [F, 2] of the dot in frames [F, H, W, 3]: the centroid of what is redder than floor and wall."""
+    """Positions [F, 2] of the dot in frames [F, H, W, 3]: the centroid of the pixels redder than floor and wall."""
     redness = np.clip(frames[..., 0].astype(float) - frames[..., 1:].max(axis=-1) - 25, 0, None)
     redness[redness < 0.15 * redness.max(axis=(1, 2), keepdims=True)] = 0
     line = np.arange(SIZE)
@@ -158,7 +161,7 @@ def draw_position(random: np.random.Generator, layout: Layout, room: int | None 
 
 
 def explore(random: np.random.Generator, layout: Layout, config: RoomsConfig) -> tuple[Array, Array]:
-    """A walk: states [F, 2] and actions [F-1, 2]. Its heading drifts; what cannot go on turns away."""
+    """A random walk: states [F, 2] and actions [F-1, 2]. The heading drifts and often changes when the dot is stuck."""
     fate, heading = random.uniform(), random.uniform(0, 2 * np.pi)
     follows_wall = config.at_door <= fate < config.at_door + config.along_wall
     side = float(random.choice((-1, 1)))

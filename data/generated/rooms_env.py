@@ -1,7 +1,7 @@
 """Two Rooms as an environment with gymnasium's interface; only `register` and `make_gymnasium_class` import gymnasium.
 
-An episode starts in one room with its goal in the other and lasts 48 actions. Success is a distance below 4.5 pixels:
-`info["success"]` says it of this moment, `info["reached"]` of any moment so far. Positions are (x, y) in pixels.
+An episode starts in one room, has its goal in the other and lasts 48 actions. Success is a distance below 4.5 pixels:
+`info["success"]` is for the current step, `info["reached"]` for any step so far. Positions are (x, y) in pixels.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ import numpy.typing as npt
 
 from data.generated.rooms import SIZE, Layout, Split, draw_layout, draw_position, draw_rooms, move
 
-STEPS = 48  # actions an episode
-NEAR = 4.5  # pixels
+STEPS = 48  # actions per episode
+NEAR = 4.5  # pixels from the goal that count as success
 
 Frame = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Box:
-    """Arrays of one shape between two bounds: what `gymnasium.spaces.Box` says, without it."""
+    """Arrays of one shape between two bounds, like `gymnasium.spaces.Box` but without the dependency."""
 
     low: float
     high: float
@@ -29,11 +29,11 @@ class Box:
     dtype: type[Any]
 
     def contains(self, x: npt.NDArray[Any]) -> bool:
-        """Whether an array is one of this space."""
+        """Whether an array belongs to this space."""
         return x.shape == self.shape and bool(np.all(x >= self.low) and np.all(x <= self.high))
 
     def sample(self, random: np.random.Generator) -> npt.NDArray[Any]:
-        """A uniformly drawn array."""
+        """A uniformly random array."""
         if np.issubdtype(self.dtype, np.integer):
             return random.integers(int(self.low), int(self.high) + 1, self.shape).astype(self.dtype)
         return random.uniform(self.low, self.high, self.shape).astype(self.dtype)
@@ -75,21 +75,21 @@ class TwoRooms:
         return self._look(self.position), self._describe()
 
     def step(self, action: npt.NDArray[Any]) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """Move once: frame, reward, terminated (never), truncated (after 48 actions), info."""
+        """Take one action: frame, reward, terminated (never), truncated (after 48 actions), info."""
         action = np.asarray(action, float)
         if action.shape != (2,) or not np.isfinite(action).all():
-            raise ValueError(f"an action is two finite numbers in the unit disc, got {action.tolist()}")
+            raise ValueError(f"an action must be two finite numbers, in the unit disc, got {action.tolist()}")
         self.position = move(self.position, action, self.layout)
         self._steps += 1
         info = self._describe()
         return self._look(self.position), float(info["success"]), False, self._steps >= STEPS, info
 
     def render(self) -> Frame | None:
-        """The frame of this moment; None without a render mode."""
+        """The current frame; None without a render mode."""
         return self._look(self.position) if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""
 
     def _describe(self) -> dict[str, Any]:
         distance = float(np.linalg.norm(self.position - self.goal))
@@ -110,14 +110,14 @@ class TwoRooms:
 
 
 def make_gymnasium_class() -> type[Any]:
-    """A subclass of gymnasium.Env around TwoRooms; ImportError says how to get gymnasium."""
+    """A subclass of gymnasium.Env that wraps TwoRooms; ImportError says how to install gymnasium."""
     try:
         import gymnasium
     except ImportError as error:
-        raise ImportError("the adapter needs gymnasium: pip install gymnasium; TwoRooms itself does not") from error
+        raise ImportError("the adapter needs gymnasium: pip install gymnasium; TwoRooms works without it") from error
 
     class GymnasiumTwoRooms(gymnasium.Env):  # type: ignore[misc]
-        """Two Rooms for code that asks for a gymnasium.Env."""
+        """Two Rooms for code that requires a gymnasium.Env."""
 
         metadata: ClassVar[dict[str, Any]] = dict(TwoRooms.metadata)
 
@@ -135,18 +135,18 @@ def make_gymnasium_class() -> type[Any]:
             return self.rooms.reset(seed=seed, options=options)
 
         def step(self, action: npt.NDArray[Any]) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-            """Move once."""
+            """Take one action."""
             return self.rooms.step(action)
 
         def render(self) -> Frame | None:
-            """The frame of this moment."""
+            """The current frame."""
             return self.rooms.render()
 
     return GymnasiumTwoRooms
 
 
 def register(name: str = "TwoRooms-v0") -> None:
-    """Make `gymnasium.make(name)` known."""
+    """Register the environment, so that `gymnasium.make(name)` finds it."""
     entry = make_gymnasium_class()
     import gymnasium
 

@@ -1,7 +1,7 @@
 """Pseudo-spectral solvers for periodic equations u_t = L u + N(u), with L diagonal in Fourier space; float64.
 
-ETDRK4 treats L exactly and N by four Runge-Kutta stages; its coefficients are means over a circle in the complex plane,
-which stay accurate where L is close to 0. T frames, n points a side.
+ETDRK4 integrates L exactly and N with four Runge-Kutta stages; its coefficients are means over a circle in the complex
+plane, which stay accurate for L close to 0. T frames, n points per side.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ import numpy.typing as npt
 Real = npt.NDArray[np.float64]
 Spectrum = npt.NDArray[np.complex128]
 
-_CIRCLE = 16  # points of the circle
+_CIRCLE = 16  # points on the circle
 
 
 class Etdrk4:
-    """One step of length `step` for a linear part [modes]."""
+    """An ETDRK4 integrator with step size `step` for a linear part [modes]."""
 
     def __init__(self, linear: npt.NDArray[Any], step: float, nonlinear: Callable[[Spectrum], Spectrum]) -> None:
         z = step * linear.astype(complex)[..., None] + np.exp(2j * np.pi * (np.arange(_CIRCLE) + 0.5) / _CIRCLE)
@@ -41,11 +41,11 @@ class Etdrk4:
 
 
 def solve_line(u: Real, length: float, powers: dict[int, float], frames: int, interval: float, substeps: int) -> Real:
-    """u_t = -u u_x + sum of factor * (d/dx)^power u on a circle: u [n] -> [T, n], one frame every `interval`."""
+    """u_t = -u u_x + sum of factor * (d/dx)^power u with period `length`: u [n] -> [T, n], a frame every `interval`."""
     points = len(u)
     wave = 2 * np.pi / length * np.arange(points // 2 + 1)
     linear = sum(factor * (1j * wave) ** power for power, factor in powers.items()) + np.zeros(len(wave), complex)
-    kept = np.arange(points // 2 + 1) <= points / 3  # products of two kept waves do not fold back
+    kept = np.arange(points // 2 + 1) <= points / 3  # 2/3 rule: products of two kept waves are not aliased
     slope = -0.5j * wave * kept
 
     def nonlinear(spectrum: Spectrum) -> Spectrum:
@@ -62,13 +62,13 @@ def solve_line(u: Real, length: float, powers: dict[int, float], frames: int, in
 
 
 def solve_vorticity(vorticity: Real, viscosity: float, frames: int, interval: float, substeps: int) -> Real:
-    """The vorticity [n, n] of a flow on the torus of side 2 pi, w_t = -u . grad w + viscosity lap w -> [T, n, n]."""
+    """Vorticity [n, n] of a flow on the torus with side 2 pi, w_t = -u . grad w + viscosity lap w -> [T, n, n]."""
     points = len(vorticity)
     ky, kx = np.meshgrid(np.fft.fftfreq(points, 1 / points), np.arange(points // 2 + 1.0), indexing="ij")
     square = kx**2 + ky**2
     kept = np.maximum(np.abs(kx), np.abs(ky)) <= points / 3
     inverse = 1 / np.maximum(square, 1)
-    # velocity (u, v) = (psi_y, -psi_x) with -lap psi = w, and the two slopes of w: one batched transform of four
+    # velocity (u, v) = (psi_y, -psi_x) with -lap psi = w, and the gradient of w: one batched transform of four fields
     factors = np.stack([1j * ky * inverse, -1j * kx * inverse, 1j * kx, 1j * ky])
 
     def nonlinear(spectrum: Spectrum) -> Spectrum:

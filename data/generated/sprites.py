@@ -1,9 +1,9 @@
-"""Generated videos whose label is the motion and nothing else: demo, tests, throughput ceiling.
+"""Generated videos labelled by their motion alone, for the demo, tests and measuring peak throughput.
 
-Textured sprites move over a cluttered ground. Their layout lives on cycles: places on a torus larger than the frame,
-angles on a circle, log sizes on a loop whose seam is hidden by fading. Each layout is drawn uniformly on these cycles
-and a motion only shifts it along them, so every single frame has the same distribution in every class; frame 0 is
-even the same picture for all labels of one seed. T frames, H = W = size pixels, N sprites.
+Textured sprites move over a cluttered background. Their layout lives on cycles: positions on a torus larger than the
+frame, angles on a circle, log sizes on a loop whose seam is hidden by fading. Each layout is drawn uniformly on these
+cycles and a motion only shifts it along them, so every single frame has the same distribution in every class; frame 0
+is even the same picture for all labels of one seed. T frames, H = W = size pixels, N sprites.
 """
 
 import dataclasses
@@ -24,28 +24,28 @@ CLASSES: tuple[str, ...] = (
     "grow", "shrink", "orbit_left", "orbit_right", "shake", "bounce",
 )  # fmt: skip
 
-_FADE = 0.1  # share of the size loop over which a sprite fades in, and out
-_CANDIDATES = 5  # places tried for each sprite; the one farthest from the others is kept
+_FADE = 0.1  # fraction of the size loop over which a sprite fades in, and out
+_CANDIDATES = 5  # positions tried for each sprite; the one farthest from the others is kept
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """Lengths are pixels of a 64-pixel frame and grow with `size`; ranges are drawn from uniformly, once a clip."""
+    """Lengths are pixels of a 64-pixel frame and scale with `size`; values are drawn uniformly, once per clip."""
 
-    size: int = 64  # pixels, square
-    frames: int = 16
-    fps: int = 8
+    size: int = 64  # side length in pixels
+    frames: int = 16  # per clip
+    fps: int = 8  # frames per second of the video file
     crf: int = 20  # H.264 quality, 0 (lossless) to 51
-    sprites: tuple[int, int] = (11, 14)  # on the stage, of which a bit less than half is in view
+    sprites: tuple[int, int] = (11, 14)  # number on the torus; a little less than half of them are in view
     radius: tuple[float, float] = (6.5, 15.0)  # of a sprite
-    speed: tuple[float, float] = (1.6, 3.4)  # a frame: left, right, up, down
-    spin: tuple[float, float] = (12.0, 24.0)  # degrees a frame
-    zoom: tuple[float, float] = (0.05, 0.09)  # relative growth a frame
+    speed: tuple[float, float] = (1.6, 3.4)  # per frame; for left, right, up, down
+    spin: tuple[float, float] = (12.0, 24.0)  # degrees per frame
+    zoom: tuple[float, float] = (0.05, 0.09)  # relative growth per frame
     orbit: tuple[float, float] = (6.0, 10.0)  # radius of the circle
-    distractors: tuple[int, int] = (0, 2)  # small sprites that drift on their own
+    distractors: tuple[int, int] = (0, 2)  # number of small sprites that drift independently
     ground: tuple[float, float] = (0.15, 0.3)  # brightness of the background, 0 to 1; sprites are brighter
     camera_shake: float = 0.2  # standard deviation of the whole picture's displacement
-    flicker: float = 0.03  # standard deviation of the light from frame to frame, relative
+    flicker: float = 0.03  # relative standard deviation of the brightness between frames
 
     def __post_init__(self) -> None:
         for name, low, high in (("size", 32, 1024), ("frames", 2, 1024), ("fps", 1, 240), ("crf", 0, 51)):
@@ -62,7 +62,7 @@ class SyntheticConfig:
             if not 0 < low <= high:
                 raise ValueError(f"synthetic.{name} must satisfy 0 < low <= high, got {getattr(self, name)}")
         if self.radius[0] == self.radius[1]:
-            raise ValueError(f"synthetic.radius needs two different ends for grow and shrink, got {self.radius}")
+            raise ValueError(f"synthetic.radius must satisfy low < high, for grow and shrink, got {self.radius}")
         for name in ("camera_shake", "flicker"):
             if getattr(self, name) < 0:
                 raise ValueError(f"synthetic.{name} must not be negative, got {getattr(self, name)}")
@@ -70,7 +70,7 @@ class SyntheticConfig:
 
 @generated("sprites", SyntheticConfig, classes=lambda _: CLASSES)
 def render_sprites(config: SyntheticConfig, index: int, seed: int) -> Clip:
-    """Textured sprites, all with the same of twelve motions, brighter than a cluttered ground."""
+    """Textured sprites over a darker, cluttered background, all with the same motion, one of twelve."""
     label = index % len(CLASSES)
     return Clip(render_clip(label, clip_seed(seed, index), config), label)
 
@@ -84,7 +84,7 @@ def render_clip(label: int, seed: int, config: SyntheticConfig) -> npt.NDArray[n
 
 @dataclass(frozen=True)
 class Scene:
-    """What does not move: the ground [side, side], and how bright the sprites are that stand out from it."""
+    """The background [side, side], and how bright the sprites must be to stand out from it."""
 
     ground: Pixels
     brightness: float = 1.0  # of the sprites' colours
@@ -93,10 +93,10 @@ class Scene:
 def render_scene(
     label: int, seed: int, config: SyntheticConfig, draw_scene: Callable[[np.random.Generator, float, int], Scene]
 ) -> npt.NDArray[np.uint8]:
-    """Frames [T, H, W, 3] of a motion in front of draw_scene(random, hue, side)."""
+    """Frames [T, H, W, 3] of motion `label` in front of the background draw_scene(random, hue, side)."""
     if not 0 <= label < len(CLASSES):
         raise ValueError(f"label must be from 0 to {len(CLASSES) - 1}, got {label}")
-    # Everything random is drawn in the same order whatever the label, so the scene is the seed's alone.
+    # All random values are drawn in the same order whatever the label, so the scene depends on the seed alone.
     random = np.random.Generator(np.random.PCG64(seed))
     motion = _draw_motion(CLASSES[label], random, config)
     camera = _smooth_noise(random, config.frames, 2) * config.camera_shake * config.size / 64
@@ -125,18 +125,18 @@ def write_videos(
     processes: int = 1,
     progress: Progress | None = None,
 ) -> None:
-    """Write clips 0 ... clips-1 as folder/<class>/<index>.mp4, clip i of class i modulo 12; see videos.py."""
+    """Write clips 0 ... clips-1 as folder/<class>/<index>.mp4, clip i has class i % 12; see videos.py."""
     write_kind(find_kind("sprites"), config, folder, clips, seed, processes, progress)
 
 
 def _draw_motion(name: str, random: np.random.Generator, config: SyntheticConfig) -> Floats:
-    """What all sprites of a clip do: x, y (pixels), angle (radians, clockwise), log size; [4, T], 0 in frame 0."""
+    """The common motion of all sprites: x, y (pixels), angle (radians, clockwise), log size; [4, T], 0 in frame 0."""
     pixel = config.size / 64
     speed = random.uniform(*config.speed) * pixel
     spin = np.deg2rad(random.uniform(*config.spin))
     growth = np.log1p(random.uniform(*config.zoom))
     circle = random.uniform(*config.orbit) * pixel
-    turn = 2 * np.pi / random.uniform(11, 16)  # radians a frame
+    turn = 2 * np.pi / random.uniform(11, 16)  # radians per frame
     phase = random.uniform(0, 2 * np.pi)
     shake, shake_period, axis = random.uniform(2, 3.5) * pixel, random.uniform(3, 4.5), random.uniform(0, np.pi)
     hop, hop_period = random.uniform(7, 12) * pixel, random.uniform(7, 10)
@@ -166,18 +166,18 @@ def _draw_motion(name: str, random: np.random.Generator, config: SyntheticConfig
 
 
 def _place_sprites(random: np.random.Generator, motion: Floats, camera: Floats, config: SyntheticConfig) -> list[Poses]:
-    """Poses of N sprites on a torus that is one sprite wider than the frame, so that nothing is seen to jump."""
+    """Poses of N sprites on a torus that is one sprite wider than the frame, so that no wrap-around is visible."""
     pixel = config.size / 64
     smallest, largest = (pixel * radius for radius in config.radius)
     border = EXTENT * largest + 1
     stage = config.size + 2 * border
     count = int(random.integers(config.sprites[0], config.sprites[1] + 1))
-    places = _spread_places(random, count) * stage
+    starts = _spread_positions(random, count) * stage
     x, y, angle, log_size = motion
-    angles = random.uniform(0, 2 * np.pi, (count, 1)) + angle  # [N, T], as all below
+    angles = random.uniform(0, 2 * np.pi, (count, 1)) + angle  # [N, T], like all arrays below
     loops = (random.uniform(0, 1, (count, 1)) + log_size / np.log(largest / smallest)) % 1
-    columns = (places[:, :1] + x) % stage - border + camera[:, 0]
-    rows = (places[:, 1:] + y) % stage - border + camera[:, 1]
+    columns = (starts[:, :1] + x) % stage - border + camera[:, 0]
+    rows = (starts[:, 1:] + y) % stage - border + camera[:, 1]
     radii = smallest * (largest / smallest) ** loops
     opacities = np.clip(np.minimum(loops, 1 - loops) / _FADE, 0, 1)
     tracks = np.stack([columns, rows, radii, angles, opacities], axis=1).astype(np.float32)
@@ -185,7 +185,7 @@ def _place_sprites(random: np.random.Generator, motion: Floats, camera: Floats, 
 
 
 def _place_distractors(random: np.random.Generator, camera: Floats, config: SyntheticConfig) -> list[Poses]:
-    """Small sprites inside the frame that drift slowly, each in its own direction, whatever the label."""
+    """Poses of small sprites that drift slowly, each in its own direction, independently of the label."""
     pixel = config.size / 64
     time, still = np.arange(config.frames), np.ones(config.frames)
     poses = []
@@ -199,24 +199,24 @@ def _place_distractors(random: np.random.Generator, camera: Floats, config: Synt
     return poses
 
 
-def _spread_places(random: np.random.Generator, count: int) -> Floats:
-    """Well-spaced places [N, 2] on the unit torus: of a few candidates the one farthest from those before."""
+def _spread_positions(random: np.random.Generator, count: int) -> Floats:
+    """Well-spaced positions [N, 2] on the unit torus: each is the candidate farthest from those before it."""
     candidates = random.uniform(0, 1, (count, _CANDIDATES, 2))
-    places = candidates[:, 0].copy()
+    chosen = candidates[:, 0].copy()
     for index in range(1, count):
-        apart = np.abs(candidates[index][:, None] - places[:index])
+        apart = np.abs(candidates[index][:, None] - chosen[:index])
         apart = np.minimum(apart, 1 - apart)
-        places[index] = candidates[index][(apart**2).sum(-1).min(axis=1).argmax()]
-    return places.astype(np.float32)
+        chosen[index] = candidates[index][(apart**2).sum(-1).min(axis=1).argmax()]
+    return chosen.astype(np.float32)
 
 
 def _margin(config: SyntheticConfig) -> int:
-    """Pixels of ground beyond each side of the frame, for the camera to move over."""
+    """Pixels of background beyond each side of the frame, for the camera to move over."""
     return int(np.ceil(4 * config.camera_shake * config.size / 64)) + 2
 
 
 def _smooth_noise(random: np.random.Generator, frames: int, channels: int) -> Floats:
-    """Noise [T, channels] of about unit deviation that changes smoothly over a few frames."""
+    """Noise [T, channels] with a standard deviation of about 1 that varies smoothly over a few frames."""
     raw = random.normal(size=(frames + 2, channels))
     smooth: Floats = (raw[:-2] + 2 * raw[1:-1] + raw[2:]) / np.sqrt(6)
     return smooth

@@ -1,6 +1,7 @@
-"""The motions of sprites.py in front of strong textures, with sprites that are brighter or darker than the ground.
+"""The motions of sprites.py over strongly textured backgrounds, with sprites brighter or darker than the background.
 
-The polarity is drawn for each clip, whatever the label, so brightness finds no sprite. [side, side] pixels of ground.
+The polarity is drawn for each clip, independently of the label, so brightness does not reveal the sprites.
+Backgrounds are [side, side] pixels.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from data.generated.sprites import CLASSES, Scene, SyntheticConfig, render_scene
 
 @dataclass(frozen=True)
 class TexturesConfig(SyntheticConfig):
-    """Lengths are pixels of a 64-pixel frame; `ground` is the brightness of the dark grounds."""
+    """Lengths are pixels of a 64-pixel frame; `ground` is the brightness of dark backgrounds."""
 
-    bright_ground: tuple[float, float] = (0.7, 0.95)  # brightness of the bright ones
-    darkness: float = 0.38  # of dark sprites, relative to bright ones
-    bright_share: float = 0.5  # of clips with a bright ground and dark sprites
-    contrast: float = 0.3  # of the texture, relative to the brightness of the ground
-    camera_shake: float = 0.3
+    bright_ground: tuple[float, float] = (0.7, 0.95)  # brightness of bright backgrounds
+    darkness: float = 0.38  # brightness of dark sprites, relative to bright ones
+    bright_share: float = 0.5  # fraction of clips with a bright background and dark sprites
+    contrast: float = 0.3  # of the texture, relative to the brightness of the background
+    camera_shake: float = 0.3  # standard deviation of the whole picture's displacement
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,7 +36,7 @@ class TexturesConfig(SyntheticConfig):
 
 @generated("textures", TexturesConfig, classes=lambda _: CLASSES)
 def render_textures(config: TexturesConfig, index: int, seed: int) -> Clip:
-    """The twelve motions before strong textures, sprites brighter or darker than the ground."""
+    """The twelve motions over strong textures, with sprites brighter or darker than the background."""
 
     def draw_scene(random: np.random.Generator, hue: float, side: int) -> Scene:
         is_bright = bool(random.uniform() < config.bright_share)
@@ -50,7 +51,7 @@ def render_textures(config: TexturesConfig, index: int, seed: int) -> Clip:
 def _weave(
     random: np.random.Generator, ground: Pixels, hue: float, brightness: tuple[float, float], contrast: float
 ) -> Pixels:
-    """A ground [side, side] with one of five textures laid over it."""
+    """A background [side, side] with one of five textures blended over it."""
     side = len(ground)
     line = np.linspace(-1, 1, side, dtype=np.float32)
     x, y = np.meshgrid(line, line)

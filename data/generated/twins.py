@@ -1,16 +1,16 @@
-"""Possible and impossible twins: the same halves of clips, joined so that physics holds or not.
+"""Possible and impossible twins: the same half clips, joined so that the physics is possible or impossible.
 
-Four clips are a quadruplet, made of two first halves A, B and two second halves C, D: AC and BD are possible, AD and
-BC are not. All four share the frame at the cut, so every frame, every difference of neighbouring frames and every
-comparison with the frame at the cut occurs as often in a possible clip as in an impossible one: whoever scores frames
-or their differences alone is at chance exactly. Lengths are pixels of a 64-pixel frame, x to the right, y downwards.
+Four clips form a quadruplet, made of two first halves A, B and two second halves C, D: AC and BD are possible, AD and
+BC are not. All four share the frame at the cut, so every frame, every difference of consecutive frames and every
+comparison with the frame at the cut occurs equally often in possible and in impossible clips: a score based on frames
+or their differences alone is exactly at chance. Lengths are pixels of a 64-pixel frame, x to the right, y downwards.
 
-    vanish    a ball goes behind a post and is gone; where none went in, one comes out (appears)
-    teleport  goes in on one shelf, comes out on the other
-    recolour  goes in in one colour, comes out in another
-    stop      stops in flight in the open, while another starts by itself
-    wall      a ball goes through a wall that stands behind the post
-    turn      a ball turns back behind the post although no wall is there
+    vanish    a ball goes behind a post and is gone, or one comes out although none went in
+    teleport  a ball goes in on one shelf and comes out on the other
+    recolour  a ball goes in with one colour and comes out with another
+    stop      a moving ball stops in plain view while another starts by itself
+    wall      a ball passes through a wall that stands behind the post
+    turn      a ball turns back behind the post although there is no wall
 """
 
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ from data.generated.kinds import Clip, VideoConfig, clip_random, generated
 
 EVENTS = ("vanish", "teleport", "recolour", "stop", "wall", "turn")
 CLASSES = ("possible", "impossible")
-MEMBERS = ((0, 0), (1, 1), (0, 1), (1, 0))  # first and second half of the four clips of a quadruplet
+MEMBERS = ((0, 0), (1, 1), (0, 1), (1, 0))  # (first half, second half) of the four clips of a quadruplet
 
 _LANES = (30.0, 54.0)  # height of the two shelves
 
 
 @dataclass(frozen=True)
 class TwinsConfig(VideoConfig):
-    """Clip i belongs to quadruplet i // 4, whose event is the one of its number, in turn."""
+    """Clip i belongs to quadruplet i // 4; the quadruplets cycle through `events`."""
 
     events: tuple[str, ...] = EVENTS
-    speed: tuple[float, float] = (2.2, 3.2)  # pixels a frame of 16
+    speed: tuple[float, float] = (2.2, 3.2)  # pixels per frame for 16 frames; scaled for other lengths
     radius: tuple[float, float] = (3.6, 4.8)  # of the balls
-    textures: bool = True
-    flicker: float = 0.02  # standard deviation of the light from frame to frame, relative
+    textures: bool = True  # textured backgrounds
+    flicker: float = 0.02  # relative standard deviation of the brightness between frames
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,10 +53,10 @@ class TwinsConfig(VideoConfig):
 
 @dataclass(frozen=True)
 class Ball:
-    """Where a ball is in each frame, [T], and its colour; hidden where x is not a number."""
+    """Position of a ball in each frame, x [T], and its shelf and colour."""
 
     x: npt.NDArray[np.float64]
-    lane: int
+    lane: int  # shelf
     colour: int
 
 
@@ -64,7 +64,7 @@ class Ball:
 def render_twins(config: TwinsConfig, index: int, seed: int) -> Clip:
     """Possible and impossible physics in quadruplets that share their halves; the event is hidden at the cut."""
     quadruplet, member = divmod(index, 4)
-    random = clip_random(seed, quadruplet)  # the same world for all four
+    random = clip_random(seed, quadruplet)  # the same scene for all four clips
     event = config.events[quadruplet % len(config.events)]
     cut = int(random.integers(config.frames * 2 // 5, config.frames * 3 // 5 + 1))
     radius = random.uniform(*config.radius)
@@ -92,7 +92,7 @@ def _place_balls(
     direction: float,
     lane: int,
 ) -> list[Ball]:
-    """Balls of one half, at `distance` [T] (pixels travelled from or to the cut), as it would go on for ever."""
+    """Balls of one half at `distance` [T] from the cut, in pixels travelled; extrapolated over all frames."""
     past = 1 if is_second else -1
     onwards = middle + direction * past * distance
     if event == "vanish":
@@ -107,8 +107,8 @@ def _place_balls(
             Ball(spots[ball] + (direction * past * distance if ball == half else 0 * distance), ball, ball)
             for ball in (0, 1)
         ]
-    # A ball that comes from one side, or leaves to it: half 0 to the left of the direction, half 1 to the right. With
-    # a wall it stays on its side; without, what came from one side leaves to the other.
+    # A ball enters from a side, or leaves to it: half 0 against the direction, half 1 along it. With a wall the ball
+    # stays on its side; without one it leaves on the other side.
     side = direction * (1 if half else -1)
     if event == "turn" and is_second:
         side = -side
@@ -161,7 +161,7 @@ def _paint_ball(
 
 
 def _paint_bystander(random: np.random.Generator, stage: Stage, frames: int, colour: Colour) -> None:
-    """A small ball that swings above, the same in all four, so that something always moves."""
+    """A small ball that swings overhead, the same in all four clips, so that something always moves."""
     time = np.arange(frames) * 16 / frames
     x = random.uniform(14, 50) + random.uniform(-1.2, 1.2) * time
     y = 8 + 4 * np.sin(random.uniform(0, 2 * np.pi) + random.uniform(0.4, 0.9) * time)

@@ -1,8 +1,8 @@
-"""Generated clips as H.264 files in class folders, and as packed shards with a table for each value.
+"""Write generated clips as H.264 files in class folders, and as packed shards with a table for each value.
 
-A clip depends on (kind, config, seed, index) only, so neither the number of processes nor an interruption changes a
-byte. Beside a video with values or arrays stands a sidecar of the same name, INDEX.json, which `pack` puts into the
-shards. T frames, H = W = size pixels.
+A clip depends only on (kind, config, seed, index), so neither the number of processes nor an interruption changes a
+byte. A video with values or arrays has a sidecar next to it, INDEX.json, which `pack` copies into the shards.
+T frames, H = W = size pixels.
 """
 
 import csv
@@ -26,21 +26,21 @@ from data.manifest import Manifest
 from data.packing.pack import PackConfig, pack
 from data.packing.sources import Source
 
-Progress = Callable[[int, int], None]  # clips done, clips in all
+Progress = Callable[[int, int], None]  # clips done, clips in total
 
-_NOTE = ".generated.json"  # what a folder of videos was made from
-_UNLABELLED = "clips"  # folder of the videos of a kind without labels
+_NOTE = ".generated.json"  # records the kind, seed and config of a folder of videos
+_UNLABELLED = "clips"  # folder for videos without labels
 
 
 def encode_clip(frames: npt.NDArray[np.uint8], path_or_buffer: str | Path | io.BytesIO, fps: int, crf: int) -> None:
-    """Write frames [T, H, W, 3] as H.264 mp4: the same bytes for the same frames and FFmpeg build."""
+    """Write frames [T, H, W, 3] as H.264 mp4; the same frames and FFmpeg build give the same bytes."""
     target = path_or_buffer if isinstance(path_or_buffer, io.BytesIO) else str(path_or_buffer)
     with av.open(target, mode="w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        # Slower presets look ahead with a macroblock tree, which on small pictures varies from run to run.
+        # Slower presets use a macroblock-tree lookahead, whose result on small pictures varies from run to run.
         stream.options = {"crf": str(crf), "preset": "superfast"}
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -66,9 +66,10 @@ def write_kind(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> None:
-    """Write clips 0 ... clips-1 of a kind as folder/<class>/<index>.mp4, each with a sidecar where it has values.
+    """Write clips 0 ... clips-1 of a kind as folder/<class>/<index>.mp4, with a sidecar for those that have values.
 
-    What exists is kept, so an interrupted call continues; a folder made with another kind, seed or config is refused.
+    Existing clips are kept, so an interrupted call continues. Raises ValueError if the folder was made with another
+    kind, seed or config.
     """
     if clips < 1 or seed < 0 or jobs < 1:
         raise ValueError(f"need clips >= 1, seed >= 0, jobs >= 1, got {clips=}, {seed=}, {jobs=}")
@@ -92,22 +93,24 @@ def write_set(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Clips of a kind as OUTPUT/videos, packed into OUTPUT/shards, with OUTPUT/values/<name>.csv for `targets=`.
+    """Write clips of a kind to OUTPUT/videos, pack them into OUTPUT/shards, write OUTPUT/values/*.csv for `targets=`.
 
-    Raises ValueError where OUTPUT holds another set.
+    Raises ValueError if OUTPUT holds another set.
     """
     output = Path(output)
     write_kind(kind, config, output / "videos", clips, seed, jobs, progress)
     pack(str(output / "videos"), str(output / "shards"), PackConfig(jobs=jobs if jobs > 1 else 0, strict=True))
     manifest = Manifest.load(str(output / "shards"))
     if manifest.samples != clips:
-        raise ValueError(f"{output / 'shards'} holds {manifest.samples} clips, {clips} are wanted; choose a new folder")
+        raise ValueError(
+            f"{output / 'shards'} holds {manifest.samples} clips, {clips} were requested; use a new folder"
+        )
     _write_tables(output)
     return manifest
 
 
 def _write_tables(output: Path) -> None:
-    """One table a value, a row a sample, with the keys that the samples have in the shards."""
+    """One table per value with one row per sample, under the keys that the samples have in the shards."""
     tables: dict[str, list[tuple[str, float]]] = {}
     for path in sorted((output / "videos").glob("*/[0-9]*.json"), key=lambda path: path.stem):
         name = path.with_suffix(".mp4").relative_to(output / "videos").as_posix()
@@ -125,7 +128,7 @@ def _run(jobs: list[_Job], processes: int) -> Iterator[None]:
     if processes == 1 or len(jobs) < 2:
         yield from map(_write_video, jobs)
         return
-    # Spawned, not forked: a fork would copy the locks of whatever threads the caller runs.
+    # Spawned, not forked: a fork would copy locks held by the caller's threads.
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_write_video, jobs, chunksize=8)
 
@@ -141,22 +144,24 @@ def _write_video(job: _Job) -> None:
         values = {name: float(f"{value:.7g}") for name, value in clip.values.items()}
         content = {"values": values, **arrays}
         write_bytes(path.with_suffix(".json"), (json.dumps(content, separators=(",", ":")) + "\n").encode())
-    write_bytes(path, buffer.getvalue())  # last: a video that exists has its sidecar
+    write_bytes(path, buffer.getvalue())  # after the sidecar, so that every existing video has one
 
 
 def _claim_folder(folder: Path, clips: int, made: dict[str, Any], classes: tuple[str, ...]) -> None:
-    """Make the class folders, or check that an existing folder was made from the same arguments."""
+    """Create the class folders, after checking that an existing folder was made with the same arguments."""
     note = folder / _NOTE
     wanted: dict[str, Any] = json.loads(json.dumps(made))
     if note.exists():
         found = json.loads(note.read_text())
         if found != wanted:
-            raise ValueError(f"{folder} was made with {found}, asked for {wanted}; choose another folder or delete it")
+            raise ValueError(
+                f"{folder} was made with {found}, now requested: {wanted}; use another folder or delete it"
+            )
     elif any(folder.glob("*/*.mp4")):
-        raise ValueError(f"{folder} holds videos but no {_NOTE}; choose a new folder")
+        raise ValueError(f"{folder} holds videos but no {_NOTE}; use a new folder")
     surplus = sum(int(path.stem) >= clips for path in folder.glob("*/[0-9]*.mp4"))
     if surplus:
-        raise ValueError(f"{folder} holds {surplus} clips beyond the {clips} asked for; ask for more or delete them")
+        raise ValueError(f"{folder} holds {surplus} clips beyond the {clips} requested; request more or delete them")
     for name in classes or (_UNLABELLED,):
         (folder / name).mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(wanted, indent=1) + "\n")

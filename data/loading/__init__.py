@@ -1,1 +1,1 @@
-"""Shards in, batches of clips out: manifest, plan, workers, batches."""
+"""Reading packed data sets: shards in, batches of clips out."""

@@ -1,7 +1,7 @@
-"""Crops and flips, one for all frames of a clip: [T, H, W, C] uint8 -> [T, S, S, C] uint8.
+"""Crops and flips, the same for all frames of a clip: [T, H, W, C] uint8 -> [T, S, S, C] uint8.
 
-The box is cut out of the full frames first and only then resized (torch's antialiased uint8 path): resizing whole
-frames would cost about as much as decoding them. Every draw comes from the generator passed in, nothing is global.
+Frames are cropped first and resized afterwards (torch's antialiased uint8 path): resizing whole frames would cost about
+as much as decoding them. All randomness comes from the generator passed in; there is no global state.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 @dataclass(frozen=True)
 class Box:
-    """Part of a frame, in pixels."""
+    """A crop box, in pixels."""
 
     top: int
     left: int
@@ -28,9 +28,10 @@ class Box:
 def random_box(
     height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float], draw: random.Random
 ) -> Box:
-    """A box with an area of `scale` times the frame's and a width of `aspect` times its height, placed anywhere.
+    """A random box whose area is `scale` times the frame's and whose width is `aspect` times its height.
 
-    As in Inception training: ten attempts that may stick out, then the largest centred box with an allowed aspect.
+    As in Inception training: up to ten attempts to find one that fits, then the largest centred box with an allowed
+    aspect.
     """
     for _ in range(10):
         area = height * width * _uniform(draw, *scale)
@@ -45,14 +46,14 @@ def random_box(
 
 
 def square_boxes(height: int, width: int, crops: int) -> list[Box]:
-    """`crops` squares as large as the short side, evenly spread along the long side; one: the centre."""
+    """`crops` squares as large as the short side, evenly spaced along the long side; a single one is centred."""
     side = min(height, width)
-    places = [0.5] if crops == 1 else [crop / (crops - 1) for crop in range(crops)]
-    return [Box(round((height - side) * place), round((width - side) * place), side, side) for place in places]
+    shares = [0.5] if crops == 1 else [crop / (crops - 1) for crop in range(crops)]
+    return [Box(round((height - side) * share), round((width - side) * share), side, side) for share in shares]
 
 
 def crop_resize(frames: NDArray[np.uint8], box: Box, size: int, flip: bool = False) -> Tensor:
-    """Cut `box` out of frames [T, H, W, C], resize to [T, size, size, C]; `flip` mirrors left and right."""
+    """Crop frames [T, H, W, C] to `box` and resize to [T, size, size, C]; `flip` mirrors left and right."""
     part = torch.from_numpy(frames[:, box.top : box.top + box.height, box.left : box.left + box.width])
     if (box.height, box.width) != (size, size):
         channels_last = part.permute(0, 3, 1, 2)

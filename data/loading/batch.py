@@ -1,4 +1,4 @@
-"""What is asked of a loader (DataConfig, Views) and what comes out of it (Batch).
+"""A loader's configuration (DataConfig, Views) and its output (Batch).
 
 Shapes: B clips, V views of S segments in time, T frames, H W pixels, C channels; pixels stay uint8 until they are on
 the device.
@@ -16,10 +16,10 @@ from data.parallel import count_cores
 
 @dataclass(frozen=True)
 class MixPart:
-    """One of several data sets; what is None is as in the rest of the configuration."""
+    """One data set of a mixture; a field that is None takes its value from the DataConfig."""
 
     path: str = ""
-    weight: float = 1.0  # share of the samples, relative to the other parts'
+    weight: float = 1.0  # share of the samples, relative to the other weights
     stride: int | None = None
     fps: float | None = None
     scale: tuple[float, float] | None = None
@@ -28,24 +28,25 @@ class MixPart:
 
     def __post_init__(self) -> None:
         if not self.path or self.weight <= 0:
-            raise ValueError(f"data.mix needs path and weight > 0 for every part, got {self.path!r} and {self.weight}")
+            found = f"path {self.path!r} and weight {self.weight}"
+            raise ValueError(f"data.mix: every part needs a path and weight > 0, got {found}")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """One packed data set, or several by weight, and how clips are cut out of it."""
+    """One packed data set, or a weighted mixture of several, and how clips are sampled from it."""
 
     path: str = ""  # folder or URL of a folder with manifest.json; this or mix is required
-    mix: list[MixPart] = field(default_factory=list)  # instead of path
-    frames: int = 16
-    stride: int = 4  # frames between two of a clip; ignored where fps is given
-    fps: float | None = None  # wanted frames per second; null: use stride
-    clips_per_video: int = 1  # in training, decoded in one go and next to each other in the batch
+    mix: list[MixPart] = field(default_factory=list)  # several data sets, instead of path
+    frames: int = 16  # per clip
+    stride: int = 4  # every how many frames of the video one is taken; ignored if fps is set
+    fps: float | None = None  # frames per second of a clip; null: use stride
+    clips_per_video: int = 1  # in training; decoded in one call, adjacent in the batch
     crop: int = 224  # pixels
     scale: tuple[float, float] = (0.3, 1.0)  # area of a training crop, as a fraction of the frame's
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height of a training crop
     flip: float = 0.5  # probability
-    arrays: dict[str, str] = field(default_factory=dict)  # wanted of the sidecars: name -> frames, steps or sample
+    arrays: dict[str, str] = field(default_factory=dict)  # read from sidecars: name -> frames, steps or sample
     workers: int | None = None  # processes; 0: in this process; null: one per core, at most 8
     shuffle_shards: int = 16  # shards whose samples are shuffled together
     max_bad_fraction: float = 0.01  # of the samples seen
@@ -53,7 +54,7 @@ class DataConfig:
     decoder: Literal["auto", "av", "decord"] = "auto"  # auto: decord, and PyAV for what decord cannot read
     cache: str = "~/.cache/video-shards"  # folder for shards behind URLs
     cache_gb: float = 100.0  # size of that folder
-    allow_pipe: bool = False  # may a path begin with "pipe:", a command whose output is the file?
+    allow_pipe: bool = False  # allow paths "pipe:COMMAND": a shell command whose output is the file
 
     def __post_init__(self) -> None:
         for name in ("frames", "stride", "crop", "shuffle_shards", "clips_per_video"):
@@ -70,7 +71,7 @@ class DataConfig:
             raise ValueError(f"data.workers must be at least 0, or null for one per core, got {self.workers}")
 
     def parts(self) -> list[tuple["DataConfig", float]]:
-        """The data sets to be mixed, each as a configuration of its own, with their weights."""
+        """The data sets of the mixture (or the only one), each as a DataConfig of its own, with their weights."""
         if not self.mix and not self.path:
             raise ValueError("data.path is required: the folder of shards that `python -m launch pack` wrote")
         if self.mix and self.path:
@@ -91,15 +92,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Views:
-    """What is seen of a video: segments in time, each with crops in space; fixed ones, or random ones of a seed."""
+    """Evaluation views of a video: segments in time, each cropped in space; fixed, or random with a seed."""
 
     segments: int = 1
-    crops: int = 1  # squares along the long side
-    augmented: int = 0  # instead of the fixed ones: so many views with random places in time and a random crop
+    crops: int = 1  # square crops along the long side
+    augmented: int = 0  # number of random views (random times and crop) that replace the fixed ones; 0: none
     scale: tuple[float, float] = (0.08, 1.0)  # area of a random crop, as a fraction of the frame's
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height of a random crop
     flip: float = 0.0  # probability, in random views
-    seed: int = 0  # of the random views
+    seed: int = 0  # for random views
 
     def __post_init__(self) -> None:
         if self.segments < 1 or self.crops < 1 or self.augmented < 0:
@@ -111,12 +112,12 @@ class Views:
 
     @property
     def count(self) -> int:
-        """V: views of a video; the segments of one belong together."""
+        """V, the number of views of a video; each view contains all segments."""
         return self.augmented or self.crops
 
 
 def check_crops(where: str, scale: tuple[float, float], aspect: tuple[float, float], flip: float) -> None:
-    """Raise ValueError for random crops that cannot be."""
+    """Raise ValueError for impossible settings of random crops and flips; `where` is the config section."""
     for name, (low, high) in (("scale", scale), ("aspect", aspect)):
         if not 0 < low <= high:
             raise ValueError(f"{where}.{name} must satisfy 0 < low <= high, got {(low, high)}")
@@ -131,16 +132,16 @@ class Batch:
     """Clips with their labels; `skipped` names, by reason, the samples of this batch that could not be read."""
 
     clips: Tensor  # uint8 [B, T, H, W, C]; in evaluation [B, V*S, T, H, W, C], all segments of the first view first
-    labels: Tensor  # int64 [B], -1 where there is none
+    labels: Tensor  # int64 [B], -1 if there is none
     keys: list[str]
     skipped: dict[str, list[str]] = field(default_factory=dict)
-    position: int = 0  # where training goes on after this batch, in clips over all ranks
-    arrays: dict[str, Tensor] = field(default_factory=dict)  # what the samples brought along, each [B, ...]
-    groups: dict[str, "Batch"] = field(default_factory=dict)  # further clips, of another size or length, by name
-    places: list[int] = field(default_factory=list)  # in evaluation: of the samples, in the order of the shards
+    position: int = 0  # stream position after this batch, in clips over all ranks
+    arrays: dict[str, Tensor] = field(default_factory=dict)  # from the sidecars, each [B, ...]
+    groups: dict[str, "Batch"] = field(default_factory=dict)  # additional clips of another size or length, by name
+    indices: list[int] = field(default_factory=list)  # in evaluation: sample indices, in shard order
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, for copies that do not block."""
+        """The same batch in pinned memory, for asynchronous copies."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
@@ -148,7 +149,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same batch with every tensor changed."""
+        """The same batch with `change` applied to every tensor."""
         return replace(
             self,
             clips=change(self.clips),

@@ -1,8 +1,9 @@
-"""Which frames make a clip: T indices into a video of F frames, chosen by step or by time stamp.
+"""Which frames make a clip: T indices into a video of F frames, chosen by stride or by time stamp.
 
-By step (`stride`): frames s, s + stride, ... . By rate (`fps` > 0): at time t the frame shown last at or before t, so a
-video slower than the wanted rate repeats frames and variable rates come out right. A video shorter than the clip
-starts at 0 and repeats its last frame to the end. Training draws the start evenly; evaluation takes fixed segments.
+By stride: frames s, s + stride, ... . By rate (`fps` > 0): at time t, the last frame shown at or before t, so a video
+slower than the requested rate repeats frames and variable frame rates are handled. If the video is shorter than the
+clip, the clip starts at frame 0 and repeats the last frame. Training draws the start uniformly; evaluation uses fixed
+segments.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ class Timing:
 
     frames: int
     fps: float
-    times: Sequence[float] | None = None  # seconds of every frame where the rate varies
+    times: Sequence[float] | None = None  # seconds of every frame if the frame rate varies
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.fps <= 0:
@@ -29,25 +30,25 @@ class Timing:
             raise ValueError(f"a video of {self.frames} frames has {len(self.times)} time stamps")
 
     def shown_at(self) -> NDArray[np.float64]:
-        """Seconds at which every frame is shown, [F]; the first one's are 0 in a video of even rate."""
+        """Seconds at which each frame is shown, [F]; starts at 0 if the frame rate is constant."""
         if self.times is None:
             return np.arange(self.frames, dtype=np.float64) / self.fps
         return np.asarray(self.times, dtype=np.float64)
 
     def end(self) -> float:
-        """Seconds at which the last frame was shown for the mean time of a frame."""
+        """End of the video in seconds, if the last frame is shown for the average frame duration."""
         last = (self.frames - 1) / self.fps if self.times is None else float(self.times[-1])
         return last + 1 / self.fps
 
     def frames_at(self, moments: NDArray[np.float64]) -> Indices:
-        """The frames shown at these seconds [T]; the first one before it, the last one after it."""
-        tolerance = 1e-3 / self.fps  # time stamps are rounded to a clock's ticks
+        """The frames shown at `moments` [T], in seconds; times outside the video give its first or last frame."""
+        tolerance = 1e-3 / self.fps  # time stamps are rounded to ticks of the container's time base
         indices = np.searchsorted(self.shown_at(), moments + tolerance, side="right") - 1
         return np.clip(indices, 0, self.frames - 1).astype(np.int64)
 
 
 def choose_frames(timing: Timing, count: int, stride: int, fps: float, where: float) -> Indices:
-    """`count` indices; `where` in [0, 1] places the clip between the earliest and the latest start."""
+    """`count` frame indices; `where` in [0, 1] is the start between the earliest (0) and the latest (1) possible."""
     if fps > 0:
         return _by_time(timing, count, fps, where)
     room = max(timing.frames - ((count - 1) * stride + 1), 0)
@@ -55,8 +56,8 @@ def choose_frames(timing: Timing, count: int, stride: int, fps: float, where: fl
     return np.minimum(start + stride * np.arange(count), timing.frames - 1)
 
 
-def segment_places(segments: int) -> list[float]:
-    """Where the fixed segments of evaluation lie: the centres of `segments` equal parts of [0, 1]."""
+def segment_centres(segments: int) -> list[float]:
+    """Relative times of the fixed evaluation segments: the centres of `segments` equal parts of [0, 1]."""
     return [(segment + 0.5) / segments for segment in range(segments)]
 
 

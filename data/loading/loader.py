@@ -1,9 +1,9 @@
-"""Batches of clips from a packed data set: position in, position out.
+"""Batches of clips from a packed data set, resumable at any stream position.
 
-The position counts clips consumed over all ranks: with k clips per video, position p is clip p mod k of the video at
-place p div k of the order (see plan.py). Whoever restarts at a position gets the very next clip, on any number of ranks
-and workers. What cannot be decoded is replaced in training by the next readable sample of its group, counted and named;
-evaluation replaces nothing and reports it as missing.
+The stream position counts the clips consumed over all ranks: with k clips per video, position p is clip p mod k of
+video p div k in the order of plan.py. A restart at a position gets exactly the next clip, on any number of ranks and
+workers. In training, a sample that cannot be decoded is replaced by the next readable one of its group, counted and
+logged by name; evaluation replaces nothing and reports it as missing.
 Shapes: B clips, V views, T frames, H W pixels, C channels; pixels stay uint8.
 """
 
@@ -33,11 +33,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-TOLERATED = 8  # bad samples that never stop a run, unless max_bad_fraction is 0
+TOLERATED = 8  # this many bad samples never stop a run, unless max_bad_fraction is 0
 
 
 class TrainLoader:
-    """Endless batches of random clips. `position` is that of the batches handed out, not of those being prepared."""
+    """Endless batches of random clips. `position` follows the batches handed out, not those being prefetched."""
 
     def __init__(
         self, config: DataConfig, batch: int, seed: int, rank: int = 0, world: int = 1, position: int = 0
@@ -55,7 +55,7 @@ class TrainLoader:
         self.tally = Tally(config.max_bad_fraction)
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        """Go on at `position`."""
+        """Continue at `position`."""
         batches = TrainBatches(
             self.open_streams(), self.mixture, self.batch, self.rank, self.world, self.config.clips_per_video
         )
@@ -65,7 +65,7 @@ class TrainLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Enough to go on with the very next clip, on any number of ranks and workers."""
+        """State to continue with exactly the next clip, on any number of ranks and workers."""
         return {
             "position": self.position,
             "seed": self.seed,
@@ -77,13 +77,13 @@ class TrainLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; ValueError where data set or seed differ and the order would be another."""
+        """Continue where `state` was saved; ValueError if another data set or seed would change the sample order."""
         own = self.state_dict()
         for name, remedy in (
-            ("fingerprint", "the shards or weights are not those of the checkpoint; give the old data"),
-            ("seed", "give the seed of the checkpoint"),
-            ("shuffle_shards", "give data.shuffle_shards of the checkpoint"),
-            ("clips_per_video", "give data.clips_per_video of the checkpoint"),
+            ("fingerprint", "the shards or weights are not those of the checkpoint; use the original data"),
+            ("seed", "use the checkpoint's seed"),
+            ("shuffle_shards", "use the checkpoint's data.shuffle_shards"),
+            ("clips_per_video", "use the checkpoint's data.clips_per_video"),
         ):
             if state[name] != own[name]:
                 raise ValueError(f"data {name} is {own[name]}, the checkpoint has {state[name]}: {remedy}")
@@ -97,7 +97,7 @@ class TrainLoader:
         return self.manifests[0]
 
     def open_streams(self) -> list[Stream]:
-        """Readers and orders of the data sets; labels of several count only where all have the same classes."""
+        """A stream for each data set; labels of a mixture are used only if all data sets have the same classes."""
         labelled = all(manifest.classes == self.manifest.classes for manifest in self.manifests)
         streams = []
         for (config, _), manifest in zip(self.parts, self.manifests, strict=True):
@@ -106,7 +106,7 @@ class TrainLoader:
         return streams
 
     def _fingerprint(self) -> str:
-        """One data set: the manifest's; several: theirs with their shares."""
+        """The manifest's fingerprint; for a mixture, a hash of all fingerprints and shares."""
         shares = self.mixture.quotas.tolist()
         names = [manifest.fingerprint() for manifest in self.manifests]
         return names[0] if len(names) == 1 else "+".join(f"{n}*{q}" for n, q in zip(names, shares, strict=True))
@@ -132,20 +132,20 @@ class EvalLoader:
         self.missing: dict[str, list[str]] = {}
 
     def __len__(self) -> int:
-        """Number of batches, where no batch is missing as a whole."""
+        """Number of batches, unless all samples of a batch are missing."""
         return -(-len(self.share) // self.batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Start the pass anew."""
+        """Start a new pass over the data set."""
         starts = range(0, len(self.share), self.batch)
         for batch in self.read(Request(self.share[start : start + self.batch]) for start in starts):
             if batch.keys:
                 yield batch
 
     def read(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """A batch for each request, in their order, without the samples that cannot be read.
+        """A batch for each request, in order, without the samples that cannot be read.
 
-        The requests are asked for in this process, a few ahead of the batches: they may depend on what others do.
+        `requests` is consumed in this process, a few requests ahead of the batches, so it may depend on changing state.
         """
         self.missing = {}
         tally = Tally(self.config.max_bad_fraction)
@@ -158,17 +158,17 @@ class EvalLoader:
 
 
 class Tally:
-    """Counts what was skipped, names it in the log and stops at too much of it."""
+    """Counts skipped samples, logs their names and raises an error once there are too many."""
 
     def __init__(self, limit: float, on_skip: Callable[[str, str], None] | None = None) -> None:
         self.limit = limit
-        self.on_skip = on_skip  # called with (reason, name) beside the log
+        self.on_skip = on_skip  # called with (reason, name) in addition to logging
         self.seen = 0
         self.skipped: Counter[str] = Counter()
         self._latest: list[str] = []
 
     def add(self, batch: Batch, replaced: bool = True) -> None:
-        """Count a batch; ValueError once more than `limit` of the samples seen are bad."""
+        """Count a batch; ValueError once more than a fraction `limit` of the samples seen are bad."""
         for reason, names in batch.skipped.items():
             for name in names:
                 logger.warning("skipped %s (%s)", name, reason)
@@ -180,25 +180,25 @@ class Tally:
             self.check()
 
     def count(self, good: int, skipped: Mapping[str, Sequence[str]]) -> None:
-        """Count samples, `good` ones and those skipped by reason, without a word."""
+        """Count `good` samples and those skipped, by reason, without logging or checking."""
         bad = [(reason, name) for reason, names in skipped.items() for name in names]
         self.seen += good + len(bad)
         self.skipped.update(reason for reason, _ in bad)
         self._latest = [f"{name} ({reason})" for reason, name in bad] + self._latest[:3]
 
     def check(self) -> None:
-        """ValueError where more than `limit` of the samples counted are bad."""
+        """Raise ValueError if more than a fraction `limit` of the samples counted are bad."""
         if self.skipped.total() > max(TOLERATED if self.limit else 0, self.limit * self.seen):
             reasons = ", ".join(f"{count} x {reason}" for reason, count in self.skipped.most_common())
             raise ValueError(
-                f"{self.skipped.total()} of {self.seen} samples could not be read, more than data.max_bad_fraction "
+                f"{self.skipped.total()} of {self.seen} samples could not be read, more than data.max_bad_fraction="
                 f"{self.limit:g} allows: {reasons}; the latest: {', '.join(self._latest[:3])}. Check the shards with "
-                "`python -m launch inspect FOLDER --verify`, pack without these videos, or raise the limit"
+                "`python -m launch inspect FOLDER --verify`, repack without these videos, or raise the limit"
             )
 
 
 def load_manifest(config: DataConfig) -> Manifest:
-    """The manifest at data.path; ValueError where no path is given."""
+    """The manifest at data.path; ValueError if no path is given."""
     return Manifest.load(config.parts()[0][0].path, config.allow_pipe)
 
 

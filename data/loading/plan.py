@@ -1,12 +1,12 @@
-"""The order of samples: position p = 0, 1, 2, ... -> (epoch, shard, index in the shard).
+"""The sample order: stream position p = 0, 1, 2, ... -> (epoch, shard, index in the shard).
 
-A pure function of (sample counts of the shards, seed, epoch); ranks and workers do not occur in it. In an epoch the
-shards are permuted and taken in groups of `shuffle_shards`; samples are permuted inside a group, so a worker needs
-few open shards. Permutations sort the raw 64-bit output of a counter-based generator, whose stream is fixed for all
-versions of numpy.
+A pure function of (sample counts of the shards, seed, epoch), independent of ranks and workers. In each epoch the
+shards are permuted and split into groups of `shuffle_shards`; samples are permuted within a group, so a worker needs
+only a few open shards. Permutations sort the raw 64-bit output of a counter-based generator, whose stream is the same
+in all versions of numpy.
 
-With B samples a rank and W ranks, step s of rank r takes positions s*W*B + r*B ... + B. Batches run over the end of
-an epoch: nothing is dropped, and all ranks have the same number of steps, without end.
+With B samples per rank and W ranks, step s of rank r takes positions s*W*B + r*B ... + B. Batches cross epoch
+boundaries: nothing is dropped, and the stream is endless with the same number of steps on all ranks.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1000  # positions in which a mixture has exactly its shares
-KEPT_GROUPS = 4  # permutations remembered: the current groups of an epoch's end and the next one's start
+BLOCK = 1000  # positions over which a mixture matches its weights exactly
+KEPT_GROUPS = 4  # cached permutations: the current groups at the end of one epoch and the start of the next
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the sample at a position lies, and which positions share its group."""
+    """Where the sample at a stream position is stored, and the positions of its group."""
 
     epoch: int
     shard: int
@@ -35,7 +35,7 @@ class Address:
 
 
 class Plan:
-    """Positions to samples for shards with `counts` samples each."""
+    """Maps stream positions to samples, for shards with `counts` samples each."""
 
     def __init__(self, counts: Sequence[int], seed: int, shuffle_shards: int) -> None:
         if sum(counts) < 1:
@@ -80,7 +80,7 @@ class Plan:
 
 
 class Mixture:
-    """Positions to (part, position in the part): every BLOCK positions hold each part by its weight, shuffled."""
+    """Maps stream positions to (part, position in the part): each BLOCK holds the parts by weight, shuffled."""
 
     def __init__(self, weights: Sequence[float], seed: int) -> None:
         share = np.asarray(weights, dtype=np.float64) / sum(weights)
@@ -88,17 +88,17 @@ class Mixture:
         missing = BLOCK - int(quotas.sum())
         quotas[np.argsort(quotas - share * BLOCK, kind="stable")[:missing]] += 1
         if quotas.min() < 1:
-            raise ValueError(f"a weight in data.mix is under 1/{BLOCK} of the sum: {list(weights)}; leave the part out")
+            raise ValueError(f"a weight in data.mix is under 1/{BLOCK} of the sum: {list(weights)}; remove that part")
         self.quotas = quotas
         self.seed = seed
         self._block = -1
         self._parts = self._ranks = np.empty(0, dtype=np.int64)
 
     def find(self, position: int) -> tuple[int, int]:
-        """The part that supplies `position`, and which of its own positions that is."""
+        """The part that supplies `position`, and the position within that part."""
         block, offset = divmod(position, BLOCK)
         if block != self._block:
-            order = permute(BLOCK, (self.seed, block, 0x6D6978))  # apart from the words of plans
+            order = permute(BLOCK, (self.seed, block, 0x6D6978))  # never equal to the seeds of a Plan
             self._parts = np.repeat(np.arange(len(self.quotas)), self.quotas)[order]
             self._ranks = np.empty(BLOCK, dtype=np.int64)
             for part, quota in enumerate(self.quotas):
@@ -108,14 +108,14 @@ class Mixture:
         return part, block * int(self.quotas[part]) + int(self._ranks[offset])
 
 
-def permute(size: int, words: Sequence[int]) -> NDArray[np.int64]:
-    """A permutation of range(size) drawn from `words`."""
-    raw = np.random.Philox(np.random.SeedSequence(list(words))).random_raw(size)
+def permute(size: int, entropy: Sequence[int]) -> NDArray[np.int64]:
+    """A permutation of range(size), seeded with `entropy`."""
+    raw = np.random.Philox(np.random.SeedSequence(list(entropy))).random_raw(size)
     return np.argsort(raw, kind="stable").astype(np.int64)
 
 
 def draw_for(seed: int, epoch: int, key: str) -> random.Random:
-    """The generator for one sample's randomness: frames, crop and flip repeat whoever processes the sample."""
+    """The random generator of one sample: start, flip and crop are the same whichever worker processes the sample."""
     digest = hashlib.blake2b(f"{seed}\t{epoch}\t{key}".encode(), digest_size=8).digest()
     return random.Random(int.from_bytes(digest, "little"))
 

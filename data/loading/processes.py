@@ -1,9 +1,8 @@
-"""The worker processes of a loader: batches in order, whatever becomes of a worker.
+"""The worker processes of a loader: batches arrive in order, even if a worker dies.
 
-Errors travel as values and are raised in the main process with their own message. Each worker writes the sample it is
-at on a shared board: where one hangs, the board says which sample it was. Workers that die (the kernel's
-out-of-memory killer, an operator) are started again, and what was asked of them is asked again: no batch is lost or
-comes twice.
+Errors are passed as values and raised in the main process with their own message. Each worker writes its current sample
+to a shared board, which shows the culprit when a worker hangs. Workers that die (out-of-memory killer, an operator) are
+restarted and their pending requests are issued again: no batch is lost or delivered twice.
 """
 
 import logging
@@ -24,16 +23,16 @@ from data.loading.batch import Batch
 
 logger = logging.getLogger(__name__)
 
-BOARD = 240  # bytes a worker has on the board
-HUNG = 10  # times the sample's limit: so long may a batch make no progress at all
-DEATHS = 3  # times in a row that workers may die before a batch comes
-LOOK = 2.0  # seconds without a batch, after which one looks whether the workers live
-PREFETCH = 2  # batches a worker makes ahead
+BOARD = 240  # bytes per worker on the board
+BATCH_TIMEOUT_FACTOR = 10  # a batch may take this many times the time limit of a sample
+MAX_DEATHS = 3  # consecutive worker deaths without a batch in between that stop the run
+LIVENESS_INTERVAL = 2.0  # seconds without a batch after which the workers are checked
+PREFETCH = 2  # batches prefetched by each worker
 SHARED_MEMORY = "/dev/shm"
 
 
 class Batches(Protocol):
-    """A series of batches: what is asked for from `start` on, and how an answer is made in a worker."""
+    """A series of batches: the requests from `start` on, and how a worker makes the batch for a request."""
 
     def numbers(self, start: int) -> Iterator[Any]: ...
 
@@ -43,101 +42,102 @@ class Batches(Protocol):
 
 
 class Board:
-    """A line of shared memory for each worker, saying which sample it is at."""
+    """Shared memory with one line per worker: the sample it is working on."""
 
     def __init__(self, workers: int) -> None:
         self._memory = multiprocessing.get_context().RawArray("c", BOARD * max(workers, 1))
 
     def write(self, text: str) -> None:
-        """Called in a worker."""
+        """Set this worker's line; called in a worker."""
         info = get_worker_info()
         first = BOARD * (info.id if info else 0)
         self._memory[first : first + BOARD] = text.encode(errors="replace")[:BOARD].ljust(BOARD, b"\0")
 
     def read(self) -> list[str]:
-        """The sample each worker is at."""
+        """The sample each worker is working on."""
         raw = bytes(self._memory)
         lines = [raw[first : first + BOARD].rstrip(b"\0") for first in range(0, len(raw), BOARD)]
         return [line.decode(errors="replace") for line in lines if line]
 
 
 def start_workers(batches: Batches, start: int, workers: int, timeout: float) -> Generator[Batch, None, None]:
-    """Batches in order, made by `workers` processes (0: this one), `timeout` seconds being the limit of a sample."""
+    """Batches in order, made by `workers` processes (0: this process); `timeout` is the limit per sample in seconds."""
     check_shared_memory(batches.batch_bytes(), workers)
-    numbers, deaths = _Numbers(batches.numbers(start)), 0
+    numbers, deaths = _RequestQueue(batches.numbers(start)), 0
     while True:
         board = Board(workers)
         try:
             for batch in _run(batches, numbers, board, workers, timeout):
-                numbers.settle()
+                numbers.mark_done()
                 deaths = 0
                 yield batch
             return
         except _DiedError as error:
             deaths += 1
             at = ", ".join(board.read())
-            if deaths >= DEATHS:
+            if deaths >= MAX_DEATHS:
                 raise RuntimeError(
-                    f"worker processes died {DEATHS} times without a batch in between ({error}); they were at {at}. "
-                    "If the machine is out of memory, lower data.workers or the batch; else pack without these samples"
+                    f"worker processes died {deaths} times without a batch in between ({error}); they were at {at}. "
+                    "If the machine is out of memory, lower data.workers or the batch size; else pack without these "
+                    "samples"
                 ) from error
-            logger.warning("a worker process died (%s) while they were at %s; they are started again", error, at)
-            numbers.ask_again()
+            logger.warning("a worker process died (%s); the workers were at %s and are restarted", error, at)
+            numbers.requeue()
 
 
 def check_shared_memory(batch_bytes: int, workers: int, folder: str = SHARED_MEMORY) -> None:
-    """OSError where the batches that lie ready would not fit into shared memory, in which workers hand them over."""
+    """Raise OSError if the prefetched batches do not fit into shared memory, through which workers pass them."""
     if not workers or not os.path.isdir(folder):
         return
     status = os.statvfs(folder)
     free, needed = status.f_bavail * status.f_frsize, batch_bytes * (PREFETCH * workers + 1)
     if free < needed:
         raise OSError(
-            f"{folder} has {free / 1e6:.0f} MB free, {workers} workers with {PREFETCH} batches each ready need "
-            f"{needed / 1e6:.0f} MB: make room there (docker run --shm-size), or lower data.workers or the batch"
+            f"{folder} has {free / 1e6:.0f} MB free, {workers} workers with {PREFETCH} batches each need "
+            f"{needed / 1e6:.0f} MB: enlarge it (docker run --shm-size), or lower data.workers or the batch size"
         )
 
 
 class _DiedError(Exception):
-    """A worker process is gone."""
+    """A worker process has died."""
 
 
 def _run(
-    batches: Batches, numbers: "_Numbers", board: Board, workers: int, timeout: float
+    batches: Batches, numbers: "_RequestQueue", board: Board, workers: int, timeout: float
 ) -> Generator[Batch, None, None]:
     loader: DataLoader[Any] = DataLoader(
         _Work(batches, board),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
-        collate_fn=_same,
+        collate_fn=_identity,
         pin_memory=torch.cuda.is_available(),
-        timeout=min(LOOK, HUNG * timeout) if workers else 0,
+        timeout=min(LIVENESS_INTERVAL, BATCH_TIMEOUT_FACTOR * timeout) if workers else 0,
         prefetch_factor=PREFETCH if workers else None,
     )
-    with _undisturbed():
+    with _shielded_from_signals():
         iterator: Any = iter(loader)
     try:
         while True:
-            answer = _next_answer(iterator, board, HUNG * timeout)
+            answer = _next_answer(iterator, board, BATCH_TIMEOUT_FACTOR * timeout)
             if answer is None:
                 return
             if isinstance(answer, Exception):
                 raise answer
             yield answer
     finally:
-        if workers:  # now, not when the garbage collector finds time: a fork of this process must not inherit it
+        if workers:  # now, not at garbage collection: a fork of this process must not inherit the workers
             iterator._shutdown_workers()
             for worker in iterator._workers:
-                worker.kill()  # one that hangs; they do not hear SIGTERM
+                worker.kill()  # in case it hangs; workers block SIGTERM
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Start workers that signals to all processes of a job do not take from a run that is about to save.
+def _shielded_from_signals() -> Iterator[None]:
+    """Start workers that ignore signals sent to all processes of a job, so that the run can still save a checkpoint.
 
-    They inherit the blocked signals. And a worker's death must be found where a batch is waited for: torch's handler
-    would raise an error in the middle of whatever the main thread is doing.
+    Workers inherit the blocked signals. And torch's SIGCHLD handler is removed: it would raise an error in the middle
+    of whatever the main thread is doing, while a worker's death must be noticed where a batch is waited for.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
     main = threading.current_thread() is threading.main_thread()
@@ -151,7 +151,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _next_answer(iterator: Iterator[Any], board: Board, limit: float) -> Any:
-    """A batch or an error from the workers, None at the end."""
+    """The next batch or error from the workers, None at the end."""
     begun = time.monotonic()
     while True:
         try:
@@ -185,43 +185,43 @@ class _Work(Dataset[Any]):
             for value in vars(batch).values():
                 for array in value.values() if isinstance(value, dict) else (value,):
                     if isinstance(array, torch.Tensor):
-                        array.share_memory_()  # here, where an error can be told, not in the thread that hands it over
+                        array.share_memory_()  # here, not in the sending thread: errors can be reported
         except RuntimeError as error:
             return OSError(
-                f"no shared memory for a batch ({str(error).splitlines()[0]}): make room in {SHARED_MEMORY}, or lower "
-                "data.workers or the batch"
+                f"no shared memory for a batch ({str(error).splitlines()[0]}): enlarge {SHARED_MEMORY}, or lower "
+                "data.workers or the batch size"
             )
         return batch
 
 
-class _Numbers(Sampler[Any]):
-    """What is asked of workers, with what they still owe an answer to."""
+class _RequestQueue(Sampler[Any]):
+    """The requests sent to the workers; remembers those that are not answered yet."""
 
     def __init__(self, numbers: Iterator[Any]) -> None:
         self.numbers = numbers
-        self.owed: deque[Any] = deque()
-        self.again: deque[Any] = deque()
+        self.pending: deque[Any] = deque()
+        self.retry: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         while True:
-            if self.again:
-                number = self.again.popleft()
+            if self.retry:
+                number = self.retry.popleft()
             else:
                 number = next(self.numbers, None)
                 if number is None:
                     return
-            self.owed.append(number)
+            self.pending.append(number)
             yield number
 
-    def settle(self) -> None:
-        """The oldest question is answered."""
-        self.owed.popleft()
+    def mark_done(self) -> None:
+        """The oldest request has been answered."""
+        self.pending.popleft()
 
-    def ask_again(self) -> None:
-        """Workers died with all that was asked of them."""
-        self.again.extendleft(reversed(self.owed))
-        self.owed.clear()
+    def requeue(self) -> None:
+        """The workers died: issue all pending requests again."""
+        self.retry.extendleft(reversed(self.pending))
+        self.pending.clear()
 
 
-def _same(answer: Any) -> Any:
+def _identity(answer: Any) -> Any:
     return answer

@@ -1,12 +1,12 @@
-"""Files behind URLs, kept in a bounded cache on the local disk.
+"""Remote files, kept in a size-limited cache on the local disk.
 
-http and https are read with the standard library, going on where a dropped connection ended; other schemes (s3, gs,
-...) through fsspec, if it is installed with the part for that scheme. A cached name is a hash of the whole URL and of
-the expected content, so two files never share one. Several processes share a cache: one downloads, the others wait.
+http and https are read with the standard library and resume where a connection dropped; other schemes (s3, gs, ...) go
+through fsspec, if it is installed with support for that scheme. The name of a cached file is a hash of the whole URL
+and the expected content, so no two files share one. Several processes may share a cache: one downloads, the others
+wait.
 
-A folder may also be a command of the shell, `pipe:COMMAND`, whose output is the file: {} in it stands for the file's
-name, or else /name is put at its end. Commands run only where `allow_pipe` says so; names in a manifest cannot add to
-them.
+A folder may also be a shell command, `pipe:COMMAND`, whose output is the file: {} is replaced by the file name, without
+{} "/name" is appended. Commands run only if `allow_pipe` is set; file names from a manifest cannot inject anything.
 """
 
 import hashlib
@@ -30,20 +30,20 @@ from data.files import Lock, remove_leftovers, replacing
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
-PATIENCE = 30.0  # seconds without a byte
-PAUSE = 0.5  # seconds before the second attempt, doubled for each further one
-BLOCK = 1 << 20
-GONE = (400, 401, 403, 404, 410)  # answers that do not change by asking again
+READ_TIMEOUT = 30.0  # seconds without a byte
+PAUSE = 0.5  # seconds before the second attempt, doubled for each further attempt
+BLOCK = 1 << 20  # bytes
+PERMANENT = (400, 401, 403, 404, 410)  # HTTP errors that are not retried
 PIPE = "pipe:"
 
 
 def is_url(name: str) -> bool:
-    """Whether a name has a scheme, such as https://... or s3://..., or is a command."""
+    """Whether a name has a scheme, such as https://... or s3://..., or is a `pipe:` command."""
     return "://" in name or name.startswith(PIPE)
 
 
 def join_url(folder: str, name: str) -> str:
-    """The address of a file in a folder; ValueError for a name that a shell could take for more than a name."""
+    """URL (or path, or command) of a file in a folder; ValueError for a name that is not safe in a shell command."""
     if not folder.startswith(PIPE):
         return f"{folder.rstrip('/')}/{name}"
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", name):
@@ -62,14 +62,14 @@ def read_url(url: str, allow_pipe: bool = False) -> bytes:
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder that holds at most `gigabytes` of downloaded shards; the ones unused for longest go first."""
+    """A folder with at most `gigabytes` of downloaded shards; the least recently used are deleted first."""
 
     folder: str
     gigabytes: float = 100.0
     allow_pipe: bool = False
 
     def fetch(self, url: str, size: int, sha256: str) -> Path:
-        """A local file with the content of `url`; OSError where it cannot be had or is not what was expected."""
+        """A local file with the content of `url`; OSError if it cannot be downloaded or differs from the manifest."""
         _check_pipe(url, self.allow_pipe)
         folder = Path(self.folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,13 +85,13 @@ class Cache:
         return path
 
     def _make_room(self, folder: Path, size: int) -> None:
-        """Delete the shards unused for longest; readers that still have one open keep it until they close it."""
+        """Delete the least recently used shards; a reader that has one open can still read it until it closes it."""
         found = []
         for path in folder.glob("*.shard"):
             try:
                 status = path.stat()
             except FileNotFoundError:
-                continue  # another process made room as well
+                continue  # another process deleted it
             found.append((status.st_mtime, status.st_size, path))
         excess = sum(entry[1] for entry in found) + size - self.gigabytes * 1e9
         for _, bytes_freed, path in sorted(found):
@@ -118,11 +118,11 @@ def _download(url: str, path: Path, size: int, sha256: str) -> None:
     if found != size:
         raise OSError(f"{url}: {found} bytes, the manifest says {size}; the shard is damaged, upload it again")
     if sha256 and hash_file(path) != sha256:
-        raise OSError(f"{url}: the content is not what the manifest says (sha256); upload the shard again")
+        raise OSError(f"{url}: the sha256 is not what the manifest says; the shard is damaged, upload it again")
 
 
 def _stream(url: str, size: int) -> Iterator[bytes]:
-    """Blocks of a file; after an interruption the next attempt goes on where it was, `size` telling the end."""
+    """Blocks of a file of at least `size` bytes; after an interruption the next attempt resumes where it stopped."""
     done, attempt = 0, 0
     while True:
         try:
@@ -135,8 +135,8 @@ def _stream(url: str, size: int) -> Iterator[bytes]:
             problem = f"ended after {done} of {size} bytes"
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code} {error.reason}"
-            if error.code in GONE:
-                raise FileNotFoundError(f"{url}: {problem}; check the address and the right to read it") from error
+            if error.code in PERMANENT:
+                raise FileNotFoundError(f"{url}: {problem}; check the URL and your permission to read it") from error
         except FileNotFoundError:
             raise
         except (OSError, HTTPException) as error:
@@ -144,13 +144,13 @@ def _stream(url: str, size: int) -> Iterator[bytes]:
         attempt += 1
         if attempt >= ATTEMPTS:
             raise OSError(f"{url}: gave up after {ATTEMPTS} attempts ({problem}); is the server reachable?")
-        logger.warning("%s: %s; attempt %d of %d follows", url, problem, attempt + 1, ATTEMPTS)
+        logger.warning("%s: %s; retrying, attempt %d of %d", url, problem, attempt + 1, ATTEMPTS)
         time.sleep(PAUSE * 2 ** (attempt - 1) * (0.5 + random.random()))
 
 
 def _check_pipe(url: str, allowed: bool) -> None:
     if url.startswith(PIPE) and not allowed:
-        raise ValueError(f"{url}: runs a command, which is switched off; data.allow_pipe=true switches it on")
+        raise ValueError(f"{url}: running commands is disabled; data.allow_pipe=true enables it")
 
 
 def _read_from(url: str, start: int) -> Iterator[bytes]:
@@ -161,8 +161,8 @@ def _read_from(url: str, start: int) -> Iterator[bytes]:
         yield from _read_fsspec(url, start)
         return
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-        if start and answer.status != 206:  # the server cannot begin in the middle: read over what is known
+    with urllib.request.urlopen(request, timeout=READ_TIMEOUT) as answer:
+        if start and answer.status != 206:  # the server ignores Range: skip what was read before
             _skip(answer, start)
         while block := answer.read(BLOCK):
             yield block
@@ -172,7 +172,7 @@ def _read_fsspec(url: str, start: int) -> Iterator[bytes]:
     try:
         import fsspec
     except ImportError as error:
-        raise ValueError(f"{url}: needs fsspec with the part for this scheme; pip install fsspec") from error
+        raise ValueError(f"{url}: needs fsspec with support for this scheme; pip install fsspec") from error
     try:
         opened = fsspec.open(url, "rb")
     except (ImportError, ValueError) as error:
@@ -184,9 +184,9 @@ def _read_fsspec(url: str, start: int) -> Iterator[bytes]:
 
 
 def _read_pipe(url: str, start: int) -> Iterator[bytes]:
-    """What a command prints, beyond the first `start` bytes; OSError where it fails."""
-    with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(url[len(PIPE) :], shell=True, stdout=subprocess.PIPE, stderr=complaints)
+    """The output of a command after the first `start` bytes; OSError if it fails."""
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(url[len(PIPE) :], shell=True, stdout=subprocess.PIPE, stderr=stderr)
         assert process.stdout is not None
         try:
             _skip(process.stdout, start)
@@ -198,8 +198,8 @@ def _read_pipe(url: str, start: int) -> Iterator[bytes]:
             process.stdout.close()
             process.wait()
         if code:
-            complaints.seek(0)
-            lines = complaints.read(4096).decode(errors="replace").strip().splitlines()
+            stderr.seek(0)
+            lines = stderr.read(4096).decode(errors="replace").strip().splitlines()
             raise OSError(f"the command ended with {code}" + (f": {lines[-1]}" if lines else ""))
 
 
@@ -207,5 +207,5 @@ def _skip(answer: "urllib.response.addinfourl | IO[bytes]", count: int) -> None:
     while count > 0:
         block = answer.read(min(count, BLOCK))
         if not block:
-            raise OSError("the file is shorter than it was")
+            raise OSError("the file is shorter than at the previous attempt")
         count -= len(block)

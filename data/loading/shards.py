@@ -1,8 +1,8 @@
 """Random access to the samples of tar shards: (shard, index) -> key, video bytes, sidecar.
 
-Tar headers are read once per open shard with the standard library's tarfile; webdataset's tar reading goes from front
-to back only, while resuming at any position and shuffling inside shards need offsets. Members outside an allow-list
-are never even read, and nothing is unpickled. What the manifest says is checked: a shard cut short is an error.
+Tar headers are read once per opened shard with the standard library's tarfile: webdataset reads tars sequentially,
+while resuming at any position and shuffling inside shards need offsets. Members that are not on an allow-list are never
+read, and nothing is unpickled. Shards are checked against the manifest: a truncated shard is an error.
 """
 
 import json
@@ -24,19 +24,19 @@ from data.manifest import Manifest, Shard
 PICTURES = ("jpg", "jpeg", "png")
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "wmv", "flv", "ogv", "3gp")
 SIDECARS = ("json", "cls")
-MAX_FRAMES = 10_000_000  # of a video; four days at 25 a second
+MAX_FRAMES = 10_000_000  # per video; four days at 25 fps
 MAX_LABEL = 1 << 31
 ALLOWED = frozenset((*PICTURES, *VIDEOS, *SIDECARS))
 
 
 def printable(name: str) -> str:
-    """A name without control characters and without bytes that are not UTF-8: those are written out, as \\x1b."""
+    """A name in which control characters and bytes that are not UTF-8 are escaped, as in \\x1b."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it lies in a shard."""
+    """One sample as stored in a shard."""
 
     key: str
     video: bytes
@@ -57,7 +57,7 @@ class _OpenShard:
 
 
 class ShardReader:
-    """Reads samples of a data set, with at most `keep` shards open; those behind URLs come through `cache`."""
+    """Reads samples of a data set, with at most `keep` shards open; remote shards are fetched through `cache`."""
 
     def __init__(self, manifest: Manifest, keep: int = 16, cache: Cache | None = None) -> None:
         self.manifest = manifest
@@ -66,12 +66,12 @@ class ShardReader:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def key(self, shard: int, index: int) -> str:
-        """The key of a sample, without reading it, in characters that can be printed."""
+        """The key of a sample, without reading the sample; printable."""
         entries = self._shard(shard).entries
         return printable(entries[index].key) if index < len(entries) else f"{self.manifest.shards[shard].name}#{index}"
 
     def read(self, shard: int, index: int) -> Sample:
-        """One sample; DecodeError where its video or sidecar is missing or malformed."""
+        """One sample; DecodeError if its video or sidecar is missing or malformed."""
         opened = self._shard(shard)
         if index >= len(opened.entries):
             found, wanted = len(opened.entries), self.manifest.shards[shard].samples
@@ -102,7 +102,7 @@ class ShardReader:
         shard, name = self.manifest.shards[number], self._name(number)
         if is_url(name):
             if self.cache is None:
-                raise ValueError(f"{name}: a shard behind a URL needs a cache folder")
+                raise ValueError(f"{name}: a remote shard needs a cache folder")
             path = self.cache.fetch(name, shard.bytes, shard.sha256)
         else:
             path = Path(name)
@@ -114,7 +114,7 @@ class ShardReader:
 
 
 def read_timing(sample: Sample, timeout: float = TIMEOUT) -> Timing:
-    """When frames are shown: from the sidecar, or by decoding all of it where a foreign shard does not say."""
+    """Frame timing from the sidecar, or, for shards packed by other tools, by decoding the whole video."""
     meta = sample.meta
     try:
         if "frames" not in meta or "fps" not in meta:
@@ -128,21 +128,21 @@ def read_timing(sample: Sample, timeout: float = TIMEOUT) -> Timing:
 
 
 def read_label(sample: Sample, classes: int = 0) -> int:
-    """The label, -1 where there is none; `classes` is the number of names in the manifest, 0 where it has none."""
+    """The label, -1 if there is none; `classes` is the number of class names in the manifest, 0 if it has none."""
     label = sample.meta.get("label")
     if label is None:
         return -1
     if isinstance(label, bool) or not isinstance(label, int):
         raise DecodeError("malformed sidecar", f"label must be an integer or null, found {str(label)[:40]!r}")
     if not -1 <= label < (classes or MAX_LABEL):
-        limit = f"one of {classes} classes" if classes else f"under {MAX_LABEL}"
-        raise DecodeError("malformed sidecar", f"label must be {limit} and not negative, found {str(label)[:40]}")
+        limit = f"{classes - 1}, for {classes} classes" if classes else str(MAX_LABEL - 1)
+        raise DecodeError("malformed sidecar", f"label must be null or from -1 to {limit}, found {str(label)[:40]}")
     return label
 
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_FRAMES:
-        raise ValueError(f"frames must be a whole number from 1 to {MAX_FRAMES}, found {_show(value)}")
+        raise ValueError(f"frames must be an integer from 1 to {MAX_FRAMES}, found {_show(value)}")
     return value
 
 
@@ -159,35 +159,35 @@ def _times(value: Any) -> list[float] | None:
         raise ValueError(f"times must be a list of seconds, found {_show(value)}")
     times = [_number(time, "times") for time in value]
     if any(later < earlier for earlier, later in pairwise(times)):
-        raise ValueError("times must not fall")
+        raise ValueError("times must not decrease")
     return times
 
 
 def _show(value: Any) -> str:
-    """A value of unknown size for a message; whole numbers too long for Python to print have a limit of their own."""
+    """A value for an error message, shortened; Python refuses to print integers of thousands of digits."""
     try:
         return repr(value)[:40]
     except ValueError:
-        return "a number of thousands of digits"
+        return "an integer of thousands of digits"
 
 
 def choose_decoder(sample: Sample, wanted: Decoder = "auto") -> Decoder:
-    """`wanted`, or PyAV where packing found that only PyAV gives the right frames."""
+    """`wanted`, or PyAV if packing found that only PyAV returns the right frames."""
     return "av" if wanted == "auto" and sample.meta.get("decoder") == "av" else wanted
 
 
 def _open_shard(path: Path, shard: Shard) -> _OpenShard:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such shard, but the manifest lists it; restore it or pack again")
+        raise FileNotFoundError(f"{path}: no such shard, although the manifest lists it; restore it or pack again")
     if path.stat().st_size != shard.bytes:
         found = path.stat().st_size
         raise ValueError(f"{path}: {found} bytes, the manifest says {shard.bytes}; the shard is damaged, restore it")
-    file = open(path, "rb")  # noqa: SIM115 -- lives in the reader, closed when the shard is put away
+    file = open(path, "rb")  # noqa: SIM115 -- kept by the reader, which closes it
     try:
         entries = _read_index(file)
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         file.close()
-        raise ValueError(f"{path}: not a whole tar file ({error}); restore the shard or pack again") from error
+        raise ValueError(f"{path}: not a valid tar file ({error}); restore the shard or pack again") from error
     if len(entries) > shard.samples or not entries:
         file.close()
         raise ValueError(
@@ -197,7 +197,7 @@ def _open_shard(path: Path, shard: Shard) -> _OpenShard:
 
 
 def _read_index(file: BinaryIO) -> list[_Entry]:
-    """Samples in the order of their first member; only regular files on the allow-list count."""
+    """Samples in the order of their first member; only regular files on the allow-list are used."""
     entries: dict[str, _Entry] = {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in _whole_members(tar):
@@ -213,7 +213,7 @@ def _read_index(file: BinaryIO) -> list[_Entry]:
 
 
 def _whole_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Members up to the first header that cannot be true; what lies behind it is counted as missing."""
+    """Members up to the first corrupt header; samples after it are counted as missing."""
     found = False
     try:
         for member in tar:
@@ -236,14 +236,16 @@ def _read_meta(file: BinaryIO, entry: _Entry) -> dict[str, Any]:
     if "json" in entry.members:
         try:
             meta = json.loads(_read_member(file, *entry.members["json"]))
-        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, numbers too long, nested too deeply
+        except (ValueError, RecursionError) as error:  # not JSON or UTF-8, integers too long, nested too deeply
             raise DecodeError("malformed sidecar", f"{entry.key}.json: {str(error)[:120]}") from error
         if not isinstance(meta, dict):
-            raise DecodeError("malformed sidecar", f"{entry.key}.json holds no object")
+            raise DecodeError("malformed sidecar", f"{entry.key}.json must hold an object, found {type(meta).__name__}")
     if "cls" in entry.members and "label" not in meta:
         text = _read_member(file, *entry.members["cls"])
         try:
             meta["label"] = int(text)
         except ValueError as error:
-            raise DecodeError("malformed sidecar", f"{entry.key}.cls holds no integer") from error
+            raise DecodeError(
+                "malformed sidecar", f"{entry.key}.cls must hold an integer, found {ascii(text)[:40]}"
+            ) from error
     return meta

@@ -1,6 +1,6 @@
-"""What happens in a worker process: position -> sample -> frames -> clip -> batch.
+"""The work of a loader's worker process: stream position -> sample -> frames -> clip -> batch.
 
-A worker makes whole batches, so that batches arrive in order for any number of workers; processes.py runs them.
+A worker makes whole batches, so that batches arrive in order for any number of workers; processes.py runs the workers.
 """
 
 import random
@@ -21,7 +21,7 @@ from data.isolation import decode_isolated
 from data.loading.arrays import read_arrays, stack_arrays
 from data.loading.augment import crop_resize, random_box, square_boxes
 from data.loading.batch import Batch, DataConfig, Views
-from data.loading.clips import choose_frames, segment_places
+from data.loading.clips import choose_frames, segment_centres
 from data.loading.plan import Mixture, Plan, draw_for
 from data.loading.processes import Board
 from data.loading.remote import Cache
@@ -42,16 +42,19 @@ class Clip:
 
 
 class ClipReader:
-    """Reads, decodes and crops one sample; DecodeError for what cannot be."""
+    """Reads, decodes and crops one sample; DecodeError for one that cannot be read or decoded."""
 
     def __init__(self, config: DataConfig, manifest: Manifest) -> None:
         self.config = config
         cache = Cache(config.cache, config.cache_gb, config.allow_pipe)
         self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
-        self.decode: Decode = partial(decode_isolated, timeout=config.timeout)  # replaced by whoever measures it
+        self.decode: Decode = partial(decode_isolated, timeout=config.timeout)  # benchmarks replace it
 
     def train(self, sample: Sample, draws: Sequence[random.Random]) -> list[Clip]:
-        """A random clip for each draw, all decoded in one go; a draw gives start, flip and box, in this order."""
+        """A random clip for each generator in `draws`, all decoded in one call.
+
+        Each generator supplies start, flip and crop box, in this order.
+        """
         config = self.config
         timing = read_timing(sample, config.timeout)
         indices: list[int] = []
@@ -60,10 +63,10 @@ class ClipReader:
         frames = self._decode(sample, indices)
         clips = []
         shown = np.split(np.asarray(indices), len(draws))
-        for part, places, draw in zip(np.split(frames, len(draws)), shown, draws, strict=True):
+        for part, rows, draw in zip(np.split(frames, len(draws)), shown, draws, strict=True):
             flip = draw.random() < config.flip
             box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
-            arrays = read_arrays(sample, config.arrays, places, timing.frames)
+            arrays = read_arrays(sample, config.arrays, rows, timing.frames)
             classes = len(self.shards.manifest.classes)
             clips.append(
                 Clip(crop_resize(part, box, config.crop, flip), read_label(sample, classes), sample.key, arrays)
@@ -71,31 +74,31 @@ class ClipReader:
         return clips
 
     def evaluate(self, sample: Sample, views: Views, which: int | None = None) -> Clip:
-        """All views of a video, or the one asked for; all segments of the first view come first."""
+        """All views of a video, or only view `which`; all segments of the first view come first."""
         wanted = range(views.count) if which is None else (which,)
         if views.augmented:
             shown = [self._augment(sample, views, view) for view in wanted]
         else:
-            frames = self._decode_segments(sample, segment_places(views.segments))
+            frames = self._decode_segments(sample, segment_centres(views.segments))
             boxes = square_boxes(frames.shape[1], frames.shape[2], views.crops)
             shown = [crop_resize(frames, boxes[view], self.config.crop) for view in wanted]
         pixels = torch.stack(shown).unflatten(1, (views.segments, self.config.frames)).flatten(0, 1)
         return Clip(pixels, read_label(sample, len(self.shards.manifest.classes)), sample.key)
 
     def _augment(self, sample: Sample, views: Views, view: int) -> Tensor:
-        """A random view [S*T, H, W, C]: each segment somewhere in its part of the time, one crop for all of them."""
+        """A random view [S*T, H, W, C]: each segment at a random time in its S-th of the video, one crop for all."""
         draw = draw_for(views.seed, view, sample.key)
-        places = [(segment + draw.random()) / views.segments for segment in range(views.segments)]
+        starts = [(segment + draw.random()) / views.segments for segment in range(views.segments)]
         flip = draw.random() < views.flip
-        frames = self._decode_segments(sample, places)
+        frames = self._decode_segments(sample, starts)
         box = random_box(frames.shape[1], frames.shape[2], views.scale, views.aspect, draw)
         return crop_resize(frames, box, self.config.crop, flip)
 
-    def _decode_segments(self, sample: Sample, places: Sequence[float]) -> Frames:
-        """The frames of the clips at these places, in one go: [S*T, H, W, C]."""
+    def _decode_segments(self, sample: Sample, starts: Sequence[float]) -> Frames:
+        """Frames [S*T, H, W, C] of S clips at the relative times `starts` in [0, 1], decoded in one call."""
         config, timing = self.config, read_timing(sample, self.config.timeout)
         indices: list[int] = []
-        for where in places:
+        for where in starts:
             indices += choose_frames(timing, config.frames, config.stride, config.fps or 0.0, where).tolist()
         return self._decode(sample, indices)
 
@@ -105,15 +108,15 @@ class ClipReader:
 
 @dataclass(frozen=True)
 class Stream:
-    """One data set in its own order."""
+    """One data set in its own sample order."""
 
     reader: ClipReader
     plan: Plan
-    labelled: bool = True  # whether its labels mean the same as the other streams'
+    labelled: bool = True  # False: the streams' labels are not compatible, use -1
 
 
 class TrainBatches:
-    """Training: the number of a batch is the position of its step, over all ranks."""
+    """Training batches: the number of a batch is the stream position at which its step begins, over all ranks."""
 
     def __init__(
         self, streams: list[Stream], mixture: Mixture, batch: int, rank: int, world: int, clips_per_video: int = 1
@@ -127,7 +130,7 @@ class TrainBatches:
             start += self.batch * self.world
 
     def batch_bytes(self) -> int:
-        """Size of a batch's pixels."""
+        """Bytes of a batch's pixels."""
         config = self.streams[0].reader.config
         return self.batch * config.frames * config.crop**2 * 3
 
@@ -135,8 +138,8 @@ class TrainBatches:
         skipped: dict[str, list[str]] = {}
         first = number + self.rank * self.batch
         clips = []
-        places = (divmod(position, self.clips_per_video) for position in range(first, first + self.batch))
-        for video, numbered in groupby(places, key=itemgetter(0)):
+        wanted = (divmod(position, self.clips_per_video) for position in range(first, first + self.batch))
+        for video, numbered in groupby(wanted, key=itemgetter(0)):
             part, inner = self.mixture.find(video)
             clips += self._clips(self.streams[part], inner, [number for _, number in numbered], skipped, board)
         return _collate(clips, skipped, number + self.batch * self.world)
@@ -144,7 +147,7 @@ class TrainBatches:
     def _clips(
         self, stream: Stream, position: int, numbers: list[int], skipped: dict[str, list[str]], board: Board
     ) -> list[Clip]:
-        """Clips of the video at a position, or else of the next readable one of its group, from its front again."""
+        """Clips of the video at `position`; if unreadable, of the next readable one in its group, with wrap-around."""
         reader, plan = stream.reader, stream.plan
         group = plan.find(position).group
         offset = position - group.start
@@ -165,21 +168,21 @@ class TrainBatches:
                 if candidate == position:
                     skipped.setdefault(error.reason, []).extend([key] * len(numbers))
         raise ValueError(
-            f"{reader.shards.manifest.folder}: not one of {len(group)} samples in a group of shards can be "
+            f"{reader.shards.manifest.folder}: not one of the {len(group)} samples in a group of shards can be "
             f"decoded (the last: {reason}); run `python -m launch inspect FOLDER --verify` and pack again"
         )
 
 
 @dataclass(frozen=True)
 class Request:
-    """Samples wanted of an evaluation set, by their place in the order of the shards."""
+    """Samples to read from an evaluation set."""
 
-    places: Sequence[int]
-    views: Sequence[int] = ()  # the one wanted of each; none: all of them
+    indices: Sequence[int]  # sample indices, in shard order
+    views: Sequence[int] = ()  # one view for each sample; empty: all views
 
 
 class EvalBatches:
-    """Evaluation: a batch for each request, made when a worker is free; whoever asks may take his time."""
+    """Evaluation batches: one for each request, made when a worker is free; requests may be generated lazily."""
 
     def __init__(self, reader: ClipReader, requests: Iterable[Request], views: Views) -> None:
         self.reader, self.views = reader, views
@@ -187,31 +190,31 @@ class EvalBatches:
         self.starts = [0, *accumulate(shard.samples for shard in reader.shards.manifest.shards)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "requests": ()}  # they are asked in the main process
+        return {**self.__dict__, "requests": ()}  # only the main process iterates over them
 
     def numbers(self, start: int) -> Iterator[Request]:
         yield from self.requests
 
     def batch_bytes(self) -> int:
-        """Not known before it is asked for: that a single sample fits is all that can be asked."""
+        """Bytes of a single sample: the size of a request is not known in advance."""
         config = self.reader.config
         return self.views.segments * config.frames * config.crop**2 * 3
 
     def make(self, number: Request, board: Board) -> Batch:
         skipped: dict[str, list[str]] = {}
-        clips, places = [], []
-        views: Sequence[int | None] = number.views or [None] * len(number.places)
-        for place, view in zip(number.places, views, strict=True):
-            shard = bisect_right(self.starts, place) - 1
-            index = place - self.starts[shard]
+        clips, indices = [], []
+        views: Sequence[int | None] = number.views or [None] * len(number.indices)
+        for sample, view in zip(number.indices, views, strict=True):
+            shard = bisect_right(self.starts, sample) - 1
+            index = sample - self.starts[shard]
             key = self.reader.shards.key(shard, index)
             board.write(key)
             try:
                 clips.append(self.reader.evaluate(self.reader.shards.read(shard, index), self.views, view))
-                places.append(place)
+                indices.append(sample)
             except DecodeError as error:
                 skipped.setdefault(error.reason, []).append(key)
-        return replace(_collate(clips, skipped, 0), places=places)
+        return replace(_collate(clips, skipped, 0), indices=indices)
 
 
 def _collate(clips: list[Clip], skipped: dict[str, list[str]], position: int) -> Batch:

@@ -1,1 +1,1 @@
-"""Videos in, checked tar shards and a manifest out."""
+"""Packing data sets: videos in, checked tar shards and a manifest out."""

@@ -1,8 +1,8 @@
 """One source -> the samples that go into a shard, or the reason why it is rejected.
 
-Every video is decoded from front to back: that is the truth about its frames. Then a few frames are fetched the way
-the loader will fetch them and compared with it; where decord is wrong and PyAV right, the sidecar says so, and where
-both are wrong the video is rejected or, when asked, re-encoded.
+Every video is decoded sequentially, which gives the reference frames. Then a few frames are read by random access, as
+the loader will read them, and compared with the reference. If decord is wrong and PyAV right, the sidecar records it;
+if both are wrong, the video is rejected or, with --repair, re-encoded.
 """
 
 import hashlib
@@ -30,18 +30,18 @@ from data.loading.shards import ALLOWED, SIDECARS
 from data.packing.sources import Source
 from data.packing.transcode import TranscodeConfig, transcode_video
 
-COMPANIONS = ("actions", "states", "values")  # what VIDEO.json beside a video may add to its sidecar
-KEPT = 16  # frames of a video that are compared, at most twice as many
+COMPANIONS = ("actions", "states", "values")  # fields that VIDEO.json next to a video may add to its sidecar
+KEPT = 16  # reference frames per video: at least this many if it has them, at most twice as many
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done with one source."""
+    """How to process one source."""
 
     source: Source
     label: int | None
     transcode: TranscodeConfig | None  # None: keep the bytes
-    repair: bool  # re-encode what random access reads wrongly
+    repair: bool  # re-encode videos that random access reads wrongly
 
 
 @dataclass(frozen=True)
@@ -50,73 +50,74 @@ class Packed:
 
     key: str
     extension: str
-    content: bytes | None  # None: the bytes of the source, untouched
+    content: bytes | None  # None: the unchanged bytes of the source
     meta: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Samples of one source, or why there are none."""
+class Examined:
+    """The samples of one source, or why it was rejected."""
 
     samples: tuple[Packed, ...] = ()
     rejected: str = ""
 
 
-def examine_source(task: Task) -> Outcome:
-    """Read, check and, where asked, re-encode one source; problems of the file come back as a rejection."""
+def examine_source(task: Task) -> Examined:
+    """Read, check and, if requested, re-encode one source; problems of the file are returned as a rejection."""
     source = task.source
     try:
         video = Path(source.path).read_bytes()
         if is_picture(video):
-            return Outcome((_untouched(task, video),))
+            return Examined((_untouched(task, video),))
         settings = task.transcode
         if settings is None and not (source.start or source.end):
             try:
-                return Outcome((_untouched(task, video),))
+                return Examined((_untouched(task, video),))
             except DecodeError:
                 if not task.repair:
                     raise
-        return Outcome(tuple(_reencoded(task, video, settings or TranscodeConfig())))
+        return Examined(tuple(_reencoded(task, video, settings or TranscodeConfig())))
     except DecodeError as error:
-        return Outcome(rejected=str(error))
+        return Examined(rejected=str(error))
     except OSError as error:
-        return Outcome(rejected=f"cannot be read: {error.strerror or error}")
+        return Examined(rejected=f"cannot be read: {error.strerror or error}")
 
 
 def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
-    """What a video holds and who reads its frames rightly at random; DecodeError where nobody does."""
-    truth = _Truth()
-    info = probe_video(video, truth.add)
-    if not truth.frames:
+    """Properties of a video, and the decoder whose random access returns the right frames; DecodeError if none does."""
+    reference = _Reference()
+    info = probe_video(video, reference.add)
+    if not reference.frames:
         return info, "auto"
-    if len(truth.sizes) > 1:
-        raise DecodeError("size changes", f"frames of {len(truth.sizes)} sizes in one video; --repair re-encodes it")
+    if len(reference.sizes) > 1:
+        sizes = len(reference.sizes)
+        raise DecodeError("size changes", f"frames of {sizes} sizes in one video; --repair re-encodes it")
     candidates: tuple[Decoder, ...] = ("decord", "av") if HAS_DECORD else ("av",)
     problem = ""
     for decoder in candidates:
-        found = _find_wrong(video, truth, decoder)
+        found = _find_wrong(video, reference, decoder)
         if not found:
             return info, "auto" if decoder == "decord" else "av"
         problem = problem or found
     raise DecodeError("random access gives wrong frames", f"{problem}; --repair re-encodes it")
 
 
-def _find_wrong(video: bytes, truth: "_Truth", decoder: Decoder) -> str:
-    """What is wrong with frames fetched in leaps, as a clip does, and alone; "" for nothing."""
-    known = sorted(truth.frames)
-    for indices in (known[::3], [known[2 * len(known) // 3]]):
+def _find_wrong(video: bytes, reference: "_Reference", decoder: Decoder) -> str:
+    """What is wrong with frames read with a stride, as for a clip, and with a single frame; "" if nothing is."""
+    kept = sorted(reference.frames)
+    for indices in (kept[::3], [kept[2 * len(kept) // 3]]):
         try:
             frames = decode_frames(video, indices, decoder)
         except DecodeError as error:
             return str(error)
-        wrong = [index for index, frame in zip(indices, frames, strict=True) if truth.differs(index, frame)]
+        wrong = [index for index, frame in zip(indices, frames, strict=True) if reference.differs(index, frame)]
         if wrong:
-            return f"{len(wrong)} of {len(indices)} frames, the first is {wrong[0]}"
+            return f"{len(wrong)} of {len(indices)} frames, the first of them frame {wrong[0]}"
     return ""
 
 
-class _Truth:
-    """A thinned-out record of all frames: every 2^k-th, with k growing as the video goes on."""
+class _Reference:
+    """Every 2^k-th frame of a video, subsampled; k grows with the length of the video."""
 
     def __init__(self) -> None:
         self.frames: dict[int, Frames] = {}
@@ -149,16 +150,16 @@ def _points(frame: Frames) -> Frames:
 def _untouched(task: Task, video: bytes) -> Packed:
     extension = Path(task.source.path).suffix.lower().lstrip(".")
     if extension not in ALLOWED or extension in SIDECARS:
-        raise DecodeError("not a video", f"the extension {extension!r} is not known")
+        raise DecodeError("not a video", f"the extension {extension!r} is not supported")
     info, decoder = find_decoder(video)
     meta = _describe(task, video, info, decoder) | _read_companion(Path(task.source.path), info.frames)
     return Packed(task.source.key, extension, None, meta)
 
 
 def _read_companion(path: Path, frames: int) -> dict[str, Any]:
-    """actions, states and values from VIDEO.json beside a video whose bytes stay untouched; {} where none stands there.
+    """actions, states and values from VIDEO.json next to a video that is packed unchanged; {} without such a file.
 
-    Re-encoded videos get none, for their frames are no longer those that the arrays belong to.
+    Re-encoded videos get none, because the arrays would no longer match their frames.
     """
     companion = path.with_suffix(".json")
     if not companion.is_file():

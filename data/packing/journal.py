@@ -1,4 +1,4 @@
-"""How far packing has come: one small file for every whole shard, so that a killed run goes on after the last one."""
+"""Progress of a packing run: one small file per complete shard, so that a killed run continues after the last one."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from data.manifest import Rejection, Shard
 
 @dataclass
 class Totals:
-    """Sums over samples, kept in whole numbers so that they do not depend on how the work was cut."""
+    """Sums over samples, kept as integers so that they do not depend on how the work was divided."""
 
     milliseconds: int = 0
     frames: int = 0
@@ -41,19 +41,19 @@ class Totals:
             getattr(self, name).update(getattr(other, name))
 
     def to_dict(self) -> dict[str, Any]:
-        """In one order, whatever the order of counting."""
+        """Plain data in a fixed order, whatever the order of counting."""
         counts = {name: dict(sorted(getattr(self, name).items())) for name in ("labels", "sizes", "rates", "codecs")}
         return {"seconds": self.milliseconds / 1000, "frames": self.frames, **counts}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Totals":
-        """Read what `to_dict` gave."""
+        """The inverse of `to_dict`."""
         counts = {name: Counter(content[name]) for name in ("labels", "sizes", "rates", "codecs")}
         return cls(round(content["seconds"] * 1000), content["frames"], **counts)
 
 
 class Journal:
-    """The state of one packing, as a folder; only one process may hold it."""
+    """The state of one packing run, stored in a folder; only one process may hold it."""
 
     def __init__(self, folder: Path, made: dict[str, Any]) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Journal:
         self.shards: list[Shard] = []
         self.rejected: list[Rejection] = []
         self.totals = Totals()
-        self.cursor = (0, 0)  # source and clip at which the next shard begins
+        self.cursor = (0, 0)  # (source, clip) at which the next shard begins
 
     def __enter__(self) -> "Journal":
         self.folder.mkdir(exist_ok=True)
@@ -79,7 +79,7 @@ class Journal:
         self._lock.close()
 
     def record(self, shard: Shard, cursor: tuple[int, int]) -> None:
-        """A shard is whole; the next one begins at `cursor`."""
+        """Record a complete shard; the next one begins at `cursor`."""
         self.shards.append(shard)
         self.cursor = cursor
         content = {
@@ -91,7 +91,7 @@ class Journal:
         write_json(self.folder / f"{len(self.shards) - 1:06d}.json", content, indent=None)
 
     def remove(self) -> None:
-        """The work is done."""
+        """Delete the journal once packing is done."""
         shutil.rmtree(self.folder)
 
     def _begin(self) -> None:
@@ -100,8 +100,8 @@ class Journal:
             write_json(plan, self.made, indent=None)
         elif json.loads(plan.read_bytes()) != self.made:
             raise ValueError(
-                f"{self.folder.parent}: an unfinished packing with other sources or options lies here; "
-                "repeat its command to finish it, or delete the folder to begin anew"
+                f"{self.folder.parent}: contains an unfinished packing with other sources or options; "
+                "repeat its command to finish it, or delete the folder to start over"
             )
         ending = self.folder.name.removeprefix(".pack")
         for pattern in (f"shard{ending}-[0-9]*", f"manifest{ending}.json"):
@@ -112,7 +112,7 @@ class Journal:
             shard = Shard(**content["shard"])
             whole = self.folder.parent / shard.name
             if not whole.is_file() or os.path.getsize(whole) != shard.bytes:
-                break  # packed again from here
+                break  # repack from here
             self.shards.append(shard)
             self.cursor = (content["cursor"][0], content["cursor"][1])
             self.totals = Totals.from_dict(content["totals"])

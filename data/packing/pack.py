@@ -1,8 +1,8 @@
-"""Videos -> numbered tar shards and a manifest: `pack` continues where it was killed, to the same bytes.
+"""Videos -> numbered tar shards and a manifest; after an interruption `pack` continues and writes the same bytes.
 
-Sources are taken in a fixed shuffled order, so that neighbours in a shard have different labels. A shard gets its name
-only when it is whole; a journal then says where the next one begins. Equal sources and options give equal bytes,
-whatever the number of processes and however often the work was interrupted.
+Sources are packed in a fixed shuffled order, so that neighbours in a shard have different labels. A shard gets its
+final name once it is complete; a journal then records where the next one begins. Equal sources and options give equal
+bytes, regardless of the number of processes and of interruptions.
 """
 
 import hashlib
@@ -13,33 +13,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.manifest import NAME, Manifest, Rejection, parse_manifest
-from data.packing.examine import Outcome, Task, examine_source
+from data.packing.examine import Examined, Task, examine_source
 from data.packing.journal import Journal, Totals
 from data.packing.shardwriter import ShardFile
 from data.packing.sources import Listing, Source, list_sources
 from data.packing.transcode import TranscodeConfig
 from data.parallel import count_cores, map_in_order
 
-Progress = Callable[[int, int, int, int], None]  # sources done, sources in all, samples, rejected
+Progress = Callable[[int, int, int, int], None]  # sources done, sources in total, samples, rejected
 
 
 @dataclass(frozen=True)
 class PackConfig:
-    """How to pack. Only `jobs`, `timeout` and `strict` leave the bytes as they are."""
+    """How to pack. All options except `jobs`, `timeout` and `strict` change the packed bytes."""
 
-    shard_mb: float = 512.0  # a shard is closed once it holds this much (millions of bytes)
+    shard_mb: float = 512.0  # a shard is closed once it reaches this size (in 10^6 bytes)
     order: Literal["shuffled", "listed"] = "shuffled"
-    short_side: int = 0  # pixels; 0: keep. This and the next four re-encode
+    short_side: int = 0  # pixels; 0: keep. This and the next four options re-encode the videos
     fps: float = 0.0  # 0: keep
-    crf: int = -1  # H.264 quality, 0 to 51; -1: 20 where something else asks for re-encoding
-    fast_decode: bool = False
-    split: float = 0.0  # seconds of a clip; 0: do not cut
-    repair: bool = False  # re-encode videos whose frames cannot be read at random
-    val_fraction: float = 0.0  # of each label's videos, packed into OUTPUT/val beside OUTPUT/train
-    part: str = ""  # "i/n" with i from 1: pack only this slice
-    strict: bool = False  # any rejection is an error
-    jobs: int = -1  # processes; 0: none besides this one; -1: one per core
-    timeout: float = 600.0  # seconds for one source
+    crf: int = -1  # H.264 quality, 0 to 51; -1: 20 if another option requires re-encoding
+    fast_decode: bool = False  # encode for fast decoding, with larger files
+    split: float = 0.0  # seconds per clip; 0: do not split
+    repair: bool = False  # re-encode videos whose frames cannot be read by random access
+    val_fraction: float = 0.0  # of each label's videos, packed into OUTPUT/val next to OUTPUT/train
+    part: str = ""  # "i/n" with i from 1: pack only this slice of the sources
+    strict: bool = False  # any rejected source is an error
+    jobs: int = -1  # worker processes; 0: only this process; -1: one per core
+    timeout: float = 600.0  # seconds per source
 
     def __post_init__(self) -> None:
         if self.shard_mb <= 0 or self.timeout <= 0 or self.jobs < -1:
@@ -51,16 +51,16 @@ class PackConfig:
         self.transcoding()
 
     def slice_of_all(self) -> tuple[int, int]:
-        """Part number from 0, and number of parts."""
+        """Part number (0-based) and number of parts."""
         if not self.part:
             return 0, 1
-        words = self.part.split("/")
-        if len(words) != 2 or not all(word.isdigit() for word in words) or not 1 <= int(words[0]) <= int(words[1]):
+        numbers = self.part.split("/")
+        if len(numbers) != 2 or not all(map(str.isdigit, numbers)) or not 1 <= int(numbers[0]) <= int(numbers[1]):
             raise ValueError(f"part must be i/n with 1 <= i <= n, such as 3/8, got {self.part!r}")
-        return int(words[0]) - 1, int(words[1])
+        return int(numbers[0]) - 1, int(numbers[1])
 
     def transcoding(self) -> TranscodeConfig | None:
-        """Settings for re-encoding, None where bytes stay untouched."""
+        """Settings for re-encoding; None if videos are packed as they are."""
         if not (self.short_side or self.fps or self.split or self.fast_decode or self.crf >= 0):
             return None
         crf = 20 if self.crf < 0 else self.crf
@@ -69,7 +69,7 @@ class PackConfig:
 
 @dataclass
 class PackReport:
-    """What came of it, for all folders that were written."""
+    """Summary of a packing run, over all folders written."""
 
     folders: list[str] = field(default_factory=list)
     samples: int = 0
@@ -80,7 +80,7 @@ class PackReport:
 
 
 def pack(source: str, output: str, config: PackConfig, progress: Progress | None = None) -> PackReport:
-    """Pack what SOURCE names (see sources.py) into OUTPUT, or into OUTPUT/train and OUTPUT/val."""
+    """Pack the videos of SOURCE (see sources.py) into OUTPUT, or into OUTPUT/train and OUTPUT/val."""
     listing = list_sources(source)
     check_output(source, output)
     report = PackReport()
@@ -103,7 +103,7 @@ def pack(source: str, output: str, config: PackConfig, progress: Progress | None
 
 
 def merge_parts(output: str) -> list[Manifest]:
-    """Join the manifests of all parts in OUTPUT (and OUTPUT/train, OUTPUT/val) into manifest.json."""
+    """Merge the manifests of all parts in OUTPUT (and OUTPUT/train, OUTPUT/val) into manifest.json."""
     folders = [folder for folder in (Path(output), Path(output) / "train", Path(output) / "val") if folder.is_dir()]
     merged = [_merge_folder(folder) for folder in folders if list(folder.glob("manifest-part-*.json"))]
     if not merged:
@@ -112,7 +112,7 @@ def merge_parts(output: str) -> list[Manifest]:
 
 
 def plan_subsets(listing: Listing, config: PackConfig) -> dict[str, list[Source]]:
-    """Sources of each subfolder ("" for OUTPUT itself) in the order of packing, of all parts."""
+    """Sources of each subfolder ("" for OUTPUT itself) in packing order, for all parts together."""
     sources = list(listing.sources)
     if config.order == "shuffled":
         sources.sort(key=lambda source: hashlib.sha256(source.key.encode()).digest())
@@ -129,15 +129,15 @@ def plan_subsets(listing: Listing, config: PackConfig) -> dict[str, list[Source]
 
 
 def check_output(source: str, output: str) -> None:
-    """ValueError where OUTPUT would be packed as a part of SOURCE the next time."""
+    """Raise ValueError if SOURCE and OUTPUT are the same folder."""
     if os.path.isdir(source) and Path(output).resolve() == Path(source).resolve():
-        raise ValueError(f"{output}: SOURCE and OUTPUT are the same folder; give another one for the shards")
+        raise ValueError(f"{output}: SOURCE and OUTPUT are the same folder; use another folder for the shards")
 
 
 def _hold_out(sources: Sequence[Source], fraction: float) -> set[str]:
-    """Names of the videos for val, by the order of their hashes: `fraction` of each label, of two or more at least one.
+    """Names of the videos for val: `fraction` of each label, chosen by hash; at least one if a label has two or more.
 
-    All parts of a video fall on the same side, that of its first label. A label of one video goes by the hash alone.
+    All parts of a video go to the same subset, decided by its first label. For a label with one video the hash decides.
     """
     labels: dict[str, str | None] = {}
     for source in sorted(sources, key=lambda source: source.name):
@@ -189,16 +189,16 @@ def _pack_folder(
 def _fill_shards(
     folder: Path, ending: str, tasks: Sequence[Task], config: PackConfig, journal: Journal, progress: Progress | None
 ) -> None:
-    """Everything from the journal's cursor on."""
+    """Pack all tasks from the journal's cursor on."""
     jobs = config.jobs if config.jobs >= 0 else count_cores()
     first, skip = journal.cursor
     shard: ShardFile | None = None
     samples = sum(done.samples for done in journal.shards)
-    outcomes = map_in_order(examine_source, tasks[first:], jobs, config.timeout, _lost)
-    for number, (task, outcome) in enumerate(zip(tasks[first:], outcomes, strict=True), first):
-        if outcome.rejected:
-            journal.rejected.append(Rejection(task.source.name, outcome.rejected))
-        for clip, packed in enumerate(outcome.samples):
+    results = map_in_order(examine_source, tasks[first:], jobs, config.timeout, _lost)
+    for number, (task, result) in enumerate(zip(tasks[first:], results, strict=True), first):
+        if result.rejected:
+            journal.rejected.append(Rejection(task.source.name, result.rejected))
+        for clip, packed in enumerate(result.samples):
             if number == first and clip < skip:
                 continue
             if shard is None:
@@ -207,7 +207,7 @@ def _fill_shards(
             journal.totals.add(packed.meta)
             samples += 1
             if shard.size >= config.shard_mb * 1e6:
-                last = clip + 1 == len(outcome.samples)
+                last = clip + 1 == len(result.samples)
                 journal.record(shard.finish(), (number + 1, 0) if last else (number, clip + 1))
                 shard = None
         if progress is not None:
@@ -216,12 +216,12 @@ def _fill_shards(
         journal.record(shard.finish(), (len(tasks), 0))
 
 
-def _lost(task: Task, reason: str) -> Outcome:
-    return Outcome(rejected=reason)
+def _lost(task: Task, reason: str) -> Examined:
+    return Examined(rejected=reason)
 
 
 def _describe(listing: Listing, config: PackConfig) -> dict[str, Any]:
-    """What the bytes depend on; the part is left out, so that all parts say the same."""
+    """What the packed bytes depend on; without the part, so that it is equal for all parts."""
     options = {k: v for k, v in asdict(config).items() if k not in ("jobs", "timeout", "strict", "part")}
     return {"by": "python -m launch pack", "options": options, "sources": listing.digest()}
 
@@ -231,7 +231,7 @@ def _already_packed(path: Path, made: dict[str, Any]) -> Manifest:
     if manifest.made != made:
         raise ValueError(
             f"{path}: this folder holds a data set made from other sources or with other options; "
-            "give another OUTPUT or delete this one"
+            "use another OUTPUT or delete this one"
         )
     return manifest
 
@@ -244,7 +244,7 @@ def _merge_folder(folder: Path) -> Manifest:
     found = [path.name for path in paths]
     if found != expected:
         odd = sorted(set(expected) ^ set(found))
-        raise ValueError(f"{folder}: {len(found)} of {count} parts are there; missing or odd: {', '.join(odd[:5])}")
+        raise ValueError(f"{folder}: {len(found)} of {count} parts found; missing or unexpected: {', '.join(odd[:5])}")
     for path, manifest in zip(paths, parts, strict=True):
         if manifest.made != parts[0].made or manifest.classes != parts[0].classes:
             raise ValueError(f"{path}: made from other sources or with other options than {paths[0].name}")

@@ -1,6 +1,6 @@
-"""One tar shard in the making: written under a hidden name, shown under its own once it is whole.
+"""Writes one tar shard: under a hidden name first, renamed once it is complete.
 
-webdataset's TarWriter lays out the members; owner and time are fixed, so equal samples give equal bytes.
+webdataset's TarWriter lays out the members; owner and modification time are fixed, so equal samples give equal bytes.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from data.packing.examine import Packed
 
 
 class ShardFile:
-    """A shard that counts and hashes what goes into it."""
+    """A shard being written; counts its samples and hashes its bytes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,18 +28,18 @@ class ShardFile:
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Bytes written so far."""
         return self._file.size
 
     def add(self, packed: Packed, source: str) -> None:
-        """Write one sample; OSError where the disk is full or the source has changed since it was examined."""
+        """Write one sample; OSError if the disk is full or the source has changed since it was examined."""
         content = packed.content
         if content is None:
             content = Path(source).read_bytes()
             if hashlib.sha256(content).hexdigest() != packed.meta["sha256"]:
                 raise OSError(f"{source}: changed while it was being packed; run the command again")
         text = json.dumps(packed.meta, ensure_ascii=False, separators=(",", ":"))
-        meta = text.encode(errors="backslashreplace")  # bytes of a file name that are not UTF-8: JSON's own \\udcff
+        meta = text.encode(errors="backslashreplace")  # file-name bytes that are not UTF-8 become JSON escapes, \\udcff
         try:
             self._tar.write({"__key__": packed.key, packed.extension: content, "json": meta})
         except OSError as error:
@@ -47,7 +47,7 @@ class ShardFile:
         self.samples += 1
 
     def finish(self) -> Shard:
-        """Close the shard and show it under its name."""
+        """Close the shard and give it its final name."""
         try:
             self._tar.close()
             self._file.finish()
@@ -60,8 +60,8 @@ class ShardFile:
         self._file.abandon()
         self._part.unlink(missing_ok=True)
         return OSError(
-            f"{self.path}: the shard cannot be written ({error.strerror or error}); make room or mend the disk, "
-            "then run the same command again: it goes on after the last whole shard"
+            f"{self.path}: the shard cannot be written ({error.strerror or error}); make room or fix the disk, "
+            "then run the same command again: it continues after the last complete shard"
         )
 
 
@@ -73,7 +73,7 @@ class _HashingFile:
         self._abandoned = False
 
     def write(self, content: bytes) -> int:
-        if self._abandoned:  # tarfile writes its last block when it is collected
+        if self._abandoned:  # tarfile writes its last block when garbage-collected
             return len(content)
         self.sha256.update(content)
         self.size += len(content)
@@ -84,7 +84,7 @@ class _HashingFile:
 
     def abandon(self) -> None:
         self._abandoned = True
-        with suppress(OSError):  # what is buffered has no room either
+        with suppress(OSError):  # there is no room for the buffered bytes either
             self._file.close()
 
     def finish(self) -> None:

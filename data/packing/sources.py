@@ -1,8 +1,8 @@
-"""Which videos to pack: a folder, a glob, a csv or tsv, a list of paths, or one video.
+"""Which videos to pack: a folder, a glob pattern, a csv or tsv, a list of paths, or one video.
 
-In a folder (or under the fixed part of a glob) the first subfolder is the label. A csv or tsv has a header
-(`path,label[,start,end]`) or the field's headerless `path label`; a list has one path a line. Paths in a file are
-relative to that file. Labels may be names or integers, not both.
+In a folder (or below the fixed part of a glob pattern) the first subfolder is the label. A csv or tsv has a header
+(`path,label[,start,end]`) or the common headerless lines `path label`; a list has one path per line. Paths in a file
+are relative to that file. Labels may be names or integers, but not both.
 """
 
 import csv
@@ -26,17 +26,17 @@ LISTS = (".csv", ".tsv", ".txt", ".list")
 
 @dataclass(frozen=True)
 class Source:
-    """One video to pack, or the part [start, end) of one in seconds."""
+    """One video to pack, or its part [start, end) in seconds."""
 
-    path: str  # where it can be opened
-    name: str  # relative to the whole source, as it stands in sidecars and reports
+    path: str  # path to open
+    name: str  # path relative to SOURCE, as shown in sidecars and reports
     label: str | None = None
-    start: float = 0.0
-    end: float = 0.0  # 0: to the end
+    start: float = 0.0  # seconds
+    end: float = 0.0  # seconds; 0: to the end
 
     @property
     def key(self) -> str:
-        """A key for the shards: readable letters of the name, then what makes it unique."""
+        """Key of the sample in its shard: readable characters of the name, then a hash that makes it unique."""
         identity = self.name if not (self.start or self.end) else f"{self.name}\t{self.start!r}\t{self.end!r}"
         readable = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(self.name).stem).strip("_")[:60]
         return f"{readable or 'video'}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:12]}"
@@ -44,15 +44,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """All videos of a source, each once, with the label names in the order of their numbers."""
+    """All videos of SOURCE, without duplicates, and the class names."""
 
     sources: tuple[Source, ...]
-    classes: list[str]
-    ignored: int = 0  # files that are no videos by their name
+    classes: list[str]  # name of label i
+    ignored: int = 0  # number of files without a video's extension
     repeated: tuple[str, ...] = ()  # names listed more than once
 
     def label(self, source: Source) -> int | None:
-        """The number of a source's label."""
+        """The label of a source as an integer."""
         return None if source.label is None else self._numbers[source.label]
 
     @cached_property
@@ -60,7 +60,7 @@ class Listing:
         return {name: number for number, name in enumerate(self.classes)}
 
     def digest(self) -> str:
-        """Changes when a name, label or part changes."""
+        """A hash that changes when a name, label or part changes."""
         lines = (f"{s.name}\t{s.label}\t{s.start!r}\t{s.end!r}\n" for s in self.sources)
         state = hashlib.sha256()
         for line in lines:
@@ -69,7 +69,7 @@ class Listing:
 
 
 def list_sources(source: str) -> Listing:
-    """Read what SOURCE names; ValueError or FileNotFoundError says what is wrong with it."""
+    """List the videos of SOURCE; a ValueError or FileNotFoundError says what is wrong with it."""
     path, ignored = Path(source), 0
     if path.is_dir():
         found = sorted(_walk(path))
@@ -84,7 +84,7 @@ def list_sources(source: str) -> Listing:
         sources = [_from_file(file, _fixed_part(source)) for file in found if _is_video(file)]
         ignored = len(found) - len(sources)
     else:
-        raise FileNotFoundError(f"{source}: no such folder, list or video, and not a pattern that matches any")
+        raise FileNotFoundError(f"{source}: no such folder, list or video, and not a glob pattern")
     if not sources:
         raise ValueError(
             f"{source}: no videos found ({ignored} other files); looked for {', '.join(sorted(EXTENSIONS))}"
@@ -96,12 +96,12 @@ def list_sources(source: str) -> Listing:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Ordinary files, each folder once: links may lead in circles, and a pipe would never end."""
+    """Regular files, visiting each folder once: links may form cycles, and reading a pipe would never end."""
     seen: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(folder, followlinks=True, onerror=_tell):
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=_warn_unreadable):
         status = os.stat(where)
         if (status.st_dev, status.st_ino) in seen:
-            logger.warning("%s: left out, it is a link to a folder that was read already", ascii(where))
+            logger.warning("%s: skipped, it links to a folder that was already read", ascii(where))
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -109,13 +109,13 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in files:
             path = Path(where) / name
             if not name.startswith(".") and _is_video(path) and path.exists() and not path.is_file():
-                logger.warning("%s: left out, it is no ordinary file", ascii(str(path)))
+                logger.warning("%s: skipped, it is not a regular file", ascii(str(path)))
             elif not name.startswith("."):
                 yield path
 
 
-def _tell(error: OSError) -> None:
-    logger.warning("%s: left out, the folder cannot be read (%s)", ascii(error.filename), error.strerror)
+def _warn_unreadable(error: OSError) -> None:
+    logger.warning("%s: skipped, the folder cannot be read (%s)", ascii(error.filename), error.strerror)
 
 
 def _is_video(path: Path) -> bool:
@@ -141,19 +141,19 @@ def _read_list(path: Path) -> list[Source]:
         raise ValueError(f"{path}: a list of videos must be UTF-8 text ({error})") from error
     lines = [line for line in lines if line.strip()]
     if not lines:
-        raise ValueError(f"{path}: the list is empty; give one video a line")
+        raise ValueError(f"{path}: the list is empty; write one video per line")
     delimiter = "\t" if "\t" in lines[0] else ","
     header = [name.strip().lower() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
     if "path" in header:
         return _read_table(path, lines, header, delimiter)
-    return [_from_words(path, number, line) for number, line in enumerate(lines, 1)]
+    return [_parse_line(path, number, line) for number, line in enumerate(lines, 1)]
 
 
 def _read_table(path: Path, lines: Sequence[str], header: list[str], delimiter: str) -> list[Source]:
     sources = []
     unknown = set(header) - {"path", "label", "start", "end"}
     if unknown:
-        raise ValueError(f"{path}: columns may be path, label, start and end; found {', '.join(sorted(unknown))}")
+        raise ValueError(f"{path}: allowed columns are path, label, start and end; found {', '.join(sorted(unknown))}")
     for number, row in enumerate(csv.reader(lines[1:], delimiter=delimiter), 2):
         if len(row) != len(header):
             raise ValueError(f"{path}, line {number}: {len(header)} columns expected, found {len(row)}: {row}")
@@ -161,15 +161,15 @@ def _read_table(path: Path, lines: Sequence[str], header: list[str], delimiter: 
         try:
             start, end = float(cells.get("start") or 0), float(cells.get("end") or 0)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: start and end are seconds, found {row}") from error
+            raise ValueError(f"{path}, line {number}: start and end must be numbers of seconds, found {row}") from error
         if start < 0 or (end and end <= start):
             raise ValueError(f"{path}, line {number}: need 0 <= start < end, found {start:g} and {end:g}")
         sources.append(_listed(path, cells["path"], cells.get("label") or None, start, end))
     return sources
 
 
-def _from_words(path: Path, number: int, line: str) -> Source:
-    """`path`, `path label`, `path,label` or `path<tab>label`; a path that exists as a whole is never cut."""
+def _parse_line(path: Path, number: int, line: str) -> Source:
+    """`path`, `path label`, `path,label` or `path<tab>label`; a line that is an existing path is never split."""
     line = line.strip()
     if (path.parent / line).exists():
         return _listed(path, line, None)
@@ -179,27 +179,27 @@ def _from_words(path: Path, number: int, line: str) -> Source:
             if len(row) != 2:
                 raise ValueError(f"{path}, line {number}: `path{delimiter}label` expected, found {line!r}")
             return _listed(path, row[0].strip(), row[1].strip() or None)
-    words = line.rsplit(maxsplit=1)
-    if len(words) == 2 and not _is_video(Path(line)):
-        return _listed(path, words[0], words[1])
+    fields = line.rsplit(maxsplit=1)
+    if len(fields) == 2 and not _is_video(Path(line)):
+        return _listed(path, fields[0], fields[1])
     return _listed(path, line, None)
 
 
 def _listed(file: Path, name: str, label: str | None, start: float = 0.0, end: float = 0.0) -> Source:
     if not name:
-        raise ValueError(f"{file}: a line has no path")
+        raise ValueError(f"{file}: every line needs a path, found one without")
     where = file.parent / name
     relative = where.relative_to(file.parent).as_posix() if where.is_relative_to(file.parent) else where.as_posix()
     return Source(str(where), relative, label, start, end)
 
 
 def _name_classes(sources: Sequence[Source], source: str) -> list[str]:
-    """Names in alphabetical order; integers stand for themselves."""
+    """Class names in alphabetical order; integer labels keep their values."""
     labels = {entry.label for entry in sources if entry.label is not None}
     numbers = {label for label in labels if label.isascii() and label.isdigit()}
     if numbers and numbers == labels:
         odd = [label for label in labels if str(int(label)) != label]
         if odd or max(map(int, labels)) >= 1_000_000:
-            return sorted(labels)  # such as 0001: names made of digits
+            return sorted(labels)  # names made of digits, such as 0001
         return [str(number) for number in range(max(map(int, labels)) + 1)]
     return sorted(labels)

@@ -1,7 +1,7 @@
-"""Re-encode a video with H.264: smaller, at another rate, cut into clips, and free of its container's oddities.
+"""Re-encode a video as H.264: smaller, at another frame rate, cut into clips, or to remove quirks of its container.
 
-Frames are taken by time stamp onto an even grid, so variable rates become constant; rotation is baked in, sound is
-dropped. One thread and no time stamps of today: equal input gives equal bytes.
+Frames are resampled by time stamp onto an even grid, so variable frame rates become constant; rotation is applied and
+audio dropped. One thread and no creation time: equal input gives equal bytes.
 """
 
 import io
@@ -20,13 +20,13 @@ from data.decode import DecodeError, find_stream, iterate_frames, open_video, to
 
 @dataclass(frozen=True)
 class TranscodeConfig:
-    """What the new videos are like."""
+    """How videos are re-encoded."""
 
-    short_side: int = 0  # pixels; 0: keep. Never enlarges
+    short_side: int = 0  # pixels; 0: keep. Videos are never enlarged
     fps: float = 0.0  # 0: keep
     crf: int = 20  # H.264 quality, 0 (lossless) to 51
-    fast_decode: bool = False  # x264's tune: larger files, less work to decode
-    split: float = 0.0  # seconds of a clip; 0: one video
+    fast_decode: bool = False  # x264's tune fastdecode: larger files that decode faster
+    split: float = 0.0  # seconds per clip; 0: do not split
 
     def __post_init__(self) -> None:
         if self.short_side < 0 or 0 < self.short_side < 16:
@@ -37,9 +37,9 @@ class TranscodeConfig:
 
 
 def transcode_video(video: bytes, config: TranscodeConfig, start: float = 0.0, end: float = 0.0) -> Iterator[bytes]:
-    """New mp4 files for the part [start, end) in seconds (end 0: all), one for each clip.
+    """Re-encoded mp4 files of the part [start, end) in seconds (end 0: to the end), one for each clip.
 
-    The last clip may be shorter than the others; under half their length it is dropped.
+    The last clip may be shorter than the others; if it has less than half their length, it is dropped.
     """
     with open_video(video) as container:
         stream = find_stream(container)
@@ -58,13 +58,13 @@ def transcode_video(video: bytes, config: TranscodeConfig, start: float = 0.0, e
         if clip is not None and (not whole or 2 * clip.frames >= length):
             yield clip.finish()
         elif clip is None and not whole:
-            raise DecodeError("nothing in the wanted part", f"no frame between {start:g} s and {end:g} s")
+            raise DecodeError("no frames in the requested part", f"no frame between {start:g} s and {end:g} s")
 
 
 def _on_grid(
     frames: Iterator[av.VideoFrame], rate: Fraction, own: float, start: float, end: float
 ) -> Iterator[av.VideoFrame]:
-    """For each moment start + k / rate the frame shown then."""
+    """The frame shown at each time start + k / rate."""
     step, first = float(1 / rate), None
     shown: av.VideoFrame | None = None
     moment, number, time = start, 0, 0.0
@@ -87,7 +87,7 @@ def _on_grid(
 
 
 class _Encoder:
-    """One mp4 file in the making."""
+    """An encoder that writes one mp4 file."""
 
     def __init__(self, frame: av.VideoFrame, config: TranscodeConfig, rate: Fraction) -> None:
         self.frames = 0
@@ -105,7 +105,7 @@ class _Encoder:
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
         stream.thread_count = 1
         stream.codec_context.color_range = ColorRange.MPEG
-        if not self.turned:  # turned frames come as RGB and get the default matrix
+        if not self.turned:  # rotated frames are RGB and get the default colour matrix
             stream.codec_context.colorspace = frame.colorspace
         self._stream, self._step = stream, 1 / rate
 

@@ -1,4 +1,4 @@
-"""Is a packed data set still what its manifest says? Checksums of all shards, and a few samples of each decoded."""
+"""Check a packed data set against its manifest: checksums of all shards, and a few decoded samples of each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from data.manifest import Manifest
 
 
 def verify_shards(manifest: Manifest, decode: int = 4, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Problems found, each naming its shard: size, checksum, samples, and `decode` samples decoded per shard."""
+    """Problems found, each naming its shard: size, checksum, sample count, and `decode` decoded samples per shard."""
     problems: list[str] = []
     reader = ShardReader(manifest, keep=1)
     for number, shard in enumerate(manifest.shards):
         path = Path(manifest.folder) / shard.name
         try:
             if shard.sha256 and path.is_file() and hash_file(path) != shard.sha256:
-                problems.append(f"{path}: the content has changed, its sha256 is not the manifest's")
+                problems.append(f"{path}: the content has changed, its sha256 is not the one in the manifest")
             for index in spread(shard.samples, decode):
                 problem = _check_sample(reader, number, index)
                 if problem:
@@ -36,7 +36,7 @@ def verify_shards(manifest: Manifest, decode: int = 4, progress: Callable[[int, 
 
 
 def draw_contact_sheet(manifest: Manifest, rows: int = 8, columns: int = 6, side: int = 128) -> Image.Image:
-    """`rows` samples spread over the data set, each with `columns` frames spread over its length."""
+    """A picture of `rows` samples spread over the data set, each with `columns` frames spread over its length."""
     caption = 14
     sheet = Image.new("RGB", (columns * side, rows * (side + caption)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -60,7 +60,7 @@ def draw_contact_sheet(manifest: Manifest, rows: int = 8, columns: int = 6, side
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` numbers below `count`, the first and the last among them."""
+    """At most `wanted` evenly spaced integers below `count`, including the first and the last."""
     return sorted(set(np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()))
 
 

@@ -1,6 +1,6 @@
-"""A labelled set out of videos without labels: short windows, to tell forward from backward or one video from another.
+"""Make a labelled set from unlabelled videos: short windows, labelled by playback direction or by source video.
 
-A probe on it says how much of a scene's motion, or of its looks, an encoder keeps, where nobody has annotated anything.
+A probe trained on it shows how much of the motion, or of the appearance, an encoder captures, without any annotation.
 T frames, H W pixels.
 """
 
@@ -23,34 +23,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """Which windows are cut, and how they are written."""
+    """Which windows are cut, and how they are encoded."""
 
-    frames: int = 16
-    stride: int = 1  # frames of the video between two of a window
-    hop: int = 8  # frames of the video between the beginnings of two windows
+    frames: int = 16  # per window
+    stride: int = 1  # every how many frames of the video one is taken
+    hop: int = 8  # frames of the video from the start of one window to the next
     short_side: int = 64  # pixels
-    held_out: float = 0.3  # the last share of each video goes into the test set; no frame is in both sets
-    fps: int = 8  # written into the files; nothing is resampled
-    crf: int = 20
+    held_out: float = 0.3  # fraction at the end of each video that becomes the test set; the sets share no frame
+    fps: int = 8  # frame rate of the files; frames are not resampled
+    crf: int = 20  # H.264 quality, 0 (lossless) to 51
 
     def __post_init__(self) -> None:
         if min(self.frames, self.stride, self.hop, self.short_side, self.fps) < 1:
-            raise ValueError(f"windows need frames, stride, hop, short_side and fps of at least 1, got {self}")
+            raise ValueError(f"windows: frames, stride, hop, short_side and fps must be at least 1, got {self}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"windows: held_out must lie in (0, 1), got {self.held_out}")
 
 
 def write_windows(videos: str, output: Path, label: Label, config: WindowConfig) -> dict[str, int]:
-    """Write output/train/<label>/*.mp4 and output/test/<label>/*.mp4; returns the number of files of each set.
+    """Write output/train/<label>/*.mp4 and output/test/<label>/*.mp4; returns the number of files in each set.
 
-    `direction`: each window twice, in the folders forward and backward. `source`: the video's name is the label.
-    With `source` a video that is too short for windows in both sets is left out, which is logged. Raises ValueError
-    where all are too short, or where output/train or output/test is not empty.
+    `direction`: each window is written twice, to the folders forward and backward. `source`: the label is the video's
+    key; a video too short for windows in both sets is left out, which is logged. Raises ValueError if all videos are
+    too short, or if output/train or output/test is not empty.
     """
     counts, short = {"train": 0, "test": 0}, []
     for folder in (Path(output) / subset for subset in counts):
         if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"{folder} must be empty, or older windows would be mixed in: delete it, or give another")
+            raise ValueError(f"{folder} must be empty, or older windows would be mixed in: delete it, or use another")
     for source in list_sources(videos).sources:
         content = Path(source.path).read_bytes()
         found = split_starts(probe_isolated(content).frames, config)
@@ -75,18 +75,18 @@ def write_windows(videos: str, output: Path, label: Label, config: WindowConfig)
         raise ValueError(
             f"{videos}: no video has the {span(config)} frames that a window needs in both its first "
             f"{1 - config.held_out:.0%} and its last {config.held_out:.0%}; lower "
-            "stride or frames, or give longer videos"
+            "stride or frames, or use longer videos"
         )
     return counts
 
 
 def span(config: WindowConfig) -> int:
-    """Frames of the video from the first to the last of a window."""
+    """Length of a window in frames of the video, from its first frame to its last."""
     return (config.frames - 1) * config.stride + 1
 
 
 def split_starts(frames: int, config: WindowConfig) -> dict[str, range]:
-    """First frames of the windows of a video of `frames` frames, for each set."""
+    """Start frames of the windows in a video of `frames` frames, for each set."""
     border = round(frames * (1 - config.held_out))
     return {
         "train": range(0, border - span(config) + 1, config.hop),
@@ -95,7 +95,7 @@ def split_starts(frames: int, config: WindowConfig) -> dict[str, range]:
 
 
 def read_window(content: bytes, start: int, config: WindowConfig) -> npt.NDArray[np.uint8]:
-    """The window of a video that begins at frame `start`, made small: uint8 [T, H, W, 3] with even sides."""
+    """The window that starts at frame `start`, resized to `short_side`: uint8 [T, H, W, 3] with even H and W."""
     indices = range(start, start + span(config), config.stride)
     frames = decode_isolated(content, list(indices))
     height, width = frames.shape[1:3]

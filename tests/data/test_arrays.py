@@ -31,7 +31,7 @@ def test_each_alignment_takes_the_rows_that_belong_to_the_clip() -> None:
     ("arrays", "indices", "message"),
     [
         ({}, [0, 1], "has no actions"),
-        ({"actions": [[0]] * 3}, [0, 1], "one row between two frames is needed, 9 in all, found 3"),
+        ({"actions": [[0]] * 3}, [0, 1], "one row between consecutive frames is needed, 9 in all, found 3"),
         ({"actions": [[0]] * 9}, [0, 4, 9, 9], "evenly spaced"),
         ({"actions": [["x"]] * 9}, [0, 1], "could not convert"),
         ({"actions": [[1e400]] * 9}, [0, 1], "finite"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.loading.clips import Timing, choose_frames, segment_places
+from data.loading.clips import Timing, choose_frames, segment_centres
 
 
 def test_a_stride_takes_every_nth_frame() -> None:
@@ -47,8 +47,8 @@ def test_no_index_leaves_the_video() -> None:
 
 
 def test_segments_lie_evenly() -> None:
-    assert segment_places(1) == [0.5]
-    assert segment_places(2) == [0.25, 0.75]
+    assert segment_centres(1) == [0.5]
+    assert segment_centres(2) == [0.25, 0.75]
 
 
 def test_time_stamps_must_match_the_frames() -> None:

@@ -132,7 +132,7 @@ def test_a_killed_worker_costs_no_batch(config: DataConfig, caplog: pytest.LogCa
     batches.close()
     assert keys_of(found) == keys_of(whole)
     assert all(torch.equal(one.clips, other.clips) for one, other in zip(found, whole, strict=True))
-    assert "started again" in caplog.text
+    assert "are restarted" in caplog.text
     ask = EvalLoader(dataclasses.replace(config, workers=2), batch=4)
     seen = []
     for number, batch in enumerate(ask):

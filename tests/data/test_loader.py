@@ -86,7 +86,7 @@ def test_another_data_set_or_seed_cannot_be_resumed(config: DataConfig) -> None:
     state = loader.state_dict()
     with pytest.raises(ValueError, match="data seed is 2, the checkpoint has 1"):
         TrainLoader(config, batch=2, seed=2).load_state_dict(state)
-    with pytest.raises(ValueError, match="fingerprint.*give the old data"):
+    with pytest.raises(ValueError, match="fingerprint.*use the original data"):
         loader.load_state_dict({**state, "fingerprint": "0"})
 
 
@@ -179,7 +179,7 @@ def test_a_hang_that_nothing_can_interrupt_ends_with_the_name_of_the_sample(
     meta = json.dumps({"frames": 12, "fps": 12.0}).encode()
     make_set(tmp_path, [{"mp4": make_video(frames=12), "json": meta}])
     monkeypatch.setattr(data.loading.workers, "decode_isolated", hold)
-    monkeypatch.setattr(data.loading.processes, "HUNG", 2)
+    monkeypatch.setattr(data.loading.processes, "BATCH_TIMEOUT_FACTOR", 2)
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=1, timeout=0.5)
     with pytest.raises(RuntimeError, match="workers were at sample000"):
         take(TrainLoader(config, batch=1, seed=0), 1)

@@ -164,7 +164,7 @@ def test_a_wrong_list_names_the_line(tmp_path: Path) -> None:
     for text, message in (
         ("path,label\na.mp4\n", "line 2: 2 columns"),
         ("path,start,end\na.mp4,5,3\n", "line 2: need 0 <= start < end"),
-        ("path,start\na.mp4,x\n", "line 2: start and end are seconds"),
+        ("path,start\na.mp4,x\n", "line 2: start and end must be numbers of seconds"),
         ("path,labels\na.mp4,x\n", "found labels"),
         ("", "empty"),
     ):
@@ -223,7 +223,7 @@ def test_parts_of_videos_are_cut_out(make_video: MakeVideo, tmp_path: Path) -> N
     samples = _samples(tmp_path / "out")
     assert [(meta["class"], meta["frames"]) for _, _, meta in samples] == [("x", 6), ("y", 6)]
     assert [round((decode_frames(v, [0])[0, -5:, -5:].mean() - 20) / 8) for _, v, _ in samples] == [6, 18]
-    assert "nothing in the wanted part" in report.rejected[0].reason
+    assert "no frames in the requested part" in report.rejected[0].reason
 
 
 def test_reencoding_changes_size_and_rate(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -379,5 +379,5 @@ def test_links_in_circles_and_pipes_are_left_out_in_words(tmp_path: Path, caplog
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "a" / "pipe.mp4")
     assert [source.name for source in list_sources(str(tmp_path)).sources] == ["a/x.mp4"]
-    assert "was read already" in caplog.text
-    assert "no ordinary file" in caplog.text
+    assert "was already read" in caplog.text
+    assert "not a regular file" in caplog.text

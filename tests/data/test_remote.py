@@ -152,7 +152,7 @@ def test_a_command_gives_the_same_batches_once_it_is_allowed(
     trace = tmp_path / "trace"
     piped = _pipe(config, tmp_path, f"echo run >> {trace}; " + command.format(folder=packed))
     for open_loader in (lambda: TrainLoader(piped, 4, 0), lambda: EvalLoader(piped, 6)):
-        with pytest.raises(ValueError, match="switched off; data.allow_pipe=true switches it on"):
+        with pytest.raises(ValueError, match="commands is disabled; data.allow_pipe=true enables it"):
             open_loader()
     assert not trace.exists()
     allowed = dataclasses.replace(piped, allow_pipe=True, workers=2)

@@ -71,7 +71,7 @@ def test_a_view_asked_for_alone_is_the_one_among_all(config: DataConfig) -> None
         apart = whole.clips.unflatten(1, (3, 2))
         assert torch.equal(some.clips, torch.stack([apart[1, 2], apart[2, 0], apart[1, 1]]))
         assert torch.equal(rest.clips[0], apart[0, 2])
-        assert (some.places, rest.places) == ([17, 5, 17], [3])
+        assert (some.indices, rest.indices) == ([17, 5, 17], [3])
 
 
 def test_every_request_is_answered_in_order_and_asked_for_late(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_every_request_is_answered_in_order_and_asked_for_late(make_video: MakeV
         assert not first.keys
         assert first.skipped == {"not a video": ["sample000"]}
         assert len(asked) < 4, "what is not needed yet is not asked for"
-        places = [batch.places for batch in answers]
-        assert places == [[2, 1], [], [5, 4], [], [8, 7], [], [11, 10]]
+        indices = [batch.indices for batch in answers]
+        assert indices == [[2, 1], [], [5, 4], [], [8, 7], [], [11, 10]]
 
 
 def test_impossible_views_name_the_field() -> None:
