@@ -1,1 +1,1 @@
-"""The door: `python -m launch <command>`; the only place that reads the command line."""
+"""The command line: `python -m launch <command>`. No other package reads command-line arguments."""

@@ -1,4 +1,4 @@
-"""python -m launch <command>: reads the command line and turns what the user can mend into one clear message."""
+"""Entry point of `python -m launch <command>`: dispatches to a command and prints user errors as one clear message."""
 
 import argparse
 import sys
@@ -12,33 +12,33 @@ from launch.training import signals
 from vjepa.registry import import_plugins
 
 COMMANDS = {
-    "demo": "generate videos, pretrain, probe, export and report: all of it in ten minutes on a laptop",
-    "generate": "make videos of a generated kind (motions, physics, rooms, equations), packed and labelled",
+    "demo": "generate videos, pretrain, probe, export and report, all in ten minutes on a laptop",
+    "generate": "generate a labelled, packed data set (motions, physics, rooms, equations)",
     "pack": "turn a folder, csv or list of videos into tar shards with a manifest",
-    "inspect": "print what a folder of shards holds, and check it",
+    "inspect": "summarise a folder of shards, and verify it",
     "train": "pretrain an encoder on packed videos",
-    "submit": "send a training, probe or export to SLURM: script, copy of the code, requeue",
-    "status": "say where runs are: step, rate, time left, requeues",
-    "probe": "measure a frozen encoder: attentive, linear and k-NN classification",
-    "compare-objectives": "train objectives at equal compute and put them side by side",
-    "windows": "make a labelled set out of videos without labels: forward or backward, or which video",
-    "compare": "say which of several probes differ by more than chance",
-    "export": "write an encoder for others to load (safetensors, transformers, ONNX, torch.export, V-JEPA's own)",
-    "features": "extract features of videos of any length, with a sliding window",
-    "bench": "measure a training step, the loader, decoders or a probe on this machine",
-    "doctor": "say what is installed, which devices and decoders work, and what is missing",
+    "submit": "submit a training run, probe or export to SLURM: job script, code snapshot, requeue",
+    "status": "show the progress of runs: step, rate, time left, requeues",
+    "probe": "evaluate a frozen encoder: attentive, linear and k-NN classification",
+    "compare-objectives": "train objectives with equal compute and compare them",
+    "windows": "build a labelled data set from unlabelled videos: forward or backward, or which video",
+    "compare": "test which probe results differ significantly",
+    "export": "export an encoder (safetensors, transformers, ONNX, torch.export, V-JEPA's own format)",
+    "features": "extract features from videos of any length with a sliding window",
+    "bench": "benchmark a training step, the loader, the decoders or a probe on this machine",
+    "doctor": "show what is installed, which devices and decoders work, and what is missing",
 }
 
 
-def main(words: list[str]) -> int:
-    """Run one command; the exit status is 0, 2 where the input was at fault, 75 where a run was interrupted."""
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
-    words, plugins = take_plugins(words)
-    if not words or words[0] in ("-h", "--help", "help"):
+def main(argv: list[str]) -> int:
+    """Run one command. Exit status: 0 on success, 2 for a user error, 75 for an interrupted run that can continue."""
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
+    argv, plugins = take_plugins(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
-    name, *rest = words
+    name, *rest = argv
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}; {explain_command(name, COMMANDS)}", file=sys.stderr)
         return 2
@@ -52,7 +52,7 @@ def main(words: list[str]) -> int:
         prog=f"python -m launch {name}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--debug shows the traceback of an error; --plugin MODULE imports parts of your own.",
+        epilog="--debug shows the traceback of an error; --plugin MODULE imports your own extensions.",
     )
     command.add_arguments(parser)
     arguments = parser.parse_intermixed_args(rest)
@@ -72,16 +72,16 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def take_plugins(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words without every `--plugin MODULE`, and the modules: parts of a user's own, for any command."""
-    rest, plugins, remaining = [], [], iter(words)
-    for word in remaining:
-        if word == "--plugin":
+def take_plugins(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split off every `--plugin MODULE`, which any command takes: (the remaining arguments, the plugin modules)."""
+    rest, plugins, remaining = [], [], iter(argv)
+    for argument in remaining:
+        if argument == "--plugin":
             plugins.append(next(remaining, ""))
-        elif word.startswith("--plugin="):
-            plugins.append(word.removeprefix("--plugin="))
+        elif argument.startswith("--plugin="):
+            plugins.append(argument.removeprefix("--plugin="))
         else:
-            rest.append(word)
+            rest.append(argument)
     return rest, plugins
 
 
@@ -96,21 +96,21 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "python -m launch <command> --help says more; --debug shows the traceback of an error.",
+            "python -m launch <command> --help shows details; --debug shows the traceback of an error.",
         ]
     )
 
 
 def _message(error: BaseException) -> str:
-    """The error in words; the first line of OmegaConf's, whose further lines repeat it in terms of its internals."""
+    """The error's text. Of an OmegaConf error only the first line: the rest repeats it in terms of its internals."""
     text = str(error) or type(error).__name__
     return text.splitlines()[0] if isinstance(error, OmegaConfBaseException) else text
 
 
 if __name__ == "__main__":
-    trains = next((word for word in take_plugins(sys.argv[1:])[0] if word != "--debug"), "") == "train"
+    trains = next((argument for argument in take_plugins(sys.argv[1:])[0] if argument != "--debug"), "") == "train"
     if trains:
-        signals.install()  # here, for a signal must not find the process without it
+        signals.install()  # before the slow imports: a signal may arrive during them
     try:
         status = main(sys.argv[1:])
     finally:

@@ -1,7 +1,7 @@
-"""Composes the dataclasses of the packages into one config, filled by YAML files and `key=value` overrides.
+"""Loads a config: a tree of frozen dataclasses filled from YAML files and `key=value` overrides.
 
-A file may name another one as `base:`, relative to itself, whose values it starts from. After `load_config` nobody
-sees OmegaConf: what comes back are frozen dataclasses.
+A file may name another one as `base:`, relative to itself, whose values it starts from. OmegaConf is an
+implementation detail of this module: `load_config` returns plain frozen dataclasses.
 """
 
 import argparse
@@ -19,48 +19,48 @@ from launch.describe_config import show_config
 from launch.suggest import explain_file, explain_key, explain_value
 from vjepa.registry import Registry, import_plugins
 
-BASE = "base"  # the word of a file that names another file
+BASE = "base"  # the key with which a file names the file it starts from
 
 Config = TypeVar("Config")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
-    """What every command with a config takes: the file, the overrides, and --show."""
-    parser.add_argument("config", help=f"YAML file; the ready ones are in {folder}")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="what differs from the file, as run.steps=100")
+    """Add the arguments of every command with a config: the file, the overrides, and --show."""
+    parser.add_argument("config", help=f"YAML file; ready-made ones are in {folder}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as run.steps=100")
     parser.add_argument(
-        "--show", action="store_true", help="print the resolved config, each key with its meaning, and stop"
+        "--show", action="store_true", help="print the resolved config, each key with its meaning, and exit"
     )
 
 
 def read_config(kind: type[Config], arguments: argparse.Namespace) -> Config | None:
-    """The config that the arguments ask for; printed, and None, where they ask to see it."""
-    config = load_config(kind, arguments.config, arguments.words)
+    """The config that the arguments specify; with --show it is printed instead, and None returned."""
+    config = load_config(kind, arguments.config, arguments.overrides)
     if arguments.show:
         print(show_config(config), end="")
         return None
     return config
 
 
-def load_config(kind: type[Config], path: str | Path | None, words: list[str]) -> Config:
+def load_config(kind: type[Config], path: str | Path | None, overrides: list[str]) -> Config:
     """A config of the dataclass `kind` from a YAML file (None: the defaults) and `key=value` overrides.
 
-    Raises FileNotFoundError for a missing file and ValueError for files that name each other as base, a key that does
-    not exist (it names the nearest ones), a value of the wrong type, or one that the dataclass refuses.
+    Raises FileNotFoundError for a missing file, and ValueError for a cycle of base files, an unknown key (naming the
+    closest ones), a value of the wrong type, or a value that the dataclass rejects.
     """
     files = [] if path is None else [(str(file), values) for file, values in read_files(path)]
-    given = [OmegaConf.from_dotlist([word]) for word in words if "=" in word]
+    given = [OmegaConf.from_dotlist([override]) for override in overrides if "=" in override]
     schema = _open_schema(kind, [*(values for _, values in files), *given])
     merged = OmegaConf.merge(OmegaConf.structured(schema), declared_defaults(schema))
     for source, values in files:
         merged = _merge(merged, values, source, schema)
-    for word in words:
-        merged = _merge(merged, _parse_override(word, schema), word, schema)
+    for override in overrides:
+        merged = _merge(merged, _parse_override(override, schema), override, schema)
     return cast(Config, OmegaConf.to_object(merged))
 
 
 def read_values(kind: type[Config], values: Mapping[str, Any], source: str) -> Config:
-    """A config of the dataclass `kind` from plain data; `source` stands in errors."""
+    """A config of the dataclass `kind` from plain data; error messages name `source`."""
     given = OmegaConf.create(dict(values))
     schema = _open_schema(kind, [given])
     merged = OmegaConf.merge(OmegaConf.structured(schema), declared_defaults(schema))
@@ -68,9 +68,9 @@ def read_values(kind: type[Config], values: Mapping[str, Any], source: str) -> C
 
 
 def _open_schema(kind: type, layers: Sequence[Any]) -> type:
-    """The dataclass to fill: `kind`, or what its `schema` makes of it once the plugins that a layer names are known.
+    """The dataclass to fill: `kind`, or what `kind.schema()` returns once the plugins named by the layers are imported.
 
-    They stand under `plugins` or `run.plugins`.
+    Layers name plugins under `plugins` or `run.plugins`.
     """
     named: list[str] = []
     for layer in layers:
@@ -84,14 +84,14 @@ def _open_schema(kind: type, layers: Sequence[Any]) -> type:
 
 
 def read_files(path: str | Path) -> list[tuple[Path, DictConfig]]:
-    """A YAML file and those it starts from, with their values without `base`; the one to start from comes first.
+    """A YAML file and its chain of base files, the outermost base first, with their values without the key `base`.
 
-    Raises FileNotFoundError for a missing file and ValueError for one that does not parse or that starts from itself.
+    Raises FileNotFoundError for a missing file and ValueError for invalid YAML or a cycle of base files.
     """
     file = Path(path)
     if not file.is_file():
         if "=" in str(path):
-            raise FileNotFoundError(f"{path} stands where the config is expected: give the YAML file first")
+            raise FileNotFoundError(f"{path} is an override, not a config: the YAML file must come first")
         raise FileNotFoundError(f"there is no config {path}; {explain_file(file)}")
     chain: list[tuple[Path, DictConfig]] = []
     while True:
@@ -102,10 +102,10 @@ def read_files(path: str | Path) -> list[tuple[Path, DictConfig]]:
             return chain
         before, file = file, file.parent / Path(str(base)).expanduser()
         if not file.is_file():
-            raise FileNotFoundError(f"{before}: base: {base} is not there, looked for {file}; {explain_file(file)}")
+            raise FileNotFoundError(f"{before}: base: {base} does not exist, looked for {file}; {explain_file(file)}")
         if any(file.samefile(seen) for seen, _ in chain):
-            circle = " -> ".join(str(seen) for seen in [*(seen for seen, _ in reversed(chain)), file])
-            raise ValueError(f"{before}: base: {base} closes a circle, {circle}; take one base out")
+            cycle = " -> ".join(str(seen) for seen in [*(seen for seen, _ in reversed(chain)), file])
+            raise ValueError(f"{before}: base: {base} closes a cycle, {cycle}; remove one base")
 
 
 def to_yaml(config: Any) -> str:
@@ -123,16 +123,16 @@ def _read_yaml(path: Path) -> DictConfig:
     return values
 
 
-def _parse_override(word: str, kind: type) -> Any:
-    if "=" in word:
-        return OmegaConf.from_dotlist([word])
-    key = next((key for key in list_keys(kind) if key.name == word), None)
+def _parse_override(text: str, kind: type) -> Any:
+    if "=" in text:
+        return OmegaConf.from_dotlist([text])
+    key = next((key for key in list_keys(kind) if key.name == text), None)
     if key is not None:
-        raise ValueError(f"{word} is a key without a value, it must have the form key=value: {word}=... ({key.type})")
-    if word.endswith((".yaml", ".yml")):
-        raise ValueError(f"{word} is a second file, a command takes one; that one may name another as `base:`")
-    hint = explain_key(word, kind)
-    raise ValueError(f"{word!r} must have the form key=value, for instance run.steps=1000; {hint}")
+        raise ValueError(f"{text} is a key without a value, it must have the form key=value: {text}=... ({key.type})")
+    if text.endswith((".yaml", ".yml")):
+        raise ValueError(f"{text} is a second file, a command takes only one; a file can name another as `base:`")
+    hint = explain_key(text, kind)
+    raise ValueError(f"{text!r} must have the form key=value, for instance run.steps=1000; {hint}")
 
 
 def _merge(base: Any, extra: Any, source: str, kind: type) -> Any:
@@ -156,14 +156,14 @@ def _check_registered(registry: Registry[Any], value: Any, key: str, source: str
             )
 
 
-def _check(hint: Any, value: Any, place: str, source: str, kind: type) -> None:
-    """Raise ValueError for keys that do not exist and values that are not among the choices; types are OmegaConf's."""
+def _check(hint: Any, value: Any, prefix: str, source: str, kind: type) -> None:
+    """Raise ValueError for unknown keys and values outside the choices; OmegaConf checks the types."""
     plain, inner = without_none(hint), inner_dataclass(hint)
     if isinstance(plain, type) and is_dataclass(plain) and isinstance(value, dict):
         hints = get_type_hints(plain)
         registries = {entry.name: entry.metadata["registry"] for entry in fields(plain) if "registry" in entry.metadata}
         for name, part in value.items():
-            key = f"{place}{name}"
+            key = f"{prefix}{name}"
             if name not in hints:
                 whole = _whole_key(key, part)
                 raise ValueError(f"{source}: there is no key {whole}; {explain_key(whole, kind)}")
@@ -172,18 +172,18 @@ def _check(hint: Any, value: Any, place: str, source: str, kind: type) -> None:
                 _check_registered(registries[name], part, key, source)
     elif inner is not None and isinstance(value, dict | list):
         for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-            _check(inner, part, f"{place}{name}.", source, kind)
+            _check(inner, part, f"{prefix}{name}.", source, kind)
     elif get_origin(plain) in (tuple, list) and isinstance(value, list):
         for part in value:
-            _check(get_args(plain)[0], part, place, source, kind)
+            _check(get_args(plain)[0], part, prefix, source, kind)
     elif (choices := list_choices(hint)) and value not in (choices if plain is hint else (*choices, None)):
-        word = f"{place.removesuffix('.')}={value}"
-        where = "" if source == word else f"{source}: "
-        raise ValueError(f"{where}{word} does not exist; {explain_value(value, choices)}")
+        assignment = f"{prefix.removesuffix('.')}={value}"
+        where = "" if source == assignment else f"{source}: "
+        raise ValueError(f"{where}{assignment} does not exist; {explain_value(value, choices)}")
 
 
 def _whole_key(key: str, value: Any) -> str:
-    """A key down to its last part where the value is a chain of single keys, as in `optimizer.lr=1`."""
+    """The full dotted key, following a value that is a chain of single keys, as in `optimizer.lr=1`."""
     while isinstance(value, dict) and len(value) == 1:
         name, value = next(iter(value.items()))
         key = f"{key}.{name}"

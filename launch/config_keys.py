@@ -1,6 +1,6 @@
-"""The keys of a config: every field of a dataclass and of those inside it, with type, default and comment.
+"""The keys of a config: every field of a dataclass and its nested dataclasses, with type, default and comment.
 
-The comment behind a field in the source is its documentation: `--show`, the answers to a misspelt key and
+The comment on a field in the source is its documentation: `--show`, the suggestions for a misspelt key and
 docs/configuration.md all print it.
 """
 
@@ -14,7 +14,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-FREE = "NAME"  # stands in a key for a name that the user chooses
+FREE = "NAME"  # placeholder in a key for a name that the user chooses
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Key:
     """One setting."""
 
     name: str  # dotted
-    type: str  # as a reader writes it: int or null
+    type: str  # in YAML terms, such as "int or null"
     default: Any
     comment: str
     required: bool = False
@@ -34,7 +34,7 @@ class Key:
 
 
 def list_keys(kind: type, prefix: str = "") -> list[Key]:
-    """Every key of a dataclass in the order of the source."""
+    """Every key of a dataclass, in source order."""
     keys: list[Key] = []
     hints, comments = get_type_hints(kind), read_comments(kind)
     for entry in fields(kind):
@@ -52,15 +52,15 @@ def list_keys(kind: type, prefix: str = "") -> list[Key]:
 
 
 def config_keys(kind: type) -> list[str]:
-    """The dotted names of all keys; NAME stands for a free name."""
+    """The dotted names of all keys; NAME stands for a name chosen by the user."""
     return [key.name for key in list_keys(kind)]
 
 
 def declared_defaults(kind: type) -> dict[str, Any]:
-    """The defaults as they are written in a dataclass and those inside it.
+    """The defaults as written in a dataclass and its nested dataclasses.
 
-    An instance may already hold what its `__post_init__` derived from them: the width of the default size would then
-    stand beside a size named later.
+    An instance will not do: its `__post_init__` may have derived values from the defaults, such as the width of the
+    default size, which would be wrong once the size is overridden.
     """
     found: dict[str, Any] = {}
     hints = get_type_hints(kind)
@@ -80,13 +80,13 @@ def inner_dataclass(hint: Any) -> type | None:
 
 
 def without_none(hint: Any) -> Any:
-    """`X | None` -> X; any other type as it is."""
+    """`X | None` -> X; any other type unchanged."""
     parts = [part for part in get_args(hint) if part is not NoneType]
     return parts[0] if get_origin(hint) in (Union, UnionType) and len(parts) == 1 else hint
 
 
 def list_choices(hint: Any) -> tuple[Any, ...]:
-    """What a `Literal` allows, also inside `X | None` and tuples; empty for any other type."""
+    """The choices of a `Literal`, also inside `X | None` and tuples; empty for any other type."""
     plain = without_none(hint)
     if get_origin(plain) is Literal:
         return get_args(plain)
@@ -112,7 +112,7 @@ def describe_type(hint: Any) -> str:
 
 @cache
 def read_comments(kind: type) -> dict[str, str]:
-    """The comment on each field of a dataclass: behind it, inside its parentheses, or on the lines above it."""
+    """The comment on each field of a dataclass: after it, inside its parentheses, or on the lines above it."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if is_dataclass(base):
@@ -124,7 +124,7 @@ def _comments_of(kind: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(kind))
     except (OSError, TypeError):
-        return {}  # no source beside the code: the keys are there, their comments are not
+        return {}  # no source available, so no comments
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     lines = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     found, statements = {}, cast(ast.ClassDef, ast.parse(source).body[0]).body

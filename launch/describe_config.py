@@ -1,4 +1,4 @@
-"""Configs in words: what `--show` prints, and the page docs/configuration.md."""
+"""Configs as text: the output of `--show`, and the page docs/configuration.md."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -8,17 +8,17 @@ import yaml  # type: ignore[import-untyped]
 
 from launch.config_keys import Key, declared_defaults, list_keys, read_comments
 
-COLUMN = 40  # of the comments, where the line before them leaves room
+COLUMN = 40  # column in which comments start, unless the line is longer
 
 
 def show_config(config: Any) -> str:
-    """A config as YAML that `load_config` reads back: each key with its comment, and its default where it differs."""
-    header = "# [default: X] marks what differs from the default X.\n"
+    """A config as YAML that `load_config` reads back: each key with its comment, and its default if it differs."""
+    header = "# [default: X] marks a value that differs from the default X.\n"
     return header + "\n".join(_show(config, declared_defaults(type(config)), "")) + "\n"
 
 
 def reference(title: str, introduction: str, kinds: Mapping[str, type]) -> str:
-    """A Markdown page with every key of several configs: a heading and a table for each section of each."""
+    """A Markdown page with every key of several configs: a heading and a table per section."""
     lines = [f"# {title}", "", introduction]
     for heading, kind in kinds.items():
         lines += [f"## {heading}", "", *_document(kind)]
@@ -72,7 +72,7 @@ def _comment(text: str, comment: str) -> str:
 
 
 def _inline(value: Any) -> str:
-    """A value on one line of YAML."""
+    """A value as one line of YAML."""
     dumped: str = yaml.safe_dump(
         _plain(value), default_flow_style=True, width=1_000_000, allow_unicode=True, sort_keys=False
     )

@@ -1,4 +1,4 @@
-"""What a measurement is made with: a clock that knows the parts of a step, and the peak of the memory."""
+"""Measurement tools: a clock for the parts of a step, peak memory, and the peak matmul rate."""
 
 import ctypes
 import gc
@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
-KEEPS = "teacher_forward"  # whatever runs inside this part belongs to it
+OPAQUE_PART = "teacher_forward"  # everything that runs inside this part counts towards it
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
-Border = tuple[Any, str, str]  # an object, the name of its method, the part that a call of it is
+Border = tuple[Any, str, str]  # an object, the name of its method, the part that its calls count towards
 Now = Callable[[], float]
 
 
 class PartClock:
-    """Seconds of each part without those of the parts inside it; waits for the device at every border.
+    """Seconds of each part, excluding nested parts; synchronises with the device at every part boundary.
 
-    A clock that is off lets everything pass untouched, so a step is written once for both ways of timing it.
+    A clock that is off does nothing, so the same step code serves for timing with and without parts.
     """
 
     def __init__(self, device: torch.device, on: bool = True, now: Now = time.perf_counter) -> None:
@@ -35,7 +35,7 @@ class PartClock:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time what happens inside as `name`."""
-        if not self.on or KEEPS in self._open:
+        if not self.on or OPAQUE_PART in self._open:
             yield
             return
         self._switch()
@@ -48,14 +48,14 @@ class PartClock:
 
     @contextmanager
     def watch(self, borders: Sequence[Border]) -> Iterator[None]:
-        """Time every call of these methods as a part of its own."""
+        """Time every call of these methods as its own part."""
         for owner, method, name in borders:
             setattr(owner, method, self._timed(getattr(owner, method), name))
         try:
             yield
         finally:
             for owner, method, _ in borders:
-                delattr(owner, method)  # the class's own shows again
+                delattr(owner, method)  # uncovers the method of the class
 
     def _timed(self, work: Callable[..., Any], name: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -65,17 +65,17 @@ class PartClock:
         return timed
 
     def _switch(self) -> None:
-        """What passed since the last border belongs to the part at hand."""
+        """Credit the time since the last boundary to the innermost open part."""
         wait_for(self.device)
-        moment = self.now()
+        now = self.now()
         if self._open:
             name = self._open[-1]
-            self.seconds[name] = self.seconds.get(name, 0.0) + moment - self._since
-        self._since = moment
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to do."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -83,7 +83,7 @@ def wait_for(device: torch.device) -> None:
 def time_in_turn(
     works: Sequence[Callable[[], object]], repeats: int, warm_up: int, device: torch.device
 ) -> list[float]:
-    """Median seconds of each of the works, which take turns: a machine's speed wanders, and so it does for all."""
+    """Median seconds of each function in `works`; they alternate, so that drifts in machine speed affect all alike."""
     times: list[list[float]] = [[] for _ in works]
     for number in range(warm_up + repeats):
         for work, found in zip(works, times, strict=True):
@@ -97,9 +97,9 @@ def time_in_turn(
 
 
 def peak_gib(work: Callable[[], object], device: torch.device) -> float | None:
-    """Largest memory that `work` needs at once: allocated on a GPU, resident on a CPU under Linux, else None.
+    """Peak memory of `work` in GiB: allocated on a GPU, resident on a CPU under Linux, else None.
 
-    It runs twice: libraries and compiled code that the first time brings into memory are not its own.
+    `work` runs twice: libraries and compiled code that the first run loads are not counted.
     """
     on_gpu = device.type == "cuda"
     if not on_gpu and not STATUS.is_file():
@@ -111,7 +111,7 @@ def peak_gib(work: Callable[[], object], device: torch.device) -> float | None:
         torch.cuda.reset_peak_memory_stats()
     else:
         try:
-            CLEAR.write_text("5")  # the peak begins anew
+            CLEAR.write_text("5")  # resets the peak
         except OSError:  # not allowed in some containers
             return None
     work()
@@ -120,18 +120,18 @@ def peak_gib(work: Callable[[], object], device: torch.device) -> float | None:
 
 
 def release() -> None:
-    """Give back what nobody uses: what Python holds in cycles, and what the allocators keep for later."""
+    """Free unused memory: Python's reference cycles and the allocators' caches."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif STATUS.is_file():
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU C library has it
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only in the GNU C library
         if trim is not None:
             trim(0)
 
 
 def available_gib() -> float | None:
-    """Memory that programs could still take under Linux, also where a container or a job has a limit; else None."""
+    """Available memory in GiB under Linux, respecting the limits of containers and jobs; None elsewhere."""
     table = Path("/proc/meminfo")
     if not table.is_file():
         return None
@@ -142,7 +142,7 @@ def available_gib() -> float | None:
 
 
 def _read_limits(root: Path = GROUPS, own: Path = OWN_GROUPS) -> Iterator[tuple[int, int]]:
-    """Limit and use in bytes of each control group that this process is in, version 2 and 1."""
+    """Limit and usage in bytes of each control group of this process, cgroup versions 2 and 1."""
     for line in own.read_text().splitlines() if own.is_file() else ():
         _, kinds, name = line.split(":", 2)
         if kinds and "memory" not in kinds.split(","):
@@ -161,21 +161,21 @@ def _read_limits(root: Path = GROUPS, own: Path = OWN_GROUPS) -> Iterator[tuple[
 def _read_kib(path: Path, name: str) -> int:
     found = re.search(rf"^{name}:\s*(\d+) kB", path.read_text(), re.MULTILINE)
     if found is None:
-        raise OSError(f"{path} has no line {name}, which Linux writes; without it memory cannot be measured")
+        raise OSError(f"{path} has no line {name}, which Linux normally writes; memory cannot be measured without it")
     return int(found[1])
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device, repeats: int = 10) -> float:
-    """Floating-point operations a second of a large matrix product on this device, measured now.
+    """FLOP/s of a large matrix product on this device, measured now.
 
-    The run's random numbers stay as they are.
+    Leaves the global random state untouched.
     """
     product, operations = matrix_product(dtype, device)
     return operations / time_in_turn([product], repeats, 3, device)[0]
 
 
 def matrix_product(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], object], int]:
-    """A large matrix product that can be done again and again, and its floating-point operations."""
+    """A repeatable large matrix product, and its FLOPs."""
     side = 8192 if device.type == "cuda" else 2048
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))

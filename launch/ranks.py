@@ -1,6 +1,6 @@
-"""Which of the processes of a command this is: torchrun or srun say it in the environment.
+"""The rank of this process, from the environment variables that torchrun or srun set.
 
-Imports nothing that takes time, and knows nothing of what the processes do.
+Imports nothing slow, and does not depend on what the processes do.
 """
 
 import os
@@ -13,20 +13,20 @@ Starter = Literal["", "torchrun", "srun", "environment"]
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among those that were started together."""
+    """The rank of this process among those that were started together."""
 
     number: int = 0
     world: int = 1
-    local: int = 0  # among those of its node
+    local: int = 0  # rank within its node
     nodes: int = 1
-    starter: Starter = ""  # environment: somebody who set RANK and WORLD_SIZE; "": nobody, it was started alone
+    starter: Starter = ""  # environment: another launcher set RANK and WORLD_SIZE; "": a single process, no launcher
 
 
 def find_rank(environment: Mapping[str, str] = os.environ) -> Rank:
-    """This process as torchrun or srun started it, else as RANK and WORLD_SIZE say, else alone.
+    """The rank as set by torchrun or srun, else by RANK and WORLD_SIZE, else that of a single process.
 
-    torchrun comes first: its processes inherit what srun said to torchrun itself. Raises ValueError where a variable is
-    missing beside others of its starter, or is no number.
+    torchrun is checked first: its processes inherit the variables that srun set for torchrun itself. Raises ValueError
+    if one of a launcher's variables is missing or not a number.
     """
     if {"LOCAL_WORLD_SIZE", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"} <= environment.keys():
         world, on_node = _read(environment, "WORLD_SIZE"), _read(environment, "LOCAL_WORLD_SIZE")
@@ -43,9 +43,9 @@ def find_rank(environment: Mapping[str, str] = os.environ) -> Rank:
 
 
 def _started_by_srun(environment: Mapping[str, str]) -> bool:
-    """SLURM_STEP_ID is there in what srun starts, not in the batch script around it.
+    """Whether srun started this process: SLURM_STEP_ID is set inside a step, not in the batch script around it.
 
-    A shell in a job, of salloc or `srun --pty`, is a step as well: who types into it starts processes by hand.
+    An interactive shell of salloc or `srun --pty` is a step too, but processes started from it do not count.
     """
     if "SLURM_STEP_ID" not in environment or "SLURM_PROCID" not in environment or "LOCAL_WORLD_SIZE" in environment:
         return False
@@ -57,6 +57,6 @@ def _started_by_srun(environment: Mapping[str, str]) -> bool:
 def _read(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
     found = environment.get(name, "" if default is None else str(default))
     if not found.isdigit():
-        raise ValueError(f"the environment variable {name} must be a number where processes are started together, got "
-                         f"{found!r}; unset it, or start them with torchrun or srun")  # fmt: skip
+        raise ValueError(f"the environment variable {name} must be a number when several processes are launched, got "
+                         f"{found!r}; unset it, or launch them with torchrun or srun")  # fmt: skip
     return int(found)

@@ -1,4 +1,4 @@
-"""What a user probably meant: the nearest keys, values, commands and files."""
+"""Did-you-mean suggestions for keys, values, commands and files."""
 
 import difflib
 import os
@@ -9,11 +9,11 @@ from launch.config_keys import FREE, Key, list_keys
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHOWN = 3  # suggestions
-LEAST = 0.6  # similarity, from 0 to 1
-MARGIN = 0.15  # what is less similar than the best by more than this is not named
+LEAST = 0.6  # minimum similarity of a suggestion, from 0 to 1
+MARGIN = 0.15  # suggestions must be within this similarity of the best
 
-# What other projects, and other parts of this one, call a setting -> what it is called here, the likeliest first. Only
-# those that the config at hand has are suggested.
+# Names of a setting in other projects and other parts of this one -> its key here, most likely first. Only keys of the
+# config being loaded are suggested.
 ALIASES: dict[str, tuple[str, ...]] = {
     "lr": ("optim.lr", "heads.attentive.lrs"),
     "learning_rate": ("optim.lr", "heads.attentive.lrs"),
@@ -65,13 +65,13 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "k": ("heads.neighbours",),
 }
 
-# What there is no key for -> what to do instead.
+# Settings without a key -> what to do instead.
 NOTES = {
     "wandb": "there is no logger for Weights & Biases: run.output holds csv/metrics.csv and TensorBoard files",
-    "base": "base: stands in a YAML file, not on the command line; give the other file as the config instead",
+    "base": "base: works only in a YAML file, not on the command line; give the other file as the config instead",
 }
 
-COMMANDS = {  # what a command is called elsewhere
+COMMANDS = {  # names of commands in other projects
     "pretrain": "train",
     "fit": "train",
     "eval": "probe",
@@ -89,7 +89,7 @@ COMMANDS = {  # what a command is called elsewhere
 
 
 def suggest_keys(wanted: str, kind: type) -> list[Key]:
-    """The keys that come nearest to one that does not exist: by other names, by their last part, by spelling."""
+    """The closest keys to one that does not exist: by alias, by last part, and by spelling."""
     keys = {key.name: key for key in list_keys(kind)}
     leaf = wanted.rsplit(".", 1)[-1]
     known = [
@@ -98,7 +98,7 @@ def suggest_keys(wanted: str, kind: type) -> list[Key]:
     scores = {name: _similarity(wanted, leaf, key) for name, key in keys.items()}
     best = max(scores.values(), default=0.0)
     near = sorted((name for name in keys if scores[name] >= max(LEAST, best - MARGIN)), key=lambda name: -scores[name])
-    if known:  # beside another name only what is spelt almost like it
+    if known:  # next to an alias, only keys spelt almost alike
         near = [name for name in near if scores[name] > 1 - MARGIN]
     return [keys[name] for name in dict.fromkeys([*known, *near])][:SHOWN]
 
@@ -132,30 +132,30 @@ def explain_command(wanted: str, commands: Iterable[str]) -> str:
 
 
 def explain_file(path: Path) -> str:
-    """The second half of an error about a config that is not there: files of nearly the same name."""
+    """The second half of an error about a config that does not exist: files with similar names."""
     found = {os.path.relpath(file): file for folder in (path.parent, CONFIGS) for file in _list_yaml(folder)}
     stems = {name: file.stem.lower() for name, file in found.items()}
     near = nearest(path.stem.lower(), list(dict.fromkeys(stems.values())), SHOWN)
     names = [name for stem in near for name in found if stems[name] == stem][:SHOWN]
-    return f"did you mean {' or '.join(names)}?" if names else "the ready ones are in configs/"
+    return f"did you mean {' or '.join(names)}?" if names else "ready-made ones are in configs/"
 
 
 def nearest(wanted: str, names: list[str], count: int) -> list[str]:
-    """The names spelt most like `wanted`, the nearest first; those it is the beginning of count as near."""
+    """The names most similar to `wanted`, best first; names that start with it also count."""
     begun = [name for name in names if len(wanted) > 2 and name.startswith(wanted)]
     close = difflib.get_close_matches(wanted, names, n=count, cutoff=LEAST)
     return list(dict.fromkeys([*close, *begun]))[:count]
 
 
 def _similarity(wanted: str, leaf: str, key: Key) -> float:
-    """From 0 to 1: the last parts decide, and the same section or a similar whole breaks ties."""
+    """From 0 to 1: mainly the similarity of the last parts; that of the whole keys breaks ties."""
     last = difflib.SequenceMatcher(None, leaf, key.leaf).ratio()
     whole = difflib.SequenceMatcher(None, wanted, key.name).ratio()
     return 0.8 * last + 0.2 * whole
 
 
 def _fill_in(name: str, wanted: str) -> str:
-    """`masks.NAME.kind` with the user's own name, where they gave one."""
+    """`masks.NAME.kind` with NAME replaced by the user's name, if given."""
     parts, given = name.split("."), wanted.split(".")
     if FREE in parts and len(parts) == len(given) and parts[: parts.index(FREE)] == given[: parts.index(FREE)]:
         parts[parts.index(FREE)] = given[parts.index(FREE)]

@@ -1,1 +1,1 @@
-"""Measurements of a machine: step, loader, decoders, probe."""
+"""Benchmarks of a machine: training step, loader, decoders, probe."""

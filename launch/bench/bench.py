@@ -1,4 +1,4 @@
-"""What `bench` measures, one function a kind of measurement."""
+"""Option checks and entry points of `bench step` and `bench step --sweep`, and the description of the machine."""
 
 import argparse
 import importlib.metadata
@@ -20,7 +20,7 @@ from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
 
 KINDS = ("step", "loader", "decode", "probe")
-# option: what it belongs to, whether it goes with --sweep
+# option: the benchmark it belongs to, whether it combines with --sweep
 BELONGS = {
     "plain": ("step", False),
     "figure": ("step", False),
@@ -34,7 +34,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for an option that says nothing about what is measured."""
+    """Raise ValueError for an option that does not apply to the chosen benchmark."""
     for name, (what, with_sweep) in BELONGS.items():
         option, value = f"--{name.replace('_', '-')}", getattr(arguments, name)
         if value is None or value is False:
@@ -53,18 +53,18 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 
 def run_step(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The step's row; figure and trace are written on the way."""
+    """The results of `bench step`; writes the figure and the trace if requested."""
     if arguments.plain:
         check_plain(config.jepa)
     clips = share_of_device(config.run).clips
-    print(f"measuring steps of {clips} clips at once, run.batch_per_device=N takes others", file=sys.stderr)
+    print(f"measuring steps of {clips} clips (change with run.batch_per_device=N)", file=sys.stderr)
     try:
         found = bench_step(config, arguments.repeats, PlainStep if arguments.plain else None, arguments.profile)
     except (RuntimeError, MemoryError) as error:
         if not is_memory(error):
             raise
         raise ValueError(
-            f"{clips} clips at once need more memory than this device has; give a smaller run.batch_per_device, or "
+            f"a batch of {clips} clips needs more memory than this device has; give a smaller run.batch_per_device, or "
             "let --sweep find the largest"
         ) from error
     if arguments.figure is not None:
@@ -84,13 +84,13 @@ def run_step(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, An
 
 
 def run_sweep(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The sweep's points; its table is printed on the way."""
+    """The points of the sweep; prints its table."""
     vary = VARIED if arguments.vary is None else tuple(filter(None, arguments.vary.split(",")))
     points = []
     for point in sweep(config, arguments.repeats, arguments.most_clips or 0, vary):
         points.append(point)
         measured = (f"{head} {cell}" for head, cell in zip(HEADS, cells(point), strict=True) if cell)
-        print(f"measured: {', '.join(measured)}", file=sys.stderr)  # compiling may take minutes
+        print(f"measured: {', '.join(measured)}", file=sys.stderr)  # progress, because compiling may take minutes
     print(render(points))
     best = fastest(points)
     about = {name: value for name, value in describe(config, 0).items() if name in ("encoder", "tokens")}
@@ -98,7 +98,7 @@ def run_sweep(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, A
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The device and the versions that the numbers were measured with."""
     code = describe_code()
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -112,7 +112,7 @@ def environment() -> dict[str, Any]:
 
 
 def name_device() -> str:
-    """The GPU, else the model of the processor."""
+    """The name of the GPU, else the CPU model."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     if CPUINFO.is_file():

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, as a picture: one bar a step, one colour a part."""
+"""Plots where the time of a step goes: one bar per step, one colour per part."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-NARROW = 0.05  # share of the longest bar below which a part's number does not fit into it
+NARROW = 0.05  # below this fraction of the longest bar, a part is too narrow for its number
 
-Parts = Mapping[str, float | None]  # milliseconds of each part, None where there is none
+Parts = Mapping[str, float | None]  # milliseconds of each part, None if it does not apply
 
 
 def draw_parts(bars: Mapping[str, Parts], title: str, path: Path) -> None:
-    """Draw a stacked bar in milliseconds for each of `bars`, the first on top, into a PNG file."""
+    """Draw a stacked bar in milliseconds for each of `bars`, the first on top, and save it as PNG."""
     figure = Figure(figsize=(9.0, 1.9 + 0.6 * len(bars)), layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
@@ -33,7 +33,7 @@ def draw_parts(bars: Mapping[str, Parts], title: str, path: Path) -> None:
     panel.set_yticks(range(len(bars)), list(bars))
     panel.invert_yaxis()
     panel.set_xlim(0, 1.1 * longest)
-    panel.set_xlabel("milliseconds of a step that waits for the device between its parts")
+    panel.set_xlabel("milliseconds per step, synchronising with the device between parts")
     panel.set_title(title, fontsize=10)
     panel.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)

@@ -1,4 +1,4 @@
-"""What it costs to bring clips from the shards to a batch: the whole loader, and each decoder by itself."""
+"""The cost of loading clips from shards into a batch: the whole loader, and each decoder on its own."""
 
 import itertools
 import math
@@ -16,24 +16,24 @@ from data.loading.workers import TrainBatches
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
 
-STORED = 2  # batches of each worker that lie ready, see torch's prefetch_factor
-Order = tuple[bytes, Sequence[int], Decoder]  # a video, the frames wanted of it, and who shall decode it
+PREFETCHED = 2  # batches prefetched per worker: torch's prefetch_factor
+DecodeCall = tuple[bytes, Sequence[int], Decoder]  # a video, the frame indices, the decoder
 
 
 def bench_loader(config: TrainConfig, repeats: int, step_ms: float | None = None) -> dict[str, Any]:
-    """Clips a second out of the loader, with nobody training, and what a clip costs beside its bare decoding.
+    """Clips per second from the loader without training, and the cost of a clip compared with bare decoding.
 
-    With `step_ms` also the number of workers, each on a core of its own, that would feed optimiser steps of that time.
+    With `step_ms`, also the number of workers, each with its own core, that would keep up with steps of that duration.
     """
     share, workers = share_of_device(config.run), config.data.count_workers()
     loader = TrainLoader(config.data, share.clips, config.run.seed)
     batches = iter(loader)
-    empty_store(batches, workers, least=3)
-    rounds = max(math.ceil(repeats / max(1, workers)), 2 * STORED)  # workers deliver in turn
+    drain_prefetched(batches, workers, least=3)
+    rounds = max(math.ceil(repeats / max(1, workers)), 2 * PREFETCHED)  # workers deliver in turn
     begun = time.perf_counter()
     clips = sum(len(next(batches).keys) for _ in range(rounds * workers or repeats))
     seconds = time.perf_counter() - begun
-    batches.close()  # its workers would disturb what comes
+    batches.close()  # its workers would disturb the next measurement
     costs = clip_costs(config, repeats)
     found = {
         "workers": workers,
@@ -49,16 +49,16 @@ def bench_loader(config: TrainConfig, repeats: int, step_ms: float | None = None
     return found
 
 
-def empty_store(batches: Iterator[Batch], workers: int, least: int = 0) -> None:
-    """Take what the workers have ready: it cost its time before anything was measured."""
-    for _ in range(max(least, STORED * workers)):
+def drain_prefetched(batches: Iterator[Batch], workers: int, least: int = 0) -> None:
+    """Take the prefetched batches: they were made before the measurement started."""
+    for _ in range(max(least, PREFETCHED * workers)):
         next(batches)
 
 
 def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
-    """CPU time of a clip in one process: the whole way from shard to batch, and decoding the same frames alone.
+    """CPU time per clip in one process: the whole pipeline from shard to batch, and decoding the same frames alone.
 
-    As in a worker, one thread does it. Batches and their decoding take turns, so that both see the same machine.
+    Single-threaded, as in a worker. The two alternate batch by batch, so that both see the same machine conditions.
     """
     reader = Reader(config, share_of_device(config.run).clips)
     threads, pipeline, bare = torch.get_num_threads(), 0.0, 0.0
@@ -66,9 +66,9 @@ def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
     try:
         for number in range(repeats + 1):
             begun = time.process_time()
-            orders = reader.read()
+            calls = reader.read()
             made = time.process_time()
-            for video, indices, decoder in orders:
+            for video, indices, decoder in calls:
                 decode_frames(video, indices, decoder)
             if number:  # the first batch opens shards and warms up
                 pipeline += made - begun
@@ -84,9 +84,9 @@ def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
 
 
 def bench_decode(config: TrainConfig, clips: int) -> dict[str, Any]:
-    """CPU milliseconds of a clip for each decoder that is installed, on the same clips, with one thread.
+    """CPU milliseconds per clip for each installed decoder, on the same clips, single-threaded.
 
-    The clips of a video are decoded at once, as in training; `clips` is rounded up to whole videos.
+    All clips of a video are decoded together, as in training; `clips` is rounded up to whole videos.
     """
     together = config.data.clips_per_video
     reader, videos = Reader(config, together), -(-clips // together)
@@ -100,7 +100,7 @@ def bench_decode(config: TrainConfig, clips: int) -> dict[str, Any]:
                 begun = time.process_time()
                 try:
                     decode_frames(video, indices, name)
-                except DecodeError:  # counted; the loader would take the other decoder
+                except DecodeError:  # counted; the loader would fall back to the other decoder
                     failed[name] += number > 0
                     continue
                 if number:  # the first one warms up
@@ -123,7 +123,7 @@ def bench_decode(config: TrainConfig, clips: int) -> dict[str, Any]:
 
 
 class Reader:
-    """Makes batches of training clips in this process, and says what was decoded for each."""
+    """Makes batches of training clips in this process, and records the decoder calls of each."""
 
     def __init__(self, config: TrainConfig, clips: int) -> None:
         loader = TrainLoader(config.data, clips, config.run.seed)
@@ -133,15 +133,15 @@ class Reader:
         self.clips = clips
         self.batches = TrainBatches(streams, loader.mixture, clips, 0, 1, config.data.clips_per_video)
         self.numbers, self.board = self.batches.numbers(0), Board(0)
-        self.orders: list[Order] = []
+        self.calls: list[DecodeCall] = []
 
-    def read(self) -> list[Order]:
-        """Make the next batch; what was decoded for it."""
-        self.orders.clear()
+    def read(self) -> list[DecodeCall]:
+        """Make the next batch; returns the decoder calls it took."""
+        self.calls.clear()
         self.batches.make(next(self.numbers), self.board)
-        return self.orders
+        return self.calls
 
     def _decode(self, video: bytes, indices: Sequence[int], decoder: Decoder) -> Frames:
         frames = decode_frames(video, indices, decoder)
-        self.orders.append((video, indices, decoder))
+        self.calls.append((video, indices, decoder))
         return frames

@@ -1,7 +1,7 @@
-"""The training step as one would write it down from the paper, to have something to be faster than.
+"""A straightforward training step, written directly from the paper, as the baseline for speed.
 
-Eager modules, a convolution over the whole clip, one call of encoder and predictor for each kind of mask, AdamW and
-the teacher's update as they come. Loss and gradients are those of `vjepa.jepa.JEPA`, whose weights it takes.
+Eager modules, a convolution over the whole clip, one call of encoder and predictor per mask, plain AdamW and a plain
+EMA update. Loss and gradients equal those of `vjepa.jepa.JEPA`, whose weights it takes.
 B clips, T frames, H W pixels; N tokens, K kept as context, M to predict, D width, P predictor width.
 """
 
@@ -27,7 +27,7 @@ from vjepa.predictor import PredictorConfig
 
 
 def check_plain(config: JepaConfig) -> None:
-    """Raise ValueError where the plain step would not be this recipe's."""
+    """Raise ValueError for a config that the plain step does not implement."""
     for field, found, required in (
         ("objective", config.objective, "masked"),
         ("teacher.source", config.teacher.source, "average"),
@@ -37,17 +37,17 @@ def check_plain(config: JepaConfig) -> None:
     ):
         if found != required:
             raise ValueError(
-                f"--plain needs {field}={required}, got {found}: the plain step knows V-JEPA 1 and 2 alone"
+                f"--plain requires {field}={required}, got {found}: the plain step implements only V-JEPA 1 and 2"
             )
 
 
 class PlainStep:
-    """The whole step, at the schedules' first values."""
+    """The whole step, with the schedules fixed at their first values."""
 
     keeps_casts = True  # autocast's default
 
     def __init__(self, config: TrainConfig, device: torch.device, source: JEPA | None = None) -> None:
-        """Weights as in `source`, else as the config's seed draws them; ValueError for another recipe."""
+        """Weights copied from `source`, else initialised from the config's seed; ValueError for another recipe."""
         check_plain(config.jepa)
         self.config = config.jepa
         source = source or JEPA(self.config)
@@ -71,41 +71,41 @@ class PlainStep:
         self.optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=optim.betas, eps=optim.eps)
 
     def forward(self, batch: Clips) -> Tensor:
-        """Mean over the kinds of masks of the distance between what is predicted and what the teacher sees."""
+        """Mean over the masks of the distance between predictions and teacher features."""
         video = normalise(batch.clips)
         size = len(video)
-        places = torch.arange(batch.position - size, batch.position, device=video.device)
+        positions = torch.arange(batch.position - size, batch.position, device=video.device)
         with torch.no_grad():
             features = self.teacher(video).float()
             target = functional.layer_norm(features, features.shape[-1:])
         losses = []
         for kind, mask in enumerate(self.config.masks.values()):
-            masks = draw_masks(mask, self.config.encoder.grid, places, self.config.seed, kind)
+            masks = draw_masks(mask, self.config.encoder.grid, positions, self.config.seed, kind)
             context = self.encoder(video, masks.context)
             prediction = self.predictor(context, masks.context, masks.target, kind)
             losses.append(prediction_loss(prediction, gather_tokens(target, masks.target), self.config.loss.power))
         return torch.stack(losses).mean()
 
     def clear(self) -> None:
-        """Forget the gradients of the step before."""
+        """Zero the gradients."""
         self.optimizer.zero_grad()
 
     def optimise(self) -> None:
-        """Limit the gradient norm of each module, then AdamW."""
+        """Clip the gradient norm of each module, then an AdamW step."""
         optim = self.config.optim
-        free = not optim.clip or (optim.clip_after_warmup and optim.warmup(self.config.steps) > 0)
+        unclipped = not optim.clip or (optim.clip_after_warmup and optim.warmup(self.config.steps) > 0)
         for module in (self.encoder, self.predictor):
-            nn.utils.clip_grad_norm_(module.parameters(), math.inf if free else optim.clip)
+            nn.utils.clip_grad_norm_(module.parameters(), math.inf if unclipped else optim.clip)
         self.optimizer.step()
 
     @torch.no_grad()
     def follow(self) -> None:
-        """The moving average, parameter by parameter."""
+        """The EMA update of the teacher, parameter by parameter."""
         for mine, theirs in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
             mine.mul_(self.momentum).add_(theirs, alpha=1 - self.momentum)
 
     def borders(self) -> list[Border]:
-        """Where the forward's parts begin and end."""
+        """The methods that delimit the parts of the forward pass."""
         return [
             (self.teacher, "forward", "teacher_forward"),
             (self.encoder, "forward", "context_forward"),
@@ -114,7 +114,7 @@ class PlainStep:
 
 
 class PlainBlock(nn.Module):
-    """Pre-norm transformer block; names of parameters as in `vjepa.blocks.Block`."""
+    """Pre-norm transformer block; parameter names as in `vjepa.blocks.Block`."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -139,8 +139,8 @@ class PlainBlock(nn.Module):
         return output
 
 
-class Places(nn.Module):
-    """Where tokens sit: a table to add, or angles to turn by."""
+class PositionEncoding(nn.Module):
+    """Token positions: a sincos table to add, or rotary angles."""
 
     def __init__(self, config: EncoderConfig, width: int, heads: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Places(nn.Module):
         self.register_buffer("second", tables[1], persistent=False)
 
     def forward(self, x: Tensor, index: Tensor | None) -> tuple[Tensor, Rotation | None]:
-        """x [B, K, D] of the tokens index [B, K] -> x, with the table added; the rotation of its heads."""
+        """x [B, K, D] of the tokens index [B, K] -> x, plus the table if sincos; the rotation if rotary."""
         first, second = self.get_buffer("first"), self.get_buffer("second")
         if not self.rotary:
             return x + (first if index is None else first[index]), None
@@ -163,13 +163,13 @@ class Places(nn.Module):
 
 
 class PlainEncoder(nn.Module):
-    """Video ViT; names of parameters as in `vjepa.vit.Encoder`."""
+    """Video ViT; parameter names as in `vjepa.encoder.Encoder`."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         size = (config.tubelet, config.patch, config.patch)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, config.shape.width, kernel_size=size, stride=size)})
-        self.places = Places(config, config.shape.width, config.shape.heads)
+        self.positions = PositionEncoding(config, config.shape.width, config.shape.heads)
         self.blocks = nn.ModuleList(
             PlainBlock(config.shape.width, config.shape.heads, config.shape.mlp_ratio)
             for _ in range(config.shape.depth)
@@ -182,13 +182,13 @@ class PlainEncoder(nn.Module):
         x = self.patch_embed["proj"](video).flatten(2).transpose(1, 2)
         if index is not None:
             x = gather_tokens(x, index)
-        x, rotation = self.places(x, index)
+        x, rotation = self.positions(x, index)
         output: Tensor = self.norm(run_blocks(self.blocks, x, rotation, self.recompute))
         return output
 
 
 class PlainPredictor(nn.Module):
-    """Narrow transformer over context and mask tokens; names of parameters as in `vjepa.predictor.Predictor`."""
+    """Narrow transformer over context and mask tokens; parameter names as in `vjepa.predictor.Predictor`."""
 
     def __init__(self, config: PredictorConfig, encoder: EncoderConfig) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class PlainPredictor(nn.Module):
         self.predictor_embed = nn.Linear(encoder.shape.width, config.width)
         tokens = (torch.zeros(1, 1, config.width) for _ in range(config.mask_tokens or 1))
         self.mask_tokens = nn.ParameterList(nn.Parameter(token) for token in tokens)
-        self.places = Places(encoder, config.width, heads)
+        self.positions = PositionEncoding(encoder, config.width, heads)
         self.predictor_blocks = nn.ModuleList(
             PlainBlock(config.width, heads, config.mlp_ratio) for _ in range(config.depth)
         )
@@ -209,14 +209,14 @@ class PlainPredictor(nn.Module):
         visible = self.predictor_embed(context)
         hidden = self.mask_tokens[kind].to(visible.dtype).expand(*target_index.shape, -1)
         index = torch.cat([context_index, target_index], dim=1)
-        x, rotation = self.places(torch.cat([visible, hidden], dim=1), index)
+        x, rotation = self.positions(torch.cat([visible, hidden], dim=1), index)
         x = run_blocks(self.predictor_blocks, x, rotation, self.recompute)
         output: Tensor = self.predictor_proj(self.predictor_norm(x[:, context.shape[1] :]))
         return output
 
 
 def run_blocks(blocks: nn.ModuleList, x: Tensor, rotation: Rotation | None, recompute: bool) -> Tensor:
-    """x [B, K, D] through all blocks; with `recompute` activations are made again in the backward pass."""
+    """x [B, K, D] through all blocks; with `recompute`, activations are recomputed in the backward pass."""
     for block in blocks:
         x = checkpoint(block, x, rotation, use_reentrant=False) if recompute else block(x, rotation)
     return x

@@ -1,4 +1,4 @@
-"""What a sweep of heads costs with the features kept, against one head with the encoder run again in every epoch."""
+"""The cost of a sweep of heads on cached features, against one head that re-runs the encoder in every epoch."""
 
 import statistics
 import tempfile
@@ -16,10 +16,10 @@ from probes.kinds import HEADS
 
 
 def bench_probe(config: ProbeConfig, repeats: int) -> dict[str, Any]:
-    """Seconds of both, in turn; features of the encoder alone, the attentive head of the config.
+    """Seconds of both, alternating; only the encoder's features and the attentive head of the config are used.
 
-    The sweep's time is that of the feature pass into an empty folder and of everything after it: all heads, the choice
-    among them, training the chosen one on all and its answers. The other one is a single head's training and answers.
+    The time of the sweep covers the feature pass into an empty cache, training all heads, selecting one, refitting it
+    on all training samples and evaluating it. The other time covers training and evaluating a single head.
     """
     depths = [name for name in config.heads.names if HEADS.find(name).depth]
     if len(depths) != 1:
@@ -38,7 +38,7 @@ def bench_probe(config: ProbeConfig, repeats: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             answer(collect(orders, replace(sweep, cache=folder), Rank()), sweep.heads)
 
-    streamed = collect(orders, single, Rank())  # the means, which no attentive head needs: not timed
+    streamed = collect(orders, single, Rank())  # not timed: pooled means, which an attentive head does not need
     times: dict[str, list[tuple[float, float]]] = {"sweep": [], "alone": []}
     for _ in range(repeats):
         times["sweep"].append(_clock(run_sweep))
@@ -62,7 +62,7 @@ def bench_probe(config: ProbeConfig, repeats: int) -> dict[str, Any]:
 
 
 def _clock(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds on the wall and of this process; loading processes are not in the second."""
+    """Wall-clock seconds and CPU seconds of this process; the latter exclude the loader workers."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu

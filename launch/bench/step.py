@@ -1,7 +1,7 @@
-"""How long a training step takes, where its time goes, and what share of the device's matrix rate it uses.
+"""The time of a training step, where it goes, and the utilisation of the device's matmul rate.
 
-The step is timed as training takes it; its parts are timed in steps of their own, which wait for the device at every
-border. The matrix product, the plain step and ours take turns. B clips.
+The step is timed as it runs in training; its parts are timed in separate steps that synchronise with the device at
+every part boundary. The matrix product, the plain step and our step alternate. B clips.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from data.loading.loader import TrainLoader
-from launch.bench.loader import empty_store
+from launch.bench.loader import drain_prefetched
 from launch.meter import Border, PartClock, matrix_product, peak_gib, release, time_in_turn
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
@@ -30,7 +30,7 @@ from vjepa.precision import choose_precision
 WARM_UP = 3  # steps before anything is timed
 PROFILED = 3  # steps in a trace
 TRACE, OPERATORS = "trace.json.gz", "operators.txt"  # in the folder of --profile
-REST = "masks_and_loss"  # the part of everything that has no other: drawing masks, loss, the rest of the forward
+REST = "masks_and_loss"  # everything outside the other parts: drawing masks, loss, the rest of the forward pass
 PARTS = (
     "teacher_forward", "context_forward", "predictor", REST, "backward", "optimiser", "teacher_update", "data_wait",
 )  # fmt: skip
@@ -38,16 +38,16 @@ PARTS = (
 
 @dataclass
 class Clips:
-    """A batch as the training step takes it."""
+    """A batch for the training step."""
 
     clips: Tensor  # uint8 [B, T, H, W, C]
     position: int
 
 
 class Step(Protocol):
-    """A training step in the pieces that Lightning calls one after the other."""
+    """A training step split into the pieces that Lightning calls in order."""
 
-    keeps_casts: bool  # autocast keeps the cast of a weight until the step is over
+    keeps_casts: bool  # autocast caches the cast weights until the end of the step
 
     def forward(self, batch: Clips) -> Tensor: ...
 
@@ -61,7 +61,7 @@ class Step(Protocol):
 
 
 class OurStep:
-    """The step of a run, without a trainer around it; it stays at the schedules' first values."""
+    """The step of a run without a trainer, with the schedules fixed at their first values."""
 
     keeps_casts = False  # as Lightning trains
 
@@ -76,20 +76,20 @@ class OurStep:
         return self.model.training_step(batch, 0)
 
     def clear(self) -> None:
-        """Forget the gradients of the step before."""
+        """Zero the gradients."""
         self.optimizer.zero_grad()
 
     def optimise(self) -> None:
-        """Gradient norms, then the update."""
+        """Compute gradient norms, then take an optimiser step."""
         self.model.on_before_optimizer_step(self.optimizer)
         self.optimizer.step()
 
     def follow(self) -> None:
-        """The teacher's update."""
+        """The EMA update of the teacher."""
         self.model.target_encoder.update(self.model.context_encoder, self.model.momentum_at(0))
 
     def borders(self) -> list[Border]:
-        """Where the forward's parts begin and end."""
+        """The methods that delimit the parts of the forward pass."""
         model = self.model
         found: list[Border] = [
             (model.target_encoder, "forward", "teacher_forward"),
@@ -108,7 +108,7 @@ def bench_step(
     plain: Callable[[TrainConfig, torch.device], Step] | None = None,
     traces: Path | None = None,
 ) -> dict[str, Any]:
-    """All there is to say about a step for the batch of one device; `plain` builds a step to be measured beside it."""
+    """All measurements of a step with the batch of one device; `plain` builds a second step to compare with."""
     bench = StepBench(config, share_of_device(config.run).clips)
     builders = {"ours": OurStep} if plain is None else {"plain": plain, "ours": OurStep}
     peaks = {name: bench.peak(build) for name, build in reversed(builders.items())}
@@ -129,7 +129,7 @@ def bench_step(
 
 
 def describe(config: TrainConfig, size: int) -> dict[str, Any]:
-    """What is measured."""
+    """The configuration that is measured."""
     return {
         "encoder": config.encoder.size,
         "tokens": config.encoder.grid,
@@ -141,7 +141,7 @@ def describe(config: TrainConfig, size: int) -> dict[str, Any]:
 
 
 def find_device() -> torch.device:
-    """What is measured: a GPU where there is one."""
+    """The device to measure: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -155,7 +155,7 @@ class StepBench:
         self.compiled, self.warm = _count_graphs(), 0
 
     def take(self, step: Step, batch: Clips, clock: PartClock) -> None:
-        """One step, in Lightning's order."""
+        """Run one step in the order that Lightning does."""
         with torch.autocast(self.device.type, torch.bfloat16, self.half, step.keeps_casts), _without_trainer():
             loss = step.forward(batch)
         with clock.part("optimiser"):
@@ -168,23 +168,23 @@ class StepBench:
             step.follow()
 
     def made_clips(self) -> Iterator[Clips]:
-        """Batches that cost nothing: the same pixels, but the masks of one step after the other."""
+        """Batches at no cost: always the same pixels, but the masks of consecutive steps."""
         data = self.config.data
         shape = (self.size, data.frames, data.crop, data.crop, 3)
         clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device)
         return (Clips(clips, self.size * number) for number in itertools.count(1))
 
     def read_clips(self, batches: Iterator[Any]) -> Iterator[Clips]:
-        """Batches of the loader, on the device."""
+        """Batches from the loader, on the device."""
         for batch in batches:
             yield Clips(batch.clips.to(self.device, non_blocking=True), batch.position)
 
     def peak(self, build: Callable[[TrainConfig, torch.device], Step]) -> float | None:
-        """Memory that a step needs, with nothing else built: weights, optimiser, activations."""
+        """Peak memory in GiB of a step on its own: weights, optimiser state, activations."""
 
         def work() -> None:
             step, batches, off = build(self.config, self.device), self.made_clips(), PartClock(self.device, on=False)
-            for _ in range(2):  # the second has the optimiser's state from its beginning
+            for _ in range(2):  # only the second step starts with optimiser state
                 self.take(step, next(batches), off)
 
         found = peak_gib(work, self.device)
@@ -192,7 +192,7 @@ class StepBench:
         return None if found is None else round(found, 3)
 
     def time(self, steps: dict[str, Step], repeats: int) -> dict[str, dict[str, float]]:
-        """Step time, rates and share of the matrix rate of each step; all of them and the product take turns."""
+        """Step time, rates and utilisation of each step; the steps and the matrix product alternate."""
         product, operations = matrix_product(torch.bfloat16 if self.half else torch.float32, self.device)
         off = PartClock(self.device, on=False)
 
@@ -219,17 +219,17 @@ class StepBench:
         }
 
     def parts(self, steps: dict[str, Step], repeats: int) -> dict[str, dict[str, float | None]]:
-        """Milliseconds of each part: medians, but for the wait, which comes now and then, the mean. Steps take turns.
+        """Milliseconds of each part: the median, except the mean for the sporadic data wait. The steps alternate.
 
-        With data.path the batches come from the loader, whose store is emptied first; without it nothing is waited for.
-        On a GPU the wait is an upper bound: training fetches clips while the device still works.
+        With data.path, batches come from the loader, after draining its prefetched ones; without it there is no data
+        wait. On a GPU the data wait is an upper bound: in training, clips are fetched while the device still works.
         """
         with ExitStack() as stack:
             batches = self.made_clips()
             if self.config.data.path:
                 loader = TrainLoader(self.config.data, self.size, self.config.run.seed)
                 read = stack.enter_context(closing(iter(loader)))
-                empty_store(read, self.config.data.count_workers())
+                drain_prefetched(read, self.config.data.count_workers())
                 batches = self.read_clips(read)
             rows: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
             for number, (name, step) in itertools.product(range(repeats + 1), steps.items()):
@@ -239,7 +239,7 @@ class StepBench:
         return {name: self.summarise(found) for name, found in rows.items()}
 
     def summarise(self, rows: list[dict[str, float]]) -> dict[str, float | None]:
-        """Milliseconds of each part out of the seconds of several steps."""
+        """Milliseconds of each part from the seconds of several steps."""
         found: dict[str, float | None] = {
             name: round(1000 * median(row.get(name, 0.0) for row in rows), 2) for name in PARTS
         }
@@ -248,7 +248,7 @@ class StepBench:
         return found
 
     def time_parts(self, step: Step, batches: Iterator[Clips], clock: PartClock) -> dict[str, float]:
-        """Seconds of the parts of a step; they add up to all of its time."""
+        """Seconds of the parts of a step; they add up to its total time."""
         with clock.watch(step.borders()), clock.part(REST):
             with clock.part("data_wait"):
                 batch = next(batches)
@@ -256,26 +256,26 @@ class StepBench:
         return clock.seconds
 
     def masks(self, repeats: int) -> float | None:
-        """Milliseconds to draw the masks of all kinds for a batch; None where the objective has none."""
+        """Milliseconds to draw all masks for a batch; None if the objective uses no masks."""
         config = self.config.jepa
         if not config.objective_class.draws_masks:
             return None
-        places = torch.arange(self.size, device=self.device)
+        positions = torch.arange(self.size, device=self.device)
 
         def draw() -> None:
-            draw_all(config.masks, config.encoder.grid, places, config.seed)
+            draw_all(config.masks, config.encoder.grid, positions, config.seed)
 
         return round(1000 * time_in_turn([draw], repeats, WARM_UP, self.device)[0], 3)
 
     def graphs(self) -> dict[str, Any]:
-        """Graphs that torch.compile made, and how many of them after the warm-up."""
+        """Number of graphs compiled by torch.compile, and how many of them after the warm-up."""
         if not self.config.run.compile:
             return {"recompilations": None}
         now = _count_graphs()
         return {"recompilations": {"graphs": now - self.compiled, "after_warm_up": now - self.warm}}
 
     def profile(self, step: Step, folder: Path) -> dict[str, str]:
-        """Write a trace of some steps, and a table of the operators that take most; the paths of both."""
+        """Write a trace of a few steps and a table of the most expensive operators; returns both paths."""
         folder.mkdir(parents=True, exist_ok=True)
         batches, off, on_gpu = self.made_clips(), PartClock(self.device, on=False), self.device.type == "cuda"
         kinds = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
@@ -290,8 +290,8 @@ class StepBench:
 
 
 def _count_graphs() -> int:
-    """Graphs that this process has compiled."""
-    from torch._dynamo.utils import counters  # here: whoever compiles nothing need not wait for it
+    """Number of graphs that this process has compiled."""
+    from torch._dynamo.utils import counters  # local import: slow, and only needed when compiling
 
     stats: Counter[str] = counters["stats"]
     return stats["unique_graphs"]
@@ -299,7 +299,7 @@ def _count_graphs() -> int:
 
 @contextmanager
 def _without_trainer() -> Iterator[None]:
-    """Nobody is told that there is no trainer to log to."""
+    """Suppress Lightning's warning that there is no trainer to log to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*self.trainer. reference is not registered.*")
         yield

@@ -1,4 +1,4 @@
-"""Which options and which batch train fastest on this device: every choice with a growing batch, as a table."""
+"""The fastest options and batch size for this device: every combination with a growing batch, as a table."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +14,14 @@ from probes.tables import align_columns
 from vjepa.precision import Precision, choose_precision
 
 VARIED = ("precision", "compile", "checkpoint")
-MOST_ON_CPU = 64  # clips of a batch where nobody says a limit
-GAIN = 1.02  # a doubling must bring so much, or the next one must
-HEADS = ("precision", "compile", "checkpoint", "batch", "clips/s", "ms a step", "peak GiB", "utilisation", "")
+MOST_ON_CPU = 64  # default limit on clips per batch on a CPU
+GAIN = 1.02  # stop when two doublings in a row speed up throughput by less than this factor
+HEADS = ("precision", "compile", "checkpoint", "batch", "clips/s", "ms/step", "peak GiB", "utilisation", "")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One choice with one batch, measured; or why it could not be."""
+    """The measurement of one combination with one batch size, or the reason why it failed."""
 
     precision: str
     compile: bool
@@ -35,21 +35,23 @@ class Point:
 
 
 def sweep(config: TrainConfig, repeats: int, most_clips: int, vary: Sequence[str]) -> Iterator[Point]:
-    """Points of all choices of what is in `vary`, each with batches of 1, 2, 4, ... clips.
+    """Points of all combinations of the options in `vary`, each with batches of 1, 2, 4, ... clips.
 
-    A choice ends where memory does, at `most_clips` (0: 64 on a CPU, no limit on a GPU), or where two doublings in a
-    row bring less than 2 % more clips a second.
+    A combination ends when memory runs out, at `most_clips` (0: 64 on a CPU, no limit on a GPU), or when two doublings
+    in a row each give less than 2 % more clips per second.
     """
     unknown = [name for name in vary if name not in VARIED]
     if unknown or not vary:
-        raise ValueError(f"--vary takes {', '.join(VARIED)}, separated by commas, got {','.join(vary) or 'nothing'}")
+        raise ValueError(
+            f"--vary takes a comma-separated list of {', '.join(VARIED)}, got {','.join(vary) or 'nothing'}"
+        )
     limit = most_clips or (0 if torch.cuda.is_available() else MOST_ON_CPU)
     for choice in choices(config, vary):
         yield from grow(choice, repeats, limit)
 
 
 def choices(config: TrainConfig, vary: Sequence[str]) -> Iterator[TrainConfig]:
-    """The config with every combination of what is varied; the rest stays as it is."""
+    """The config with every combination of the varied options; the rest is unchanged."""
     run, encoder = config.run, config.encoder
     precisions: tuple[Precision, ...] = ("bf16", "fp32") if "precision" in vary else (run.precision,)
     compiles = (False, True) if "compile" in vary else (run.compile,)
@@ -63,9 +65,9 @@ def choices(config: TrainConfig, vary: Sequence[str]) -> Iterator[TrainConfig]:
 
 
 def grow(config: TrainConfig, repeats: int, limit: int) -> Iterator[Point]:
-    """Points of one choice, while the batch doubles."""
+    """Points of one combination, doubling the batch."""
     if config.run.compile:
-        torch.compiler.reset()  # else the graphs of other choices use up the number that a function may have
+        torch.compiler.reset()  # graphs of earlier combinations would count against the recompilation limit
     peaks: list[float] = []
     best, idle, batch = 0.0, 0, 1
     while (not limit or batch <= limit) and idle < 2 and fits(peaks):
@@ -80,7 +82,7 @@ def grow(config: TrainConfig, repeats: int, limit: int) -> Iterator[Point]:
 
 
 def fits(peaks: Sequence[float]) -> bool:
-    """On a CPU: would the next doubling, judged by the two last peaks, stay below half of the memory there is?"""
+    """On a CPU: will the next doubling, extrapolated from the last two peaks, use less than half the free memory?"""
     available = available_gib()
     if torch.cuda.is_available() or available is None or len(peaks) < 2:
         return True
@@ -88,7 +90,7 @@ def fits(peaks: Sequence[float]) -> bool:
 
 
 def measure(config: TrainConfig, batch: int, repeats: int) -> Point:
-    """One point; what the device cannot do is said in it."""
+    """Measure one point; a failure is recorded in it."""
     point = Point(
         choose_precision(config.run.precision, find_device()),
         config.run.compile,
@@ -121,7 +123,7 @@ def render(points: Sequence[Point]) -> str:
 
 
 def fastest(points: Sequence[Point]) -> Point | None:
-    """The point with the most clips a second; None where all failed."""
+    """The point with the most clips per second; None if all failed."""
     return max((point for point in points if not point.error), key=lambda point: point.clips_per_s, default=None)
 
 
@@ -136,5 +138,5 @@ def cells(point: Point, best: bool = False) -> tuple[str, ...]:
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether memory ran out; a CPU says it in words only."""
+    """Whether memory ran out; on a CPU only the error message tells."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

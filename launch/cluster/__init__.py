@@ -1,1 +1,1 @@
-"""SLURM: job scripts, copies of the code, the state of runs."""
+"""SLURM: job scripts, code snapshots, the status of runs."""

@@ -1,8 +1,8 @@
-"""What SLURM is told: the script of a job, and the few questions it is asked.
+"""The interface to SLURM: job scripts, submission, and job state.
 
-The script can be read, changed and submitted again by hand. srun starts one task for each GPU. A run that was asked to
-stop leaves its job's number in the file `unfinished`; the script then puts the job back in the queue unless somebody
-cancelled it. Python does not, for it may be in a container that has no SLURM.
+The script can be read, edited and resubmitted by hand. srun starts one task per GPU. A run that was asked to stop
+leaves its job ID in the file `unfinished`; the script then requeues the job unless somebody cancelled it. The script
+does this rather than Python, which may run in a container without SLURM.
 """
 
 import shlex
@@ -18,26 +18,26 @@ Kind = Literal["train", "probe", "export"]
 
 @dataclass(frozen=True)
 class JobConfig:
-    """What a job asks of the cluster; what is empty or 0 is left to its defaults."""
+    """Resources and options of a job; an empty value or 0 leaves the cluster's default."""
 
     nodes: int = 1
-    gpus_per_node: int = 1  # one task for each; 0: one task a node, without a GPU
+    gpus_per_node: int = 1  # one task per GPU; 0: one task per node, without a GPU
     tasks_per_node: int = 0  # 0: as many as GPUs
     cpus_per_task: int = 0
-    mem: str = ""  # of a node, as 64G
-    time: str = ""  # limit, as 24:00:00
-    notice: int = 120  # seconds before the limit at which a run saves and goes back to the queue
+    mem: str = ""  # per node, such as 64G
+    time: str = ""  # limit, such as 24:00:00
+    notice: int = 120  # seconds before the limit at which a run saves and requeues
     partition: str = ""
     account: str = ""
     qos: str = ""
     constraint: str = ""
     name: str = ""
-    after: str = ""  # number of a job that must have ended well
-    container: str = ""  # words before python, as "apptainer exec --nv image.sif"
-    srun: str = ""  # more words for srun, as "--container-image=image.sqsh"
-    python: str = ""  # the interpreter; empty: this one, in a container `python`
-    setup: tuple[str, ...] = ()  # lines to run first, as "module load cuda"
-    sbatch: tuple[str, ...] = ()  # more options of sbatch, as "--mail-type=FAIL"
+    after: str = ""  # ID of a job that must finish successfully first
+    container: str = ""  # command prefix, such as "apptainer exec --nv image.sif"
+    srun: str = ""  # extra options for srun, such as "--container-image=image.sqsh"
+    python: str = ""  # the interpreter; empty: this one, or `python` in a container
+    setup: tuple[str, ...] = ()  # lines to run first, such as "module load cuda"
+    sbatch: tuple[str, ...] = ()  # extra options for sbatch, such as "--mail-type=FAIL"
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.notice < 1:
@@ -48,19 +48,19 @@ class JobConfig:
 
     @property
     def tasks(self) -> int:
-        """Tasks of a node."""
+        """Tasks per node."""
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job, or an array of them with a folder each."""
+    """One job, or a job array with one folder per task."""
 
     kind: Kind
-    command: tuple[str, ...]  # words after `python -m launch`; "$run" in them is the folder
+    command: tuple[str, ...]  # arguments of `python -m launch`; "$run" stands for the folder
     folders: tuple[Path, ...]
-    home: Path  # where script and log of the job are
-    code: Path  # the copy of the code
+    home: Path  # folder of the job script and log
+    code: Path  # the code snapshot
 
 
 def render_script(job: Job, config: JobConfig) -> str:
@@ -77,19 +77,19 @@ def render_script(job: Job, config: JobConfig) -> str:
     return "\n".join(
         [
             "#!/bin/bash",
-            "# Written by `python -m launch submit`; `sbatch` and this file submit it again.",
+            "# Written by `python -m launch submit`; submit it again with `sbatch` and this file.",
             *(f"#SBATCH {line}" for line in _directives(job, config, array)),
             "",
             *config.setup,
             folder,
-            f"cd {shlex.quote(str(job.code))} || exit 1  # the copy of the code made at submission",
+            f"cd {shlex.quote(str(job.code))} || exit 1  # the code snapshot taken at submission",
             'export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}',
-            "export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))  # two jobs of a node must not share it",
+            "export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))  # must differ between jobs on the same node",
             'mkdir -p "$run/logs"',
             'rm -f "$run/unfinished"',
-            "trap : TERM USR1  # this script outlives the signals",
+            "trap : TERM USR1  # this script survives the signals",
             "",
-            "# A task ignores signals until the program is there to answer them.",
+            "# Tasks ignore signals until the program has installed its handlers.",
             f"""{srun} --output="$run/logs/rank-%t.log" --open-mode=append \\""",
             f"""  bash -c 'trap "" TERM USR1; exec "$@"' task {start}""",
             "status=$?",
@@ -101,17 +101,17 @@ def render_script(job: Job, config: JobConfig) -> str:
 
 
 def submit_script(script: Path) -> str:
-    """Hand a script to SLURM; the number of the job. Raises OSError with SLURM's words where it is refused."""
+    """Submit a script to SLURM; returns the job ID. Raises OSError with SLURM's message if it is rejected."""
     if shutil.which("sbatch") is None:
         raise FileNotFoundError("there is no sbatch here: submit from a login node of the cluster, or give --dry-run")
     done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
     if done.returncode:
-        raise OSError(f"SLURM refused {script}: {done.stderr.strip()}")
+        raise OSError(f"SLURM rejected {script}: {done.stderr.strip()}")
     return done.stdout.strip().split(";")[0]
 
 
 def ask_state(job: str) -> tuple[str, int] | None:
-    """State of a job in SLURM's words and how often it was put back in the queue; None where SLURM does not know it."""
+    """SLURM's state of a job and its number of requeues; None if SLURM does not know the job."""
     if not job or shutil.which("scontrol") is None:
         return None
     try:
@@ -132,8 +132,8 @@ def ask_state(job: str) -> tuple[str, int] | None:
 
 _REQUEUE = (
     "",
-    "# Back to the queue: saved before its end (75); warned before the program was there (138); or being preempted.",
-    "# A job that was cancelled, or requeued by others, is not RUNNING now and is left alone.",
+    "# Requeue if the run saved before its end (75), was signalled before it could handle it (138), or is preempted.",
+    "# A job that was cancelled, or requeued by someone else, is no longer RUNNING and is left alone.",
     "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
     "job=${job:-$SLURM_JOB_ID}",
     'now=$(scontrol show job --oneliner "$job")',
@@ -146,7 +146,7 @@ _REQUEUE = (
 
 
 def _directives(job: Job, config: JobConfig, array: bool) -> list[str]:
-    """Options of sbatch, one a line."""
+    """Options of sbatch, one per line."""
     wanted = {
         "job-name": config.name or job.home.name,
         "nodes": config.nodes,
@@ -174,5 +174,5 @@ def _interpreter(config: JobConfig) -> str:
 
 
 def _cpus(config: JobConfig) -> str:
-    """srun does not take it over from sbatch by itself."""
+    """The option for srun, which does not inherit it from sbatch."""
     return f"--cpus-per-task={config.cpus_per_task}" if config.cpus_per_task else ""

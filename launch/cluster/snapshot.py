@@ -1,4 +1,4 @@
-"""A copy of the code beside the run that uses it, so that a later edit cannot change a job that waits in the queue."""
+"""A snapshot of the code next to the run that uses it, so that later edits cannot change a queued job."""
 
 import errno
 import hashlib
@@ -16,9 +16,9 @@ NAME = "code.json"
 
 
 def describe_code() -> dict[str, Any]:
-    """Which code this is: git commit, whether files differ from it, and a digest of the files themselves."""
+    """The version of this code: git commit, whether files differ from it, and a digest of the files."""
     stored = ROOT / NAME
-    if stored.is_file():  # this is a copy
+    if stored.is_file():  # this is a snapshot
         described: dict[str, Any] = json.loads(stored.read_text())
         return described
     changed = _git("status", "--porcelain", "--", *PACKAGES)
@@ -30,7 +30,7 @@ def describe_code() -> dict[str, Any]:
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy the packages to `folder`/code/DIGEST and return that path; a copy that is there already is the same."""
+    """Copy the packages to `folder`/code/DIGEST and return that path; an existing copy is identical and kept."""
     target = folder / "code" / digest()
     if target.is_dir():
         return target
@@ -43,13 +43,13 @@ def take_snapshot(folder: Path) -> Path:
                 shutil.copyfile(file, copy)
             (part / NAME).write_text(json.dumps(describe_code()) + "\n")
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # somebody else has made the same copy meanwhile
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process has made the same copy
             raise
     return target
 
 
 def digest() -> str:
-    """Ten hexadecimal digits that change when any file of the packages does."""
+    """Ten hexadecimal digits that change with any file of the packages."""
     state = hashlib.sha256()
     for file in _files():
         state.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
@@ -62,7 +62,7 @@ def _files() -> list[Path]:
 
 
 def _git(*words: str) -> str | None:
-    """What git answers, or None where there is no git or no repository."""
+    """The output of git, or None without git or a repository."""
     try:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Where a run is: state, step, rate, time left, restarts, newest checkpoint and loss."""
+"""The status of a run: state, step, rate, time left, starts, newest checkpoint and loss."""
 
 import csv
 import json
@@ -14,20 +14,20 @@ from launch.cluster.slurm import ask_state
 from launch.training.checkpoints import list_checkpoints
 from launch.training.rundir import HEARTBEAT, read_history
 
-SILENT = 20 * HEARTBEAT  # seconds without a sign of life after which a run on another machine is called silent
+SILENT = 20 * HEARTBEAT  # seconds without a heartbeat after which a run on another machine counts as silent
 COLUMNS = ("RUN", "STATE", "STEP", "STEPS/S", "LEFT", "STARTS", "CHECKPOINT", "LOSS")
 
 
 @dataclass(frozen=True)
 class Status:
-    """One line of the table, and what is said below it."""
+    """One line of the table, and a note to print below it."""
 
     cells: tuple[str, ...]
     note: str = ""
 
 
 def read_status(folder: Path) -> Status:
-    """What is known of one run."""
+    """The status of one run; FileNotFoundError if the folder is not a run directory."""
     history = read_history(folder)
     if not history:
         raise FileNotFoundError(f"{folder} is not a run directory: it has no history.jsonl")
@@ -52,27 +52,27 @@ def read_status(folder: Path) -> Status:
 
 
 def find_state(folder: Path, history: list[dict[str, Any]], progress: dict[str, Any]) -> tuple[str, str]:
-    """State in one word or two, and a note where something went wrong."""
+    """The state in a word or two, and a note if something went wrong."""
     last, job = history[-1], next((line["job"] for line in reversed(history) if line.get("job")), "")
     asked = ask_state(job) if last["event"] != "finished" else None
     if asked is not None and not (last["event"] == "failed" and asked[0] == "RUNNING"):
         state, restarts = asked
-        words = f"{state.lower()}, job {job}" + (f", requeued {restarts} times" if restarts else "")
-        return words, _first_error(folder) if state.startswith(("FAILED", "NODE_FAIL", "OUT_OF_MEMORY")) else ""
+        described = f"{state.lower()}, job {job}" + (f", requeued {restarts} times" if restarts else "")
+        return described, _first_error(folder) if state.startswith(("FAILED", "NODE_FAIL", "OUT_OF_MEMORY")) else ""
     if last["event"] == "failed":
         return "failed", _first_error(folder)
     if last["event"] == "interrupted":
-        return f"stopped by {last['signal']}", "the same command continues"
+        return f"stopped by {last['signal']}", "the same command resumes the run"
     if last["event"] != "start":
         return str(last["event"]), ""
     seen = max(last["time"], progress.get("time", 0.0))
     if last["host"] == socket.gethostname():
         if _is_alive(last["process"]):
             return "running", ""
-        return "killed", f"process {last['process']} is gone without a word; the same command continues"
+        return "killed", f"process {last['process']} died without recording an end; the same command resumes the run"
     if time.time() - seen < SILENT:
         return "running", ""
-    return "silent", f"no sign of life since {_ago(seen)}, it ran on {last['host']}"
+    return "silent", f"last heartbeat {_ago(seen)}, on host {last['host']}"
 
 
 def read_loss(folder: Path) -> str:
@@ -92,7 +92,7 @@ def _read_progress(folder: Path) -> dict[str, Any]:
 
 
 def _first_error(folder: Path) -> str:
-    """The error of the rank that fell silent first: those of the others follow from it."""
+    """The error of the rank whose log ended first: the errors of the others usually follow from it."""
     for path in sorted(folder.glob("logs/rank-*.log"), key=lambda path: path.stat().st_mtime):
         lines = path.read_text(errors="replace").splitlines()
         for line in reversed(lines[-200:]):

@@ -1,4 +1,4 @@
-"""What is sent to SLURM: a script and a copy of the code, checked before it waits in the queue."""
+"""Prepares a SLURM submission, checking everything that would otherwise fail only after queueing."""
 
 import argparse
 import itertools
@@ -30,24 +30,24 @@ SUBMITTED = "submitted.yaml"
 REQUEST = "request.json"
 HELP = {
     "nodes": "default: 1",
-    "gpus_per_node": "one task for each; 0: one task a node, without a GPU (default: 1)",
+    "gpus_per_node": "one task per GPU; 0: one task per node, without a GPU (default: 1)",
     "tasks_per_node": "default: as many as GPUs",
-    "cpus_per_task": "cores for a task, for its loading processes",
-    "mem": "of a node, as 64G",
-    "time": "limit of the job, as 24:00:00; a run outlives it by going back to the queue",
+    "cpus_per_task": "cores per task, for its loader workers",
+    "mem": "memory per node, such as 64G",
+    "time": "time limit of the job, such as 24:00:00; a longer run requeues itself",
     "notice": "seconds before the limit at which a run saves (default: 120)",
-    "after": "number of a job that must have ended well",
-    "name": "of the job (default: that of the folder)",
-    "container": 'words before python, as "apptainer exec --nv image.sif"',
-    "srun": "more words for srun, as --srun=--container-image=image.sqsh",
+    "after": "ID of a job that must finish successfully first",
+    "name": "name of the job (default: name of the folder)",
+    "container": 'command prefix, such as "apptainer exec --nv image.sif"',
+    "srun": "extra options for srun, such as --srun=--container-image=image.sqsh",
     "python": "interpreter (default: this one; in a container `python`)",
-    "setup": 'a line to run first, as "module load cuda"; may be repeated',
-    "sbatch": "another option of sbatch, as --sbatch=--mail-type=FAIL; may be repeated",
+    "setup": 'a line to run first, such as "module load cuda"; may be repeated',
+    "sbatch": "extra option for sbatch, such as --sbatch=--mail-type=FAIL; may be repeated",
 }
 
 
 def read_request(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What is asked for, as plain data: what a folder was submitted with last time, then what the words say now."""
+    """The request as plain data: that of the folder's last submission, if any, updated with these arguments."""
     given = {entry.name: getattr(arguments, entry.name) for entry in fields(JobConfig)}
     options = {name: value for name, value in given.items() if value is not None}
     stored = Path(arguments.config) / REQUEST
@@ -59,15 +59,15 @@ def read_request(arguments: argparse.Namespace) -> dict[str, Any]:
         request = {**json.loads(stored.read_text()), "sweep": []}
         request["options"].pop("after", None)
     elif Path(arguments.config).is_dir() and request["job"] != "export":
-        raise ValueError(f"{arguments.config} was not submitted from here: give the YAML file and its words")
-    request["words"] = [*request["words"], *arguments.words]
+        raise ValueError(f"{arguments.config} holds no earlier submission: give the YAML file and its overrides")
+    request["words"] = [*request["words"], *arguments.overrides]
     request["sweep"] = [*request["sweep"], *arguments.sweep]
     request["options"] = {**request["options"], **options}
     return request
 
 
 def prepare(request: dict[str, Any], options: JobConfig) -> tuple[Job, dict[Path, str]]:
-    """The job, and the resolved config for each of its folders; raises ValueError for what would fail in the queue."""
+    """The job, and the resolved config for each of its folders; raises ValueError for what would fail in the job."""
     kind: Kind = request["job"]
     if kind == "export":
         if len(request["words"]) != 1:
@@ -80,9 +80,9 @@ def prepare(request: dict[str, Any], options: JobConfig) -> tuple[Job, dict[Path
         return Job(kind, command, (home,), home, home / "code" / digest()), {home: ""}
     files: dict[Path, str] = {}
     variants = list(expand(request["sweep"]))
-    for words in variants:
+    for overrides in variants:
         checked = check_training if kind == "train" else check_probe
-        files.update([checked(request, words, options)])
+        files.update([checked(request, overrides, options)])
     folders = tuple(files)
     if len(folders) < len(variants):
         raise ValueError("--sweep gives the same run twice")
@@ -91,29 +91,29 @@ def prepare(request: dict[str, Any], options: JobConfig) -> tuple[Job, dict[Path
 
 
 def expand(sweep: list[str]) -> Iterator[list[str]]:
-    """`key=a,b` words -> every combination, as key=value words."""
+    """`key=a,b` options -> every combination, as key=value overrides."""
     choices = []
-    for word in sweep:
-        key, _, values = word.partition("=")
+    for option in sweep:
+        key, _, values = option.partition("=")
         if not key or not values:
-            raise ValueError(f"--sweep {word!r} must have the form key=a,b, for instance optim.lr=3e-4,6e-4")
+            raise ValueError(f"--sweep {option!r} must have the form key=a,b, for instance optim.lr=3e-4,6e-4")
         choices.append([f"{key}={value}" for value in re.split(r",(?![^\[{]*[\]}])", values)])
     for combination in itertools.product(*choices):
         yield list(combination)
 
 
-def name_of(words: list[str]) -> str:
-    """Folder of one run of a sweep, below that of all of them."""
-    return "_".join(words).replace("/", "-")
+def name_of(overrides: list[str]) -> str:
+    """Name of the subfolder of one run of a sweep."""
+    return "_".join(overrides).replace("/", "-")
 
 
 def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str]:
-    """Folder and resolved config of a training; raises ValueError or FileNotFoundError for what would fail later."""
+    """Folder and resolved config of a training run; ValueError or FileNotFoundError for what would fail later."""
     config = load_config(TrainConfig, request["config"], [*request["words"], *sweep])
     run = config.run
     for name, wanted, there in (("devices", run.devices, options.tasks), ("nodes", run.nodes, options.nodes)):
         if wanted and wanted != there:
-            raise ValueError(f"run.{name}={wanted}, but the job asks for {there}; leave run.{name} out")
+            raise ValueError(f"run.{name}={wanted}, but the job requests {there}; leave run.{name} out")
     folder = Path(run.output).absolute() / name_of(sweep)
     health = config.health
     mix = [replace(part, path=_absolute(part.path)) for part in config.data.mix]
@@ -143,7 +143,7 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
 
 
 def check_probe(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str]:
-    """Folder and resolved config of a probe; raises ValueError or FileNotFoundError for what would fail later."""
+    """Folder and resolved config of a probe; ValueError or FileNotFoundError for what would fail later."""
     config = load_config(ProbeConfig, request["config"], [*request["words"], *sweep])
     check_cache(config, options.nodes * options.tasks)
     for name in ("encoder", "train", "test"):
@@ -164,8 +164,8 @@ def check_probe(request: dict[str, Any], sweep: list[str], options: JobConfig) -
     return folder, to_yaml(config)
 
 
-def farewell(number: str, job: Job, options: JobConfig) -> str:
-    """What the user may do next."""
+def describe_submission(number: str, job: Job, options: JobConfig) -> str:
+    """A summary of the submission and the commands to follow it."""
     first, many = job.folders[0], len(job.folders) > 1
     shown = f"{len(job.folders)} jobs" if many else "job"
     runs = f"{job.home}/*/" if many else str(first)
@@ -174,7 +174,7 @@ def farewell(number: str, job: Job, options: JobConfig) -> str:
             f"submitted {shown} {number}: {options.nodes} x {options.tasks} tasks, script {job.home / 'job.sh'}",
             *([f"  python -m launch status {runs}"] if job.kind == "train" else []),
             f"  tail -F {first}/logs/rank-0.log",
-            f"  scancel {number}" + ("    saves, and does not come back" if job.kind == "train" else ""),
+            f"  scancel {number}" + ("    saves and ends the run" if job.kind == "train" else ""),
         ]
     )
 
@@ -183,7 +183,7 @@ Text = TypeVar("Text", str, str | None)
 
 
 def _absolute(path: Text) -> Text:
-    """The job runs in another folder; addresses, commands and names stay as they are."""
+    """Make local paths absolute, because the job runs in another folder; URLs, pipes and model names are unchanged."""
     return str(Path(path).absolute()) if path and _is_local(path) else path
 
 

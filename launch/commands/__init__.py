@@ -1,1 +1,1 @@
-"""One thin file a command: arguments in, one call, words out."""
+"""One thin module per command: parse the arguments, make one call, print the result."""

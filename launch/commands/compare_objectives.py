@@ -1,11 +1,11 @@
-"""Train objectives for the same compute, probe each, and put them side by side with intervals over seeds.
+"""Train objectives with equal compute, probe each, and compare them with intervals over seeds.
 
     python -m launch compare-objectives configs/objectives/cpu.yaml budget=10min seeds=3
 
-Each choice gets the same time: its step is measured first (on a CPU in processor time, so that other work does not
-count; on a GPU on the clock), all choices in one go, and sets its number of steps. What is done is not done again, so
-the command may be stopped and repeated; once steps.json is there, also run several times at once with other `only`.
-Writes table.md, results.json and figure.png; every run and probe stands in its own folder.
+Every variant gets the same time budget. The step times of all variants are measured together first (process CPU time
+on a CPU, so other load does not count; wall-clock time on a GPU) and set each variant's number of steps. Finished
+work is kept, so the command can be stopped and run again; once steps.json exists, several copies with different
+`only` can run at the same time. Writes table.md, results.json and figure.png; every run and probe has its own folder.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compare as the config says."""
+    """Compare the objectives of the config."""
     config = read_config(StudyConfig, arguments)
     if config is None:
         return

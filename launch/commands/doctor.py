@@ -1,4 +1,4 @@
-"""Say what is installed, which devices and decoders work, what is missing, and the command that mends it."""
+"""Show what is installed, which devices and decoders work, what is missing, and the command that fixes it."""
 
 import argparse
 import importlib.metadata
@@ -22,8 +22,8 @@ class Finding:
 
     name: str
     good: bool
-    words: str
-    needed: bool = True  # a missing optional thing is no fault
+    detail: str
+    needed: bool = True  # False: optional, not an error when missing
 
 
 REQUIRED = (
@@ -43,15 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the table; ValueError where something needed is missing."""
+    """Print the table; ValueError if a requirement is missing."""
     findings = [*packages(), *devices(), *decoders(), disk()]
     for finding in findings:
         mark = "ok  " if finding.good else ("MISS" if finding.needed else "-   ")
-        print(f"{mark} {finding.name:<18} {finding.words}")
+        print(f"{mark} {finding.name:<18} {finding.detail}")
     missing = [finding.name for finding in findings if finding.needed and not finding.good]
     if missing:
-        raise ValueError(f"{', '.join(missing)} must be mended first; `make install` installs everything")
-    print("\nAll that is needed is here. `make demo` shows it at work.")
+        raise ValueError(f"fix these first: {', '.join(missing)}; `make install` installs everything")
+    print("\nEverything required is installed. Try `make demo`.")
 
 
 def packages() -> list[Finding]:
@@ -62,29 +62,29 @@ def packages() -> list[Finding]:
         try:
             found.append(Finding(name, True, importlib.metadata.version(name), needed))
         except importlib.metadata.PackageNotFoundError:
-            words = f"pip install {name}" if needed else f"not installed: {OPTIONAL[name]}"
-            found.append(Finding(name, False, words, needed))
+            detail = f"pip install {name}" if needed else f"not installed: {OPTIONAL[name]}"
+            found.append(Finding(name, False, detail, needed))
     return found
 
 
 def devices() -> list[Finding]:
-    """What can train here."""
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
+    """The devices that can train here."""
+    cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
     found = [Finding("cpu", True, cores)]
     if not torch.cuda.is_available():
         return [
             *found,
-            Finding("gpu", False, "none found: training runs on the CPU, good for the demo only", needed=False),
+            Finding("gpu", False, "none found: training runs on the CPU, fast enough only for the demo", needed=False),
         ]
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        words = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, bf16 {torch.cuda.is_bf16_supported()}"
-        found.append(Finding(f"gpu {number}", True, words))
+        detail = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, bf16 {torch.cuda.is_bf16_supported()}"
+        found.append(Finding(f"gpu {number}", True, detail))
     return found
 
 
 def decoders() -> list[Finding]:
-    """Whether each decoder gives back a video that was just written."""
+    """Whether each decoder can read a freshly encoded video."""
     frames = np.full((4, 32, 32, 3), 128, dtype=np.uint8)
     buffer = io.BytesIO()
     encode_clip(frames, buffer, 8, 20)
@@ -93,19 +93,19 @@ def decoders() -> list[Finding]:
 
 
 def disk() -> Finding:
-    """Room in the current folder."""
+    """Free disk space in the current folder."""
     free = shutil.disk_usage(".").free / 2**30
-    return Finding("disk", free > 2, f"{free:.0f} GiB free here" + ("" if free > 2 else "; the demo needs 2"))
+    return Finding("disk", free > 2, f"{free:.0f} GiB free here" + ("" if free > 2 else "; the demo needs 2 GiB"))
 
 
 def _try_decoder(name: str, decode: Callable[[bytes], int], video: bytes, needed: bool) -> Finding:
     if importlib.util.find_spec({"pyav": "av"}.get(name, name)) is None:
-        return Finding(f"decodes: {name}", False, "not installed", needed)
+        return Finding(f"decoder: {name}", False, "not installed", needed)
     try:
         frames = decode(video)
     except (RuntimeError, OSError, ValueError) as error:
-        return Finding(f"decodes: {name}", False, f"failed on an H.264 video: {error}", needed)
-    return Finding(f"decodes: {name}", frames == 4, f"H.264, {frames} of 4 frames", needed)
+        return Finding(f"decoder: {name}", False, f"failed on an H.264 video: {error}", needed)
+    return Finding(f"decoder: {name}", frames == 4, f"H.264, {frames} of 4 frames", needed)
 
 
 def _decord(video: bytes) -> int:

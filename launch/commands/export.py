@@ -1,4 +1,4 @@
-"""Write an encoder for others to load.
+"""Export an encoder in a format that other software can load.
 
     python -m launch export runs/demo/run encoder                           native: for vjepa.load_encoder
     python -m launch export runs/vitl vitl-hf --format transformers         for AutoModel.from_pretrained
@@ -8,8 +8,8 @@
     python -m launch export runs/vitl vitl-meta --format meta               for the public V-JEPA code
     python -m launch export vitl.pt vitl --weights target_encoder           an official checkpoint as input
 
-What was written is loaded again and compared with the original on a clip; a difference above the tolerance is an error.
-A model card, README.md, is written beside it.
+The export is loaded again and compared with the original on a clip; a difference above the tolerance is an error.
+A model card, README.md, is written next to it.
 """
 
 import argparse
@@ -33,23 +33,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe",
         default="",
-        help="folder or results.json of `python -m launch probe`: its attentive head as classifier",
+        help="folder or results.json of `python -m launch probe`: export its attentive head as the classifier",
     )
-    parser.add_argument("--clip", help="video to compare on (default: a generated one)")
+    parser.add_argument("--clip", help="video for the comparison (default: a generated one)")
     group = parser.add_argument_group("model card")
-    group.add_argument("--licence", default="", help="of the weights, as apache-2.0")
-    group.add_argument("--data", default="", help="what it was trained on, in words")
-    group.add_argument("--results", default="", help="results.json of `python -m launch probe`, to be shown")
-    group.add_argument("--no-picture", action="store_true", help="without the picture of its features")
+    group.add_argument("--licence", default="", help="licence of the weights, such as apache-2.0")
+    group.add_argument("--data", default="", help="description of the training data")
+    group.add_argument("--results", default="", help="results.json of `python -m launch probe` to show on the card")
+    group.add_argument("--no-picture", action="store_true", help="omit the picture of the features")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Export, check, and write the card."""
+    """Export, check the round trip, and write the model card."""
     if arguments.probe and arguments.format != "transformers":
-        raise ValueError(f"--probe makes a classifier of --format transformers, got --format {arguments.format}")
+        raise ValueError(f"--probe requires --format transformers, got --format {arguments.format}")
     results = arguments.results or find_results(arguments.probe)
     if results:
-        read_results(results)  # a wrong file is better known before the work than after
+        read_results(results)  # a wrong file should fail before the export, not after it
     origin = read_origin(arguments.checkpoint, arguments.weights, read_hints(arguments))
     origin = replace(origin, facts={**origin.facts, **_read_run(Path(arguments.checkpoint))})
     head = read_head(arguments.probe, origin.pretrained.encoder) if arguments.probe else None
@@ -59,4 +59,4 @@ def run(arguments: argparse.Namespace) -> None:
     difference = export_origin(origin, output, arguments.format, clip, card, not arguments.no_picture, head)
     print(origin.pretrained)
     print(f"written as {arguments.format} to {output}" + (f", with an {describe_head(head)}" if head else ""))
-    print(f"loaded again and compared on a clip: largest difference {difference:.1e}")
+    print(f"reloaded and compared on a clip: largest difference {difference:.1e}")

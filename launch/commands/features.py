@@ -1,12 +1,11 @@
-"""Features of videos of any length, with a window that slides over them.
+"""Extract features from videos of any length with a sliding window.
 
     python -m launch features a.mp4 folder/ --encoder runs/demo/encoder --output features/
     python -m launch features talk.mp4 --encoder vitl.pt --weights target_encoder --output out --fps 4 --pool mean
 
-Every video becomes one file, safetensors or with --to npz that: `features` [W, N, D], or [W, D] with --pool mean or
-attentive; `times` [W, 2], the seconds of a window's first and last frame; `frames` [W, T], which frames of the video it
-saw. docs/formats.md says more.
-A file that is there already, made in the same way, is not made again.
+Each video gives one file (safetensors, or npz with --to npz) with `features` [W, N, D], or [W, D] with --pool mean or
+attentive; `times` [W, 2], the seconds of a window's first and last frame; and `frames` [W, T], the indices of the
+frames it saw. See docs/formats.md. An existing file made with the same settings is kept.
 """
 
 import argparse
@@ -27,20 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=0, help="frames of a window (default: as trained)")
     parser.add_argument("--stride", type=int, default=0, help="frames between windows (default: the window)")
     parser.add_argument("--step", type=int, default=1, help="take every n-th frame (default: 1)")
-    parser.add_argument("--fps", type=float, default=0.0, help="take so many frames a second instead")
+    parser.add_argument("--fps", type=float, default=0.0, help="take this many frames per second instead")
     parser.add_argument(
-        "--pool", choices=["none", "mean", "attentive"], default="none", help="mean, attentive: one vector a window"
+        "--pool", choices=["none", "mean", "attentive"], default="none", help="mean, attentive: one vector per window"
     )
     parser.add_argument("--head", default="", help="for --pool attentive: folder or results.json of a probe")
-    parser.add_argument("--layers", type=int, nargs="+", default=[], help="blocks to take (default: the last)")
-    parser.add_argument("--batch", type=int, default=defaults.batch, help="windows at once (default: 4)")
+    parser.add_argument("--layers", type=int, nargs="+", default=[], help="blocks to read from (default: the last)")
+    parser.add_argument("--batch", type=int, default=defaults.batch, help="windows per batch (default: 4)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--to", choices=["safetensors", "npz"], default="safetensors", help="format of the files")
-    parser.add_argument("--overwrite", action="store_true", help="make files again that are there")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite existing files")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Extract, name what could not be read, and fail if there was any."""
+    """Extract the features; ValueError naming the videos that could not be read, if any."""
     names = ("window", "stride", "step", "fps", "pool", "batch", "precision")
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     config = WindowConfig(layers=tuple(arguments.layers), **settings)
@@ -48,12 +47,12 @@ def run(arguments: argparse.Namespace) -> None:
     encoder = origin.pretrained.encoder.float().eval()
     source = origin.pretrained.source
     if (config.pool == "attentive") != bool(arguments.head):
-        raise ValueError("--pool attentive and --head belong together: give both, or neither")
+        raise ValueError("--pool attentive and --head must be given together")
     head = read_head(arguments.head, encoder).head if arguments.head else None
     made, kept, failed = extract_videos(
         arguments.videos, encoder, Path(arguments.output), config, source, arguments.overwrite, head, arguments.to
     )
-    print(f"{arguments.output}: {made} videos, {kept} were there already, {len(failed)} could not be read")
+    print(f"{arguments.output}: {made} videos, {kept} already done, {len(failed)} could not be read")
     if failed:
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:5])
         raise ValueError(f"{len(failed)} of {made + kept + len(failed)} videos could not be read: {listed}")

@@ -1,11 +1,11 @@
-"""Make a data set of a generated kind: videos, packed shards, and a table for each value that can be regressed.
+"""Generate a data set: videos, packed shards, and a table for each regression target.
 
     python -m launch generate --list
     python -m launch generate bodies runs/bodies --clips 2000 --seed 0 scenario=pendulum
     python -m launch generate bodies --picture sheet.png scenario=arm
 
-OUTPUT/shards is what train and probe read, OUTPUT/values/NAME.csv is what a probe's targets= reads, OUTPUT/videos holds
-the videos. Equal words give equal bytes; an interrupted command goes on where it stopped.
+`train` and `probe` read OUTPUT/shards, a probe's targets= reads OUTPUT/values/NAME.csv, and OUTPUT/videos holds the
+videos. The same arguments give the same bytes; an interrupted command continues when run again.
 """
 
 import argparse
@@ -26,20 +26,23 @@ ROWS, COLUMNS = 8, 8  # clips and frames of a contact sheet
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `generate`."""
-    parser.add_argument("kind", metavar="KIND", nargs="?", help="what to make; --list shows the kinds")
+    parser.add_argument("kind", metavar="KIND", nargs="?", help="what to generate; --list shows the kinds")
     parser.add_argument(
-        "words", nargs="*", metavar="OUTPUT key=value", help="the folder, and what differs from defaults"
+        "output_and_overrides",
+        nargs="*",
+        metavar="OUTPUT key=value",
+        help="the output folder, and overrides of the defaults",
     )
-    parser.add_argument("--clips", type=int, default=1000, help="how many (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="two sets of different seeds share no clip (default: 0)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--clips", type=int, default=1000, help="number of clips (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="sets with different seeds share no clip (default: 0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument("--list", action="store_true", help="show the kinds and stop")
     parser.add_argument("--show", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--picture", metavar="PNG", type=Path, help="draw a contact sheet")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """List, show, draw or write."""
+    """List the kinds, show the config, draw a contact sheet, or write the data set."""
     if arguments.list:
         kinds = all_kinds()
         width = max(map(len, kinds))
@@ -48,17 +51,17 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.kind:
         raise ValueError("KIND is missing; python -m launch generate --list shows the kinds")
     kind = find_kind(arguments.kind)
-    folders = [word for word in arguments.words if "=" not in word]
-    config = load_config(kind.config, None, [word for word in arguments.words if "=" in word])
+    folders = [word for word in arguments.output_and_overrides if "=" not in word]
+    config = load_config(kind.config, None, [word for word in arguments.output_and_overrides if "=" in word])
     if arguments.show:
         print(to_yaml(config), end="")
         return
     if len(folders) > 1 or not (folders or arguments.picture):
-        raise ValueError(f"give one folder OUTPUT (or --picture PNG), got {' '.join(folders) or 'none'}")
+        raise ValueError(f"give one OUTPUT folder (or --picture PNG), got {' '.join(folders) or 'none'}")
     if arguments.picture:
         arguments.picture.parent.mkdir(parents=True, exist_ok=True)
         FigureCanvasAgg(draw_sheet(kind, config, arguments.seed)).print_png(str(arguments.picture))
-        print(f"drawn: {arguments.picture}")
+        print(f"contact sheet: {arguments.picture}")
     if folders:
         _write(kind, config, Path(folders[0]), arguments)
 
@@ -81,22 +84,22 @@ def _write(kind: Kind, config: VideoSettings, output: Path, arguments: argparse.
 
 
 def draw_sheet(kind: Kind, config: VideoSettings, seed: int, rows: int = ROWS, columns: int = COLUMNS) -> Figure:
-    """The first clips of a set: a row a clip, its frames from left to right, its class and values before it."""
+    """The first clips of a set: one row per clip, labelled with class and values, frames from left to right."""
     classes = kind.classes(config)
     figure = Figure(figsize=(1.7 + 1.06 * columns, 1.06 * rows + 0.4))
     axes = figure.subplots(rows, columns, squeeze=False)
-    moments = np.linspace(0, config.frames - 1, columns).round().astype(int)
+    indices = np.linspace(0, config.frames - 1, columns).round().astype(int)
     for row in range(rows):
         clip = kind.render(config, row, seed)
-        for axis, moment in zip(axes[row], moments, strict=True):
-            axis.imshow(clip.frames[moment], interpolation="nearest")
+        for axis, index in zip(axes[row], indices, strict=True):
+            axis.imshow(clip.frames[index], interpolation="nearest")
             axis.set_axis_off()
             if row == 0:
-                axis.set_title(f"frame {moment + 1}", fontsize=8, color="#1d2433")
-        words = [] if clip.label is None else [classes[clip.label].replace("_", " ")]
-        words += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in list(clip.values.items())[:4]]
+                axis.set_title(f"frame {index + 1}", fontsize=8, color="#1d2433")
+        caption = [] if clip.label is None else [classes[clip.label].replace("_", " ")]
+        caption += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in list(clip.values.items())[:4]]
         axes[row, 0].text(
-            -0.1, 0.5, "\n".join(words), transform=axes[row, 0].transAxes, va="center", ha="right", fontsize=8,
+            -0.1, 0.5, "\n".join(caption), transform=axes[row, 0].transAxes, va="center", ha="right", fontsize=8,
             color="#1d2433",
         )  # fmt: skip
     figure.subplots_adjust(1.6 / figure.get_figwidth(), 0.01, 0.995, 1 - 0.3 / figure.get_figheight(), 0.04, 0.04)

@@ -1,4 +1,4 @@
-"""Show what a packed data set holds: a table, and on request a check of every shard and a picture."""
+"""Summarise a packed data set; optionally verify every shard and draw a contact sheet."""
 
 import argparse
 from pathlib import Path
@@ -10,16 +10,16 @@ from data.packing.verify import draw_contact_sheet, verify_shards
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Words of `python -m launch inspect`."""
-    parser.add_argument("folder", metavar="FOLDER", help="where manifest.json is")
-    parser.add_argument("--verify", action="store_true", help="re-check checksums, decode samples of every shard")
+    """Arguments of `inspect`."""
+    parser.add_argument("folder", metavar="FOLDER", help="folder with manifest.json")
+    parser.add_argument("--verify", action="store_true", help="check the checksums, decode samples of every shard")
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="samples to decode per shard (4)")
     parser.add_argument("--picture", metavar="FILE.png", help="draw a contact sheet")
-    parser.add_argument("--rejected", action="store_true", help="list everything that was rejected")
+    parser.add_argument("--rejected", action="store_true", help="list all rejected videos")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the table; ValueError where a check fails."""
+    """Print the table; ValueError if a check fails."""
     manifest = Manifest.load(arguments.folder)
     for name, value in describe(manifest):
         print(f"{name:<12} {value}")
@@ -63,7 +63,7 @@ def _verify(manifest: Manifest, samples: int) -> None:
     if problems:
         more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise ValueError(f"{len(problems)} problems found:\n" + "\n".join(problems[:20]) + more)
-    print(f"verified: {len(manifest.shards)} shards are what the manifest says")
+    print(f"verified: {len(manifest.shards)} shards match the manifest")
 
 
 def _class_name(manifest: Manifest, label: str) -> str:

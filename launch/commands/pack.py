@@ -1,6 +1,6 @@
-"""Pack videos into tar shards: a folder, a csv, a list or a pattern in, numbered shards and a manifest out.
+"""Pack videos (a folder, a csv, a list or a pattern) into numbered tar shards with a manifest.
 
-Killed at any moment and started again with the same words, it goes on after the last whole shard.
+Killed at any point and run again with the same arguments, it continues after the last complete shard.
 """
 
 import argparse
@@ -14,31 +14,37 @@ from data.packing.sources import Listing, list_sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Words of `python -m launch pack`."""
+    """Arguments of `pack`."""
     default = PackConfig()
     parser.add_argument("source", metavar="SOURCE", help="folder (subfolders are labels), csv, tsv, list or 'pattern'")
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder for the shards and manifest.json")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, write nothing")
     parser.add_argument("--shard-mb", type=float, default=default.shard_mb, metavar="MB", help="size of a shard (512)")
     parser.add_argument("--order", choices=("shuffled", "listed"), default=default.order, help="order in the shards")
     parser.add_argument("--strict", action="store_true", help="a rejected video is an error")
-    parser.add_argument("--val-fraction", type=float, default=0.0, metavar="F", help="hold out OUTPUT/val, by video")
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="hold out this fraction of the videos as OUTPUT/val",
+    )
     parser.add_argument("--jobs", type=int, default=default.jobs, help="processes (-1: one per core)")
     parser.add_argument("--timeout", type=float, default=default.timeout, metavar="S", help="seconds for one video")
-    again = parser.add_argument_group("re-encoding (H.264, without sound); bytes stay untouched otherwise")
-    again.add_argument("--short-side", type=int, default=0, metavar="PIXELS", help="shrink to this short side")
+    again = parser.add_argument_group("re-encoding (H.264, no audio); otherwise the files are packed unchanged")
+    again.add_argument("--short-side", type=int, default=0, metavar="PIXELS", help="downscale to this short side")
     again.add_argument("--fps", type=float, default=0.0, help="new frame rate")
     again.add_argument("--crf", type=int, default=default.crf, help="quality, 0 (lossless) to 51 (20)")
-    again.add_argument("--fast-decode", action="store_true", help="files that are larger and faster to decode")
+    again.add_argument("--fast-decode", action="store_true", help="make larger files that decode faster")
     again.add_argument("--split", type=float, default=0.0, metavar="S", help="cut into clips of S seconds")
-    again.add_argument("--repair", action="store_true", help="re-encode only what cannot be read frame by frame")
+    again.add_argument("--repair", action="store_true", help="re-encode only videos that cannot be read frame by frame")
     parts = parser.add_argument_group("several machines")
     parts.add_argument("--part", default="", metavar="I/N", help="pack only slice I of N, such as 3/8")
-    parts.add_argument("--merge", action="store_true", help="join the parts: pack --merge OUTPUT")
+    parts.add_argument("--merge", action="store_true", help="merge the parts: pack --merge OUTPUT")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Pack, merge, or say what would be packed."""
+    """Pack, merge, or show what would be packed."""
     if arguments.merge:
         for merged in merge_parts(arguments.output or arguments.source):
             print(f"{merged.folder}: {merged.samples} samples in {len(merged.shards)} shards")
@@ -55,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         def show(done: int, total: int, samples: int, rejected: int) -> None:
             if bar.total != total or done < bar.n:
                 bar.reset(total)
-                bar.initial = done - 1  # what an earlier run packed does not count as speed
+                bar.initial = done - 1  # videos packed by an earlier run must not count towards the rate
                 bar.n = done - 1
             bar.set_postfix(samples=samples, rejected=rejected, refresh=False)
             bar.update(done - bar.n)
@@ -71,14 +77,14 @@ def _announce(listing: Listing, arguments: argparse.Namespace, config: PackConfi
     if labels:
         print("labels: " + ", ".join(f"{name} ({count})" for name, count in labels.most_common(10)))
     if listing.ignored:
-        print(f"{listing.ignored} other files would be left out")
+        print(f"{listing.ignored} other files would be ignored")
     for name in listing.repeated[:10]:
-        print(f"listed more than once, taken once: {name}")
+        print(f"listed more than once, packed once: {name}")
     for subset, sources in plan_subsets(listing, config).items():
         part, parts = config.slice_of_all()
         count = len(sources) * (part + 1) // parts - len(sources) * part // parts
         print(f"would write {count} videos to {arguments.output}{'/' + subset if subset else ''}")
-    print("bytes would " + ("be re-encoded" if config.transcoding() else "stay untouched"))
+    print("videos would be " + ("re-encoded" if config.transcoding() else "packed unchanged"))
 
 
 def _conclude(report: PackReport) -> None:
@@ -91,4 +97,4 @@ def _conclude(report: PackReport) -> None:
         for rejection in report.rejected[:20]:
             print(f"  {rejection.path}: {rejection.reason}")
         if len(report.rejected) > 20:
-            print("  ... all of them are in manifest.json")
+            print("  ... the full list is in manifest.json")

@@ -1,11 +1,11 @@
-"""Measure a frozen encoder: linear, k-NN and attentive heads on packed, labelled videos or images.
+"""Evaluate a frozen encoder with linear, k-NN and attentive heads on packed, labelled videos or images.
 
     python -m launch probe configs/probe/synthetic.yaml encoder=runs/demo/encoder
-    torchrun --nproc-per-node 8 -m launch probe CONFIG ...        (srun does as well: all ranks encode, rank 0 fits)
+    torchrun --nproc-per-node 8 -m launch probe CONFIG ...        (or srun: all ranks encode, rank 0 fits the heads)
 
-A head is chosen on a held-out part of the training set; the reported set is looked at once. `results.json` in the
-output folder holds everything that is printed; the encoder's trained heads stand beside it. Started again after it was
-stopped, a probe goes on with the features and heads that it lacks.
+Heads are selected on a held-out part of the training set; the test set is evaluated once. `results.json` in the output
+folder holds everything that is printed; the trained heads are stored next to it. Run again after an interruption, a
+probe computes only the missing features and heads.
 """
 
 import argparse
@@ -22,16 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Probe as the config says."""
+    """Run the probe of the config and print its results."""
     config = read_config(ProbeConfig, arguments)
     if config is None:
         return
     results = probe(config)
     if not results:
-        return  # a rank that helped
+        return  # a rank other than 0, which only encoded
     print(table(results))
     if any(result.shares for result in results):
         print(f"\n{share_table(results)}")
     if results[0].missing:
-        print(f"\n{results[0].missing} samples of {config.test} could not be read; {NAME} names them")
+        print(f"\n{results[0].missing} samples of {config.test} could not be read; {NAME} lists them")
     print(f"\nwritten to {config.output}/{NAME}")

@@ -1,8 +1,8 @@
-"""Say where runs are: state, step, rate, time left, how often they came back, newest checkpoint and loss.
+"""Show the progress of runs: state, step, rate, time left, number of starts, newest checkpoint and loss.
 
     python -m launch status runs/vitl runs/sweep/*/
 
-What SLURM says is shown where it is at hand; else the state follows from what the run wrote into its folder.
+The state is SLURM's where SLURM is available, else it is derived from the files in the run directory.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the table. FileNotFoundError for a folder that is no run."""
+    """Print the table. FileNotFoundError for a folder that is not a run directory."""
     found = [read_status(Path(name)) for name in arguments.runs]
     print(align_columns([COLUMNS, *(status.cells for status in found)], left=range(len(COLUMNS))))
     for name, status in zip(arguments.runs, found, strict=True):

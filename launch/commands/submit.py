@@ -1,14 +1,14 @@
-"""Send a training, a probe or an export to SLURM: as a script, with a copy of the code, checked before it waits.
+"""Submit a training run, a probe or an export to SLURM: a job script and a code snapshot, checked before queueing.
 
     python -m launch submit configs/pretrain/vjepa2_vitl.yaml --nodes 4 --gpus-per-node 8 --partition gpu \\
         --time 24:00:00 data.path=/shards run.output=runs/vitl
-    ... --sweep optim.lr=3e-4,6e-4 --sweep run.seed=0,1           an array of four runs below run.output
+    ... --sweep optim.lr=3e-4,6e-4 --sweep run.seed=0,1           a job array of four runs in folders of run.output
     python -m launch submit configs/probe/synthetic.yaml --job probe --after 4711 encoder=runs/vitl train=... test=...
     python -m launch submit runs/vitl encoder --job export --format transformers --after 4711
-    python -m launch submit runs/vitl                             once more, with what was asked for the last time
+    python -m launch submit runs/vitl                             resubmit with the options of the last submission
 
-A run that is preempted, or comes near its time limit, saves and goes back to the queue by itself; scancel saves and
-ends it. --dry-run prints the script and writes nothing.
+A run that is preempted or near its time limit saves and requeues itself; scancel makes it save and end. --dry-run
+prints the script and writes nothing.
 """
 
 import argparse
@@ -17,34 +17,34 @@ from dataclasses import fields, replace
 
 from launch.cluster.slurm import JobConfig, render_script, submit_script
 from launch.cluster.snapshot import take_snapshot
-from launch.cluster.submit import HELP, REQUEST, SUBMITTED, farewell, prepare, read_request
+from launch.cluster.submit import HELP, REQUEST, SUBMITTED, describe_submission, prepare, read_request
 from launch.exchange.formats import FORMATS
 from launch.training.rundir import add_event
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `submit`."""
-    parser.add_argument("config", help="YAML file; for an export the run; or the folder of a job that was submitted")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="what differs; for an export the output folder")
+    parser.add_argument("config", help="YAML file; for an export, the run; or the folder of an earlier submission")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides; for an export, the output folder")
     parser.add_argument("--job", choices=["train", "probe", "export"], help="default: train")
     parser.add_argument(
-        "--sweep", action="append", default=[], metavar="key=a,b", help="a run for each; may be repeated"
+        "--sweep", action="append", default=[], metavar="key=a,b", help="one run for each value; may be repeated"
     )
-    parser.add_argument("--format", choices=list(FORMATS), default="native", help="of an export")
+    parser.add_argument("--format", choices=list(FORMATS), default="native", help="format of an export")
     parser.add_argument("--dry-run", action="store_true", help="print the script, write and submit nothing")
-    group = parser.add_argument_group("what the job asks of the cluster")
+    group = parser.add_argument_group("resources and options of the job")
     for entry in fields(JobConfig):
-        option, words = "--" + entry.name.replace("_", "-"), HELP.get(entry.name)
+        option, help_text = "--" + entry.name.replace("_", "-"), HELP.get(entry.name)
         if entry.type is int:
-            group.add_argument(option, type=int, help=words)
+            group.add_argument(option, type=int, help=help_text)
         elif entry.type is str:
-            group.add_argument(option, help=words)
+            group.add_argument(option, help=help_text)
         else:
-            group.add_argument(option, action="append", help=words)
+            group.add_argument(option, action="append", help=help_text)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Check, write and submit."""
+    """Check the request, write the script and configs, and submit."""
     request = read_request(arguments)
     options = JobConfig(**request["options"])
     job, files = prepare(request, options)
@@ -64,6 +64,6 @@ def run(arguments: argparse.Namespace) -> None:
     path = job.home / "job.sh"
     path.write_text(render_script(job, options))
     number = submit_script(path)
-    for place, folder in enumerate(job.folders):
-        add_event(folder, "submitted", job=f"{number}_{place}" if len(job.folders) > 1 else number)
-    print(farewell(number, job, options))
+    for index, folder in enumerate(job.folders):
+        add_event(folder, "submitted", job=f"{number}_{index}" if len(job.folders) > 1 else number)
+    print(describe_submission(number, job, options))

@@ -1,11 +1,11 @@
 """Pretrain an encoder on packed videos.
 
     python -m launch train configs/pretrain/vjepa2_vitl.yaml data.path=shards/ run.output=runs/vitl
-    torchrun --nproc-per-node 8 -m launch train CONFIG ...        (the same command on every node with --nnodes)
-    srun --ntasks-per-node 8 python -m launch train CONFIG ...    (`python -m launch submit` writes the script for it)
+    torchrun --nproc-per-node 8 -m launch train CONFIG ...        (with --nnodes, the same command on every node)
+    srun --ntasks-per-node 8 python -m launch train CONFIG ...    (`python -m launch submit` writes the job script)
 
-Started again with the same run.output, a run continues where its last checkpoint was. SIGTERM, SIGUSR1 and Ctrl-C save
-after the step at hand and stop with exit status 75: the same command continues.
+Started again with the same run.output, a run resumes from its last checkpoint. On SIGTERM, SIGUSR1 or Ctrl-C it
+finishes the current step, saves, and exits with status 75; the same command resumes it.
 """
 
 import argparse
@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train as the config says; what is printed is kept in the run directory."""
+    """Train with this config; printed output is also logged to the run directory."""
     config = read_config(TrainConfig, arguments)
     if config is None:
         return
     ranks = find_ranks(config.run)
     folder = Path(config.run.output)
-    with hold_run(folder, ranks.rank):  # before anything is written there or a step is measured
+    with hold_run(folder, ranks.rank):  # locked before anything is written there or a step is timed
         config = within_budget(train, config, ranks.world)
         with keep_output(folder, ranks.rank):
             train_held(config)

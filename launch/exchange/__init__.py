@@ -1,1 +1,1 @@
-"""Weights in and out: origins, export, round trip, model card, features of long videos."""
+"""Exchange of weights and features: loading, export, round-trip check, model card, features of long videos."""

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how it is loaded, where it comes from, and only what was measured."""
+"""The model card of an export: architecture, how to load it, provenance, and only measured results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,13 @@ features = encoder(video)  # float32 [B, 3, {frames}, {crop}, {crop}] -> [B, {to
     "meta": """import torch
 
 checkpoint = torch.load("{folder}/{file}", weights_only=True)
-weights = checkpoint["target_encoder"]  # names carry `module.backbone.`, as the public code expects""",
+weights = checkpoint["target_encoder"]  # names start with `module.backbone.`, as the public code expects""",
 }
 
 
 @dataclass(frozen=True)
 class CardConfig:
-    """What only the owner of the weights knows; empty: the card says that it is not stated."""
+    """Facts that only the owner of the weights knows; an empty one appears as "not stated"."""
 
     licence: str = ""
     data: str = ""
@@ -54,19 +54,19 @@ class CardConfig:
 def write_card(
     folder: Path, kind: str, origin: Origin, difference: float, config: CardConfig, picture: str = ""
 ) -> Path:
-    """Write README.md into the export; `picture` is a caption for the features.png beside it."""
+    """Write README.md into the export; `picture` is the caption of features.png in the same folder."""
     encoder = origin.pretrained.encoder.config
     shape, (t, h, w) = encoder.shape, encoder.grid
     checkpoint = next(folder.glob("checkpoint.*"), Path("checkpoint.pt")).name
-    words = {"folder": folder.name, "file": checkpoint, "tokens": t * h * w}
+    facts = {"folder": folder.name, "file": checkpoint, "tokens": t * h * w}
     snippet = (_LOAD.get(kind) or FORMATS.find(kind).snippet).format(
-        frames=encoder.frames, crop=encoder.crop, width=encoder.shape.width, **words
+        frames=encoder.frames, crop=encoder.crop, width=encoder.shape.width, **facts
     )
     task = "video-classification" if kind == "classifier" else "feature-extraction"
     parts = [
         f"---\nlicense: {config.licence or 'unknown'}\ntags:\n- video\n- {task}\n- v-jepa\n---",
-        f"# {folder.name}\n\nA video encoder, pretrained without labels: it predicts what is hidden.",
-        f"## Use\n\n```python\n{snippet}\n```\n\nColours are standardised with ImageNet's mean and deviation.",
+        f"# {folder.name}\n\nA video encoder, pretrained without labels by predicting the features of masked regions.",
+        f"## Use\n\n```python\n{snippet}\n```\n\nPixels are normalised with ImageNet's mean and standard deviation.",
         "## Architecture\n\n"
         + _list(
             {
@@ -80,7 +80,7 @@ def write_card(
         _training(origin, config),
         _results(config.results),
         f"## Features as colours\n\n![{picture}]({PICTURE})\n\n{picture}" if picture else "",
-        f"## Check\n\nLoaded again and compared with the original on a clip: largest difference {difference:.1e}.",
+        f"## Check\n\nReloaded and compared with the original on a clip: largest difference {difference:.1e}.",
     ]
     path = folder / "README.md"
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
@@ -89,7 +89,7 @@ def write_card(
 
 def _training(origin: Origin, config: CardConfig) -> str:
     facts = {"data": config.data or "not stated", "licence": config.licence or "not stated", **origin.facts}
-    names = {"steps": "steps planned", "clips": "clips seen", "gauges": "gauges at the last reading"}
+    names = {"steps": "steps planned", "clips": "clips seen", "gauges": "last gauge readings"}
     text = "## Training\n\n" + _list(
         {names.get(name, name): value for name, value in facts.items() if name != "config"}
     )

@@ -1,4 +1,4 @@
-"""Whatever a path holds -> encoder and predictor: a run, its checkpoint, an exported folder, an official file."""
+"""Loads encoder and predictor from a path: a run, a checkpoint, an exported folder, or an official checkpoint."""
 
 import argparse
 from dataclasses import dataclass, field
@@ -31,26 +31,26 @@ Weights = Literal["", "target", "context", "encoder", "target_encoder", "ema_enc
 
 @dataclass(frozen=True)
 class Origin:
-    """Weights, and what is known of how they came about, as plain data."""
+    """Loaded weights, and what is known about their training as plain data."""
 
     pretrained: Pretrained
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that say which encoder of a file is meant, and what its shapes do not show."""
+    """Arguments that select an encoder in a file, and supply what its tensor shapes do not reveal."""
     parser.add_argument(
         "--weights",
         choices=["target", "context", *ENCODERS],
         default="",
-        help="which encoder: target (default) or context of a run; of an official checkpoint one of the others",
+        help="which encoder: target (default) or context for a run; one of the others for an official checkpoint",
     )
-    group = parser.add_argument_group("official checkpoints whose shapes do not say it")
+    group = parser.add_argument_group("for official checkpoints, where the tensor shapes do not determine it")
     group.add_argument("--heads", type=int, default=0, help="attention heads of the encoder")
     group.add_argument("--predictor-heads", type=int, default=0, help="attention heads of the predictor")
     group.add_argument("--positions", choices=["sincos", "rotary"], help="V-JEPA 1: sincos; V-JEPA 2: rotary")
-    group.add_argument("--frames", type=int, default=0, help="of the clips it was trained on")
-    group.add_argument("--crop", type=int, default=0, help="pixels of the clips it was trained on")
+    group.add_argument("--frames", type=int, default=0, help="frames of the clips it was trained on")
+    group.add_argument("--crop", type=int, default=0, help="size in pixels of the clips it was trained on")
 
 
 def read_hints(arguments: argparse.Namespace) -> Hints:
@@ -65,10 +65,10 @@ def read_hints(arguments: argparse.Namespace) -> Hints:
 
 
 def read_origin(path: str, weights: Weights = "", hints: Hints | None = None) -> Origin:
-    """The weights at `path`; ValueError where `weights` names an encoder that such a file does not have."""
+    """The weights at `path`; ValueError if `weights` names an encoder that such a file cannot have."""
     if is_pretrained(path):
         if weights in ("target", "context"):
-            raise ValueError(f"--weights {weights} is for runs; {path} was written elsewhere: {', '.join(ENCODERS)}")
+            raise ValueError(f"--weights {weights} is for runs; {path} is not a run, choose {', '.join(ENCODERS)}")
         pretrained = load_pretrained(path, cast("EncoderName | None", weights or None), hints)
         return Origin(pretrained, {"checkpoint": pretrained.source})
     if weights in ENCODERS:
@@ -77,7 +77,7 @@ def read_origin(path: str, weights: Weights = "", hints: Hints | None = None) ->
 
 
 def describe_run(model: JEPA, weights: Literal["target", "context"], source: str) -> Origin:
-    """One of the two encoders of a run (context where there is no moving average), with its latent predictor."""
+    """One of the two encoders of a run (context if there is no moving average), with its latent predictor."""
     encoder = model.trained_encoder if weights == "target" else model.context_encoder
     which = "context" if encoder is model.context_encoder else "target"
     facts = {"weights": which, "steps": model.config.steps, "clips": model.position, "checkpoint": source}
@@ -86,7 +86,7 @@ def describe_run(model: JEPA, weights: Literal["target", "context"], source: str
 
 
 def read_head(path: str, encoder: Encoder) -> SavedHead[AttentiveHead]:
-    """The attentive head that a probe of this encoder left; ValueError where it is another encoder's."""
+    """The attentive head trained by a probe of this encoder; ValueError if it belongs to another encoder."""
     saved = load_attentive(path)
     saved.check_encoder(encoder.config.shape.width, hash_weights(encoder.float()))
     return saved

@@ -1,4 +1,4 @@
-"""Write an encoder for others to load, and load it again to check."""
+"""Exports an encoder, and reloads it to check the result."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,11 @@ from vjepa.jepa import JEPA
 from vjepa.pixels import normalise
 
 TOLERANCE = 1e-4
-PICTURE_FRAMES = 16  # at most: four clips of 64 frames take minutes on a CPU
+PICTURE_FRAMES = 16  # limit on frames per clip: four clips of 64 frames take minutes on a CPU
 
 
 def export(model: JEPA, output: Path, kind: str = "native", weights: str = "target", source: str = "") -> float:
-    """Write an encoder of `model`; returns the largest difference after loading it again (see `export_origin`)."""
+    """Export an encoder of `model`; returns the largest difference after reloading it (see `export_origin`)."""
     return export_origin(describe_run(model, "context" if weights == "context" else "target", source), output, kind)
 
 
@@ -38,10 +38,10 @@ def export_origin(
     picture: bool = False,
     head: SavedHead[AttentiveHead] | None = None,
 ) -> float:
-    """Write encoder, predictor where the format has one, and card; returns the largest difference after loading again.
+    """Write encoder, predictor (if the format has one) and model card; returns the largest difference after reloading.
 
-    clip: uint8 [1, T, H, W, 3]; head: makes the export to transformers a classifier. Raises ValueError where the format
-    cannot hold the encoder or the head, or what was loaded differs by more than the tolerance.
+    clip: uint8 [1, T, H, W, 3]; head: exports a transformers classifier. Raises ValueError if the format cannot
+    represent the encoder or the head, or if the reloaded encoder differs by more than the tolerance.
     """
     encoder, predictor = origin.pretrained.encoder, origin.pretrained.predictor
     facts = {name: value for name, value in origin.facts.items() if name != "config"}
@@ -56,7 +56,7 @@ def export_origin(
     difference = measure_difference(origin.pretrained, reader, normalise(clip), head.head if head else None)
     if not difference <= TOLERANCE:
         raise ValueError(
-            f"{output}: what was loaded differs by {difference:.1e}, at most {TOLERANCE:.0e} is allowed; do not use it"
+            f"{output}: the reloaded encoder differs by {difference:.1e}, allowed is {TOLERANCE:.0e}; do not use it"
         )
     caption = draw_picture(origin, output) if picture else ""
     write_card(output, kind, origin, difference, card or CardConfig(), caption)
@@ -64,7 +64,7 @@ def export_origin(
 
 
 def find_results(probe: str) -> str:
-    """The results.json beside a probe's head, which the card of its classifier shows; empty where there is none."""
+    """The results.json next to a probe's head, for the model card of its classifier; "" if there is none."""
     path = Path(probe)
     path = path.parent if path.suffix == ".safetensors" else path
     file = path / "results.json" if path.is_dir() else path
@@ -72,12 +72,12 @@ def find_results(probe: str) -> str:
 
 
 def describe_head(head: SavedHead[AttentiveHead]) -> str:
-    """A head in words."""
+    """A description of a head: kind and classes."""
     return f"{name_kind(head.head)} head of {len(head.classes)} classes: {', '.join(head.classes)}"
 
 
 def generate_clips(config: EncoderConfig, count: int) -> Tensor:
-    """Clips of moving things, as long and as large as the encoder was trained on: uint8 [count, T, H, W, 3]."""
+    """Synthetic clips with the length and size the encoder was trained on: uint8 [count, T, H, W, 3]."""
     size = max(32, config.crop + config.crop % 2)
     settings = SyntheticConfig(size=size, frames=max(2, config.frames))
     clips = [torch.from_numpy(render_clip(label, label, settings)) for label in range(count)]
@@ -87,16 +87,16 @@ def generate_clips(config: EncoderConfig, count: int) -> Tensor:
 
 
 def draw_picture(origin: Origin, output: Path) -> str:
-    """Draw the features of generated clips as colours into the export; returns the caption."""
+    """Save a picture of the features of synthetic clips with the export; returns its caption."""
     encoder = origin.pretrained.encoder.float().eval()
     encoder = resize_encoder(encoder, frames=min(encoder.config.frames, PICTURE_FRAMES))
     figure = draw_feature_colours(generate_clips(encoder.config, 4), encoder)
     figure.savefig(output / PICTURE, dpi=110)
-    return "Generated clips above the first three principal components of their features, as red, green and blue."
+    return "Synthetic clips and the first three principal components of their features as red, green and blue."
 
 
 def _read_run(folder: Path) -> dict[str, str]:
-    """Config and last gauges of a run directory, as text; nothing for anything else."""
+    """Config and last gauges of a run directory, as text; empty for anything else."""
     facts = {}
     if (folder / "csv" / "metrics.csv").is_file():
         last = {name: values[-1] for name, (_, values) in read_history(folder).items() if name.startswith("gauges/")}

@@ -1,4 +1,4 @@
-"""Features of videos of any length, with a window that slides over them."""
+"""Features of videos of any length, extracted with a sliding window."""
 
 import hashlib
 import json
@@ -28,20 +28,20 @@ from vjepa.pixels import normalise
 
 Pool = Literal["none", "mean", "attentive"]
 FORMAT = "vjepa-features-1"
-TIMEOUT = 600.0  # seconds to find out what a video holds, by decoding all of it
+TIMEOUT = 600.0  # seconds to probe a video by decoding all of it
 
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """How a window slides; it counts frames of the sampled timeline: every `step`-th, or `fps` a second."""
+    """The sliding window, in frames of the sampled timeline: every `step`-th frame, or `fps` per second."""
 
-    window: int = 0  # frames a window shows the encoder; 0: as many as it was trained on
+    window: int = 0  # frames per window; 0: as many as the encoder was trained on
     stride: int = 0  # frames from one window to the next; 0: the window's length
-    step: int = 1  # frames of the video from one frame to the next
-    fps: float = 0.0  # frames a second instead of `step`
-    pool: Pool = "none"  # one vector a window: the mean of its tokens, or what a trained head's query makes of them
-    layers: tuple[int, ...] = ()  # blocks whose features are wanted, 0-based, negative from the end; none: the last
-    batch: int = 4  # windows encoded at once
+    step: int = 1  # take every `step`-th frame of the video
+    fps: float = 0.0  # take this many frames per second, instead of `step`
+    pool: Pool = "none"  # mean: average the tokens of a window; attentive: pool them with the query of a trained head
+    layers: tuple[int, ...] = ()  # blocks to read features from, 0-based, negative from the end; empty: the last
+    batch: int = 4  # windows per batch
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
@@ -51,12 +51,12 @@ class WindowConfig:
         if self.fps < 0:
             raise ValueError(f"--fps must not be negative, got {self.fps}")
         if self.pool == "attentive" and self.layers:
-            raise ValueError("--pool attentive is for the last features, which its head was trained on; drop --layers")
+            raise ValueError("--pool attentive needs the last features, on which its head was trained; drop --layers")
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video in memory, and when its frames are shown."""
+    """A video in memory, with the presentation times of its frames."""
 
     content: bytes
     timing: Timing
@@ -72,10 +72,10 @@ def extract_videos(
     head: AttentiveHead | None = None,
     to: ArrayFormat = "safetensors",
 ) -> tuple[int, int, dict[str, str]]:
-    """One file a video into `output`; returns how many were made, how many were there, and why others were not.
+    """Write one file per video to `output`; returns the numbers of new and kept files, and the reasons of failures.
 
-    Raises ValueError where two videos would get one file, or a file made in another way is in the place; InUseError
-    where another process writes features into `output`.
+    Raises ValueError if two videos would get the same file, or if an existing file was made with other settings;
+    InUseError if another process is writing features to `output`.
     """
     targets = _name_targets(videos, output, f".{to}")
     with claim_folder(output, "features", "give another --output"):
@@ -119,9 +119,9 @@ def _extract_targets(
 def extract_features(
     video: Video, encoder: Encoder, config: WindowConfig, head: AttentiveHead | None = None
 ) -> dict[str, Tensor]:
-    """`features` [W, N, D] or [W, D] (of layers: each as `layer_3`, ...), `times` [W, 2], `frames` [W, T].
+    """`features` [W, N, D] or [W, D] (with layers: one entry each, `layer_3`, ...), `times` [W, 2], `frames` [W, T].
 
-    head: that of --pool attentive, trained on this encoder's last features.
+    head: for --pool attentive, trained on this encoder's last features.
     """
     window = config.window or encoder.config.frames
     indices = plan_windows(video.timing, window, config.stride or window, config.step, config.fps)
@@ -142,17 +142,17 @@ def extract_features(
 
 
 def pool_tokens(tokens: Tensor, pool: Pool, head: AttentiveHead | None = None) -> Tensor:
-    """tokens [W, N, D] as they are, or one vector a window [W, D]."""
+    """Tokens [W, N, D] unchanged, or one pooled vector per window [W, D]."""
     if head is not None:
         return head.to(tokens.device).pool(tokens)
     return tokens.mean(1) if pool == "mean" else tokens
 
 
 def plan_windows(timing: Timing, window: int, stride: int, step: int = 1, fps: float = 0.0) -> Indices:
-    """Frames [W, T] of every window: the first begins with the video, the last ends with it.
+    """Frame indices [W, T] of every window: the first window starts with the video, the last one ends with it.
 
-    So the last one may overlap the one before it more than the others do; a video shorter than a window has one, which
-    repeats the last frame.
+    The last window may therefore overlap the previous one more than the others do. A video shorter than a window has a
+    single window, padded by repeating the last frame.
     """
     if window < 1 or stride < 1:
         raise ValueError(f"window and stride must be at least 1, got {window} and {stride}")
@@ -169,10 +169,10 @@ def plan_windows(timing: Timing, window: int, stride: int, step: int = 1, fps: f
 
 
 def show_windows(video: Video, indices: Indices, crop: int) -> Iterator[Tensor]:
-    """The central squares of these frames [W, T], resized: W times uint8 [T, crop, crop, 3].
+    """Yield the windows with frame indices [W, T], centre-cropped and resized: W times uint8 [T, crop, crop, 3].
 
-    The video is decoded once from front to back, and only the frames of a window are kept, so time grows with the
-    length of the video and memory does not.
+    The video is decoded once, in order, and only the frames of the current window are kept, so memory does not grow
+    with the length of the video.
     """
     wanted = set(indices.flatten().tolist())
     kept: dict[int, Tensor] = {}
@@ -187,11 +187,11 @@ def show_windows(video: Video, indices: Indices, crop: int) -> Iterator[Tensor]:
             kept = {frame: square for frame, square in kept.items() if frame >= first}
         if number == len(indices):
             return
-    raise DecodeError("too few frames", f"frame {indices[number, -1]} was asked for")
+    raise DecodeError("too few frames", f"frame {indices[number, -1]} was requested")
 
 
 def read_video(path: Path) -> Video:
-    """A video with its timing; DecodeError where no decoder reads it."""
+    """A video with its timing; DecodeError if no decoder can read it."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -201,7 +201,7 @@ def read_video(path: Path) -> Video:
 
 
 def read_clip(path: str, config: EncoderConfig) -> Tensor:
-    """The middle of a video as the clip an encoder expects: uint8 [1, T, H, W, 3]."""
+    """A clip from the middle of a video with the length and size the encoder expects: uint8 [1, T, H, W, 3]."""
     video = read_video(Path(path))
     middle = choose_frames(video.timing, config.frames, 1, 0.0, 0.5)
     return next(show_windows(video, middle[None], config.crop)).unsqueeze(0)
@@ -222,7 +222,7 @@ def _name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path
 
 
 def _describe(entry: Source, encoder: Encoder, config: WindowConfig) -> dict[str, str]:
-    """Metadata of a file, all text: what it was made from and how."""
+    """Metadata of a feature file, all text: its source and settings."""
     settings = asdict(config)
     del settings["batch"]
     stat = Path(entry.path).stat()
@@ -237,9 +237,9 @@ def _describe(entry: Source, encoder: Encoder, config: WindowConfig) -> dict[str
 
 
 def _check_same(target: Path, metadata: dict[str, str]) -> None:
-    """Raise ValueError where the file in place was made from another video or in another way."""
+    """Raise ValueError if the existing file was made from another video or with other settings."""
     stored = read_metadata(target)
     changed = [name for name, value in metadata.items() if stored.get(name) != value]
     if changed:
         was = ", ".join(f"{name} (was: {stored.get(name)})" for name in changed)
-        raise ValueError(f"{target} is there, made with another {was}; choose another --output, or give --overwrite")
+        raise ValueError(f"{target} exists, made with another {was}; choose another --output, or give --overwrite")

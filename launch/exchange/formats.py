@@ -1,4 +1,4 @@
-"""The formats an encoder can be exported to, by name: how each is written, and read again by whom it is for.
+"""The export formats by name: how each is written, and how it is reloaded with the library it is for.
 
 A format of your own is registered in a module that `--plugin` names:
 
@@ -22,21 +22,21 @@ from vjepa.registry import Registry
 
 @dataclass(frozen=True)
 class Export:
-    """What is to be written."""
+    """The content of an export."""
 
     encoder: Encoder
     predictor: Predictor | None
-    facts: Mapping[str, Any] = field(repr=False)  # what is known of the training, as plain data
+    facts: Mapping[str, Any] = field(repr=False)  # what is known about the training, as plain data
     folder: Path
 
 
 @dataclass(frozen=True)
 class Format:
-    """How an encoder is written to a folder, and how it is loaded again to be compared."""
+    """How an encoder is written to a folder, and how it is reloaded for the comparison."""
 
     write: Callable[[Export], object]
     read: Callable[[Path], Reader]
-    snippet: str = ""  # Python that loads it, shown in the model card
+    snippet: str = ""  # Python code that loads it, for the model card
 
 
 FORMATS: Registry[Format] = Registry("--format", "launch.exchange.formats")

@@ -1,4 +1,4 @@
-"""Load what was exported with the library it was written for, and compare it with the original on a clip."""
+"""Reload an export with the library it is for, and compare it with the original on a clip."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ Prediction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Reader:
-    """An export loaded again: `features` of a clip, `prediction` where it has a predictor, `logits` of a classifier."""
+    """A reloaded export: `features` of a clip, `prediction` if it has a predictor, `logits` if it is a classifier."""
 
     features: Features
     prediction: Prediction | None = None
@@ -30,7 +30,7 @@ class Reader:
 
 @torch.no_grad()
 def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head: AttentiveHead | None = None) -> float:
-    """Largest absolute difference of features, of predictions where there is a predictor, of the head's logits.
+    """Largest absolute difference of the features, and of the predictions and logits if there are any.
 
     clip is normalised, float32 [1, 3, T, H, W]. Half of the tokens are the predictor's context, the rest its targets.
     """
@@ -39,7 +39,7 @@ def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head:
     difference = float((features - reader.features(clip)).abs().max())
     if head is not None:
         if reader.logits is None:
-            raise ValueError("what was loaded has no classifier")
+            raise ValueError("the reloaded export has no classifier")
         logits = head(features)
         difference = max(difference, float((logits - reader.logits(clip)).abs().max()))
     if original.predictor is None or reader.prediction is None:
@@ -53,7 +53,7 @@ def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head:
 
 
 def read_ours(loaded: Pretrained) -> Reader:
-    """An encoder of ours, read again."""
+    """An export in one of our own formats."""
 
     def predict(clip: Tensor, context: Tensor, target: Tensor) -> Tensor:
         if loaded.predictor is None:
@@ -106,7 +106,7 @@ def read_onnx(folder: Path) -> Reader:
 
 
 def read_program(folder: Path) -> Reader:
-    """A program of torch.export."""
+    """A torch.export program."""
     module = torch.export.load(folder / PROGRAM).module()
     return Reader(lambda clip: module(clip))
 
@@ -118,5 +118,5 @@ def _predict(predictor: Predictor, features: Tensor, context: Tensor, target: Te
 
 
 def count_parameters(encoder: Encoder) -> int:
-    """Parameters of an encoder."""
+    """Number of parameters of an encoder."""
     return sum(parameter.numel() for parameter in encoder.parameters())

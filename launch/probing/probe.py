@@ -1,4 +1,4 @@
-"""A probe of a frozen encoder: features of two labelled sets, heads on them, results and report."""
+"""A probe of a frozen encoder: extract features of a training and a test set, fit heads, write results and report."""
 
 import json
 import os
@@ -33,34 +33,34 @@ from vjepa.precision import Precision
 
 MEMORY, OFF = "memory", "off"
 BASELINES = ("random", "pixels", "first_frame")
-REPEATABLE = (
+NEUTRAL_KEYS = (
     "output", "batch", "cache", "cache_gb", "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb",
     "data.allow_pipe",
-)  # fmt: skip  # settings that results do not depend on
+)  # fmt: skip  # settings that do not affect the results
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """One evaluation: clips are as long and as large as those the encoder was trained on, unless it says otherwise."""
+    """One evaluation. By default clips have the length and size that the encoder was trained on."""
 
     encoder: str = ""  # run, .ckpt, exported or transformers folder, official checkpoint, or timm:NAME[:FILE]; required
-    weights: Weights = ""  # which encoder: target (default) or context of a run; of an official file its name
-    layers: tuple[int, ...] = ()  # blocks whose tokens attentive heads see, from 0 or negative; none: the last
-    train: str = ""  # folder of shards the heads learn from; required
-    test: str = ""  # folder of shards that is reported; required
-    targets: str = ""  # table `key,value` or `path,value` of values to regress; none: the labels in the shards
-    data: DataConfig = field(default_factory=DataConfig)  # its path follows from the above
-    frames: int = 0  # of a clip; 0: as the encoder was trained on (an image ViT: data.frames)
+    weights: Weights = ""  # which encoder: target (default) or context of a run, or its name in an official checkpoint
+    layers: tuple[int, ...] = ()  # blocks whose tokens attentive heads read, 0-based or negative; empty: the last
+    train: str = ""  # folder of shards to train the heads on; required
+    test: str = ""  # folder of shards of the test set; required
+    targets: str = ""  # table `key,value` or `path,value` of regression targets; empty: the labels in the shards
+    data: DataConfig = field(default_factory=DataConfig)  # data.path is set from train and test
+    frames: int = 0  # per clip; 0: as the encoder was trained on (an image ViT: data.frames)
     crop: int = 0  # pixels; 0: as the encoder was trained on
-    views: Views = field(default_factory=Views)  # augmented ones are for the training set alone
+    views: Views = field(default_factory=Views)  # augmented views apply only to the training set
     heads: HeadsConfig = field(default_factory=HeadsConfig)
-    baselines: tuple[str, ...] = BASELINES  # measured beside the encoder; timm:NAME[:FILE] as well
-    batch: int = 32  # clips encoded at once
-    precision: Precision = "auto"  # of the encoder: bf16 where the device computes in it, else fp32
+    baselines: tuple[str, ...] = BASELINES  # evaluated as well; also timm:NAME[:FILE]
+    batch: int = 32  # clips encoded per forward pass
+    precision: Precision = "auto"  # of the encoder; auto: bf16 where the device supports it natively, else fp32
     cache: str = "~/.cache/video-features"  # folder; memory: in this process; off: encode again in every epoch
-    cache_gb: float = 50.0  # size of that folder
+    cache_gb: float = 50.0  # size limit of that folder
     output: str = "runs/probe"
-    plugins: tuple[str, ...] = ()  # modules with parts of your own: dotted names or .py files
+    plugins: tuple[str, ...] = ()  # modules with your own extensions: dotted names or .py files
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.baselines if name not in BASELINES and not name.startswith(TIMM)]
@@ -69,15 +69,15 @@ class ProbeConfig:
         if self.batch < 1 or self.frames < 0 or self.crop < 0 or self.cache_gb <= 0:
             found = f"{self.batch}, {self.frames}, {self.crop}, {self.cache_gb:g}"
             raise ValueError(f"batch and cache_gb must be positive, frames and crop not negative, got {found}")
-        if self.cache in ("", "False", "false"):  # YAML reads a bare off as false
+        if self.cache in ("", "False", "false"):  # YAML parses a bare `off` as false
             object.__setattr__(self, "cache", OFF)
 
 
 def probe(config: ProbeConfig) -> list[Result]:
     """Evaluate the encoder and its baselines; writes results and heads.
 
-    Of several processes only the first one has results, the others encode for it. Raises ValueError where a key is
-    missing, or `output` holds the results of another probe; InUseError where another process probes into it.
+    With several processes only rank 0 returns results; the others only encode. Raises ValueError if a key is missing or
+    `output` holds the results of another probe, and InUseError if another process is writing to it.
     """
     for name in ("encoder", "train", "test"):
         if not getattr(config, name):
@@ -93,7 +93,7 @@ def probe(config: ProbeConfig) -> list[Result]:
 
 
 def measure(config: ProbeConfig, rank: Rank) -> list[Result]:
-    """`probe` for whoever holds the output folder, or a rank that helps."""
+    """`probe` for rank 0, which holds the lock on the output folder, and for the ranks that only encode."""
     subject = read_subject(config.encoder, config.weights, config.heads.seed, config.crop)
     orders = plan(subject, config, rank)
     classes = check_classes(config, orders)
@@ -108,17 +108,17 @@ def measure(config: ProbeConfig, rank: Rank) -> list[Result]:
     attentive = config.heads.attentive
     heads = replace(config.heads, attentive=replace(attentive, heads=attentive.heads or subject.heads))
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(count_cores())  # the loading processes are gone
+        torch.set_num_threads(count_cores())  # the loader workers have ended
     unfinished = Path(config.output) / "unfinished"
     with tqdm(bar_format="heads: {desc} [{elapsed}]", leave=False) as bar:
         results = evaluate(train, test, classes, heads, unfinished, bar.set_description_str)
     write(config, results, classes, subject, orders[1].loader)
-    shutil.rmtree(unfinished, ignore_errors=True)  # that of earlier, other settings as well
+    shutil.rmtree(unfinished, ignore_errors=True)  # including leftovers of earlier settings
     return results
 
 
 def check_output(config: ProbeConfig) -> None:
-    """Raise ValueError where `output` holds the results of another probe: they are not replaced unasked."""
+    """Raise ValueError if `output` holds the results of another probe, which must not be overwritten silently."""
     folder = Path(config.output)
     if not (folder / NAME).is_file():
         return
@@ -126,7 +126,7 @@ def check_output(config: ProbeConfig) -> None:
     try:
         before = read_results(folder).config
     except ValueError as error:
-        raise ValueError(f"{error}. It is not replaced: {advice}") from error
+        raise ValueError(f"{error}. It will not be overwritten: {advice}") from error
     changed = describe_changes(before, json.loads(json.dumps(asdict(config))))
     if changed:
         more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
@@ -136,24 +136,24 @@ def check_output(config: ProbeConfig) -> None:
 
 
 def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Settings that decide the results and differ between two configs, in words."""
-    words = []
+    """Describe the settings that affect the results and differ between two configs."""
+    changes = []
     for name in {**before, **now}:
         key, old, new = prefix + name, before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            words += describe_changes(old, new, f"{key}.")
-        elif old != new and key not in REPEATABLE:
-            words.append(f"{key}: {new} (was {old})")
-    return words
+            changes += describe_changes(old, new, f"{key}.")
+        elif old != new and key not in NEUTRAL_KEYS:
+            changes.append(f"{key}: {new} (was {old})")
+    return changes
 
 
 def name_free(folder: Path) -> Path:
-    """A name like the folder's that is not taken."""
+    """An unused folder name based on `folder`."""
     return next(name for name in (folder.with_name(f"{folder.name}-{i}") for i in count(2)) if not name.exists())
 
 
 def plan(subject: Subject, config: ProbeConfig, rank: Rank) -> list[Order]:
-    """What is to be encoded: the training set in its views, and the reported one in fixed views."""
+    """The two extraction jobs: the training set with its views, and the test set with fixed views."""
     frames = config.frames or subject.frames or config.data.frames
     data = replace(config.data, frames=frames, crop=config.crop or subject.crop)
     share_cores(data)
@@ -169,20 +169,20 @@ def plan(subject: Subject, config: ProbeConfig, rank: Rank) -> list[Order]:
 
 
 def check_classes(config: ProbeConfig, orders: Sequence[Order]) -> list[str]:
-    """The class names, none where values are regressed; ValueError where the two sets do not name the same."""
+    """The class names, empty for regression; ValueError if the two sets have different classes."""
     train, test = (order.loader.manifest.classes for order in orders)
     if config.targets:
         return []
     if train != test or not train:
         raise ValueError(
-            f"{config.train} and {config.test} must name the same classes, got {train or 'none'} and {test or 'none'}; "
+            f"{config.train} and {config.test} must have the same classes, got {train or 'none'} and {test or 'none'}; "
             "pack both with the same labels, or give targets=TABLE to regress values"
         )
     return train
 
 
 def extractors(subject: Subject, config: ProbeConfig, device: str, crop: int) -> dict[str, Extractor]:
-    """The encoder and the baselines asked for, by the name they have in the table."""
+    """The encoder and the configured baselines, by their name in the results table."""
     seed, frozen = config.heads.seed, subject.freeze(device, config.precision, config.layers)
     found: dict[str, Extractor] = {"encoder": frozen}
     for name in config.baselines:
@@ -198,7 +198,7 @@ def extractors(subject: Subject, config: ProbeConfig, device: str, crop: int) ->
 
 
 def collect(orders: Sequence[Order], config: ProbeConfig, rank: Rank) -> list[dict[str, Features]]:
-    """The features ordered, from where the config keeps them; none for a rank that only helps."""
+    """The features of the jobs, cached as configured; empty for a rank that only encodes."""
     check_cache(config, rank.world)
     total = sum(order.loader.manifest.samples for order in orders)
     with tqdm(total=total, desc="features", unit="sample", leave=False, disable=rank.number > 0) as bar:
@@ -212,20 +212,20 @@ def collect(orders: Sequence[Order], config: ProbeConfig, rank: Rank) -> list[di
 
 
 def check_cache(config: ProbeConfig, world: int) -> None:
-    """Raise ValueError where `world` processes have no folder in which they can exchange features."""
+    """Raise ValueError if `world` processes have no shared folder to exchange features."""
     if config.cache in (MEMORY, OFF) and world > 1:
         raise ValueError(
-            f"cache={config.cache} is for one process, there are {world}: give cache=FOLDER that all of them can "
-            "reach, they exchange features there"
+            f"cache={config.cache} works only with one process, got {world}: give cache=FOLDER, a folder that all of "
+            "them can access to exchange features"
         )
 
 
 def write(
     config: ProbeConfig, results: Sequence[Result], classes: Sequence[str], subject: Subject, loader: EvalLoader
 ) -> None:
-    """Results, report and the trained heads of the encoder; those of an earlier probe do not stay. `loader`: reported.
+    """Write results, report and the encoder's trained heads, replacing earlier ones. `loader` reads the test set.
 
-    A head on chosen layers is marked as such: who gives it the last layer's tokens is told.
+    A head on selected layers records them, so that applying it to the last layer's tokens is an error.
     """
     folder = Path(config.output)
     write_results(folder, results, classes, asdict(config))

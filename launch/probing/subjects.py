@@ -1,4 +1,4 @@
-"""What a probe examines: a video encoder of whatever format, or a timm image ViT that sees frame by frame."""
+"""The encoders that can be probed: a video encoder in any supported format, or a timm image ViT applied per frame."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,21 +17,21 @@ TIMM = "timm:"
 
 
 class Subject(Protocol):
-    """An encoder to be probed, as far as a probe has to know it."""
+    """An encoder to be probed."""
 
     module: nn.Module
-    source: str  # where its weights came from
-    frames: int  # of the clips it was trained on; 0: it sees frames one by one
+    source: str  # origin of its weights
+    frames: int  # per clip, as trained; 0: an image encoder
     crop: int  # pixels
-    heads: int  # of its attention
-    depth: int  # blocks
+    heads: int  # attention heads
+    depth: int  # number of blocks
 
     def freeze(self, device: str, precision: Precision, layers: tuple[int, ...] = ()) -> Extractor:
-        """What turns clips into its tokens."""
+        """A frozen extractor that turns clips into tokens."""
         ...
 
     def fresh(self, seed: int) -> "Subject":
-        """One of the same shape with weights of a seed."""
+        """An encoder of the same architecture, randomly initialised from a seed."""
         ...
 
 
@@ -56,10 +56,10 @@ class VideoSubject:
 
 
 class ImageSubject:
-    """A timm image ViT: `name`, its weights from `file` or, without one, of a seed; nothing is downloaded."""
+    """A timm image ViT `name` with weights from `file`, or random weights from a seed; nothing is downloaded."""
 
     def __init__(self, name: str, file: str = "", seed: int = 0, crop: int = 0) -> None:
-        self.name, self.asked = name, crop
+        self.name, self.requested_crop = name, crop
         self.image = build_image_vit(name, file, seed, crop)
         self.module: nn.Module = self.image
         self.source = f"{TIMM}{name}:{file}" if file else f"{TIMM}{name}, weights of seed {seed}"
@@ -73,17 +73,17 @@ class ImageSubject:
 
     def fresh(self, seed: int) -> Subject:
         """See `Subject`."""
-        return ImageSubject(self.name, "", seed, self.asked)
+        return ImageSubject(self.name, "", seed, self.requested_crop)
 
 
 def read_subject(path: str, weights: Weights = "", seed: int = 0, crop: int = 0) -> Subject:
-    """The encoder at `path`, or `timm:NAME` (weights of a seed) or `timm:NAME:FILE`; crop: pixels, 0: as it says.
+    """The encoder at `path`, or `timm:NAME` (random weights) or `timm:NAME:FILE`; crop in pixels, 0: the encoder's own.
 
-    Raises FileNotFoundError or ValueError where a single tensor has no place.
+    Loading is strict: raises FileNotFoundError for a missing file and ValueError for any tensor that does not match.
     """
     if path.startswith(TIMM):
         if weights:
-            raise ValueError(f"weights={weights} is for runs and official checkpoints; {path} has one encoder")
+            raise ValueError(f"weights={weights} is for runs and official checkpoints; {path} has only one encoder")
         name, _, file = path.removeprefix(TIMM).partition(":")
         return ImageSubject(name, file, seed, crop)
     pretrained = read_origin(path, weights).pretrained
@@ -91,8 +91,8 @@ def read_subject(path: str, weights: Weights = "", seed: int = 0, crop: int = 0)
 
 
 def build_image_vit(name: str, file: str, seed: int, crop: int = 0) -> Any:
-    """A timm VisionTransformer without its classifier; crop: for frames of so many pixels, weights of a seed only."""
-    import timm  # takes seconds, and few probes need it
+    """A timm VisionTransformer without its classifier; crop: input size in pixels, only with random weights."""
+    import timm  # local import: slow, and few probes need it
 
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5]) or "see timm.list_models()"
@@ -102,7 +102,7 @@ def build_image_vit(name: str, file: str, seed: int, crop: int = 0) -> Any:
         torch.manual_seed(seed)
         try:
             image: Any = timm.create_model(name, pretrained=False, num_classes=0, **sized)
-        except TypeError as error:  # it knows no img_size
+        except TypeError as error:  # the model does not take img_size
             raise ValueError(f"{TIMM}{name} is not a vision transformer whose crop can be chosen: {error}") from error
     try:
         _ = image.patch_embed.img_size[0], image.blocks[0].attn.num_heads, image.forward_intermediates
@@ -118,7 +118,7 @@ def build_image_vit(name: str, file: str, seed: int, crop: int = 0) -> Any:
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
-    """Tensors by name, those of a classifier left out."""
+    """Tensors by name, without those of the classifier."""
     content: dict[str, Any] = read_safetensors(file) if file.suffix == ".safetensors" else load_pickled(file)
     for name in ("state_dict", "model"):
         if isinstance(content.get(name), dict):

@@ -1,4 +1,4 @@
-"""One HTML page about a run or a probe: pictures, tables and plain words. No script, no outside file."""
+"""A self-contained HTML page about a run or a probe: pictures, tables and text. No scripts, no external files."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -26,16 +26,16 @@ dt { color: #56607a } dd { margin: 0; overflow-wrap: anywhere }
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph of plain words, and a picture or table as HTML."""
+    """A heading, a paragraph of text, and a picture or table as HTML."""
 
     title: str
-    words: str
+    text: str
     body: str
 
 
 def write_report(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
     """Write the page to `path`."""
-    parts = [f"<h2>{html.escape(s.title)}</h2><p>{html.escape(s.words)}</p>{s.body}" for s in sections]
+    parts = [f"<h2>{html.escape(s.title)}</h2><p>{html.escape(s.text)}</p>{s.body}" for s in sections]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -45,7 +45,7 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
 
 
 def result_table(rows: Sequence[Mapping[str, Any]], ours: str = "encoder") -> str:
-    """Top-1, or the mean absolute error, with its interval: a row a kind of features, a column a head.
+    """Top-1, or the mean absolute error, with its interval: one row per feature type, one column per head.
 
     rows: those of a results.json.
     """
@@ -61,7 +61,7 @@ def result_table(rows: Sequence[Mapping[str, Any]], ours: str = "encoder") -> st
 
 
 def lay_out_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table; the cells are HTML."""
+    """An HTML table; the cells are HTML."""
     rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
     return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr>{rows}</table>"
 
@@ -75,5 +75,5 @@ def show_score(row: Mapping[str, Any]) -> str:
 
 
 def show_share(value: float, interval: Sequence[float]) -> str:
-    """A share in per cent with its interval, as HTML."""
+    """A fraction as a percentage with its interval, as HTML."""
     return f"{100 * value:.1f} % <span>{100 * interval[0]:.1f} to {100 * interval[1]:.1f}</span>"

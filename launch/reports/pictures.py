@@ -23,16 +23,16 @@ from vjepa.pixels import normalise
 Images = npt.NDArray[np.float32]
 
 INK, BLUE, ORANGE, GREY = "#1d2433", "#2f6fde", "#e0752d", "#9aa3b2"
-NAMED = 40  # classes whose names fit beside a confusion matrix
+NAMED = 40  # maximum number of classes with names on a confusion matrix
 
 
 def draw_contact_sheet(clips: Tensor, names: list[str], masks: dict[str, MaskConfig], encoder: Encoder) -> Figure:
-    """Clips uint8 [B, T, H, W, 3]: a row a clip, then what the context encoder sees of it under each kind of mask."""
+    """Clips uint8 [B, T, H, W, 3], one per row, and next to each what the context encoder sees under each mask."""
     grid, columns = encoder.config.grid, 4
     kinds = [("clip", None), *masks.items()]
     figure = Figure(figsize=(1.55 * columns * len(kinds), 1.6 * len(clips)))
     axes = figure.subplots(len(clips), columns * len(kinds), squeeze=False)
-    moments = np.linspace(0, clips.shape[1] - 1, columns).round().astype(int)
+    indices = np.linspace(0, clips.shape[1] - 1, columns).round().astype(int)
     for kind, (title, mask) in enumerate(kinds):
         shown = clips.numpy() / 255
         if mask is not None:
@@ -42,12 +42,12 @@ def draw_contact_sheet(clips: Tensor, names: list[str], masks: dict[str, MaskCon
                 1 - _to_pixels(visible, encoder)[..., None]
             )
         for row, name in enumerate(names):
-            for column, moment in enumerate(moments):
+            for column, index in enumerate(indices):
                 axis = axes[row, kind * columns + column]
-                axis.imshow(shown[row, moment], interpolation="nearest")
+                axis.imshow(shown[row, index], interpolation="nearest")
                 axis.set_axis_off()
                 if row == 0:
-                    axis.set_title(f"{title}, frame {moment + 1}", fontsize=7, color=INK)
+                    axis.set_title(f"{title}, frame {index + 1}", fontsize=7, color=INK)
                 if kind == 0 and column == 0:
                     axis.text(
                         -0.08, 0.5, name, transform=axis.transAxes, rotation=90, va="center", ha="right", fontsize=8
@@ -57,7 +57,7 @@ def draw_contact_sheet(clips: Tensor, names: list[str], masks: dict[str, MaskCon
 
 
 def draw_curves(history: dict[str, tuple[list[int], list[float]]]) -> Figure:
-    """Loss and collapse gauges over the optimiser steps."""
+    """Loss and collapse gauges against optimiser steps."""
     panels = [
         ("loss/prediction", "prediction loss"),
         ("gauges/spread", "spread across clips (0: collapsed)"),
@@ -80,9 +80,9 @@ def draw_curves(history: dict[str, tuple[list[int], list[float]]]) -> Figure:
 
 
 def draw_feature_colours(clips: Tensor, encoder: Encoder) -> Figure:
-    """Clips uint8 [B, T, H, W, 3] over their features: three principal components as red, green and blue.
+    """Clips uint8 [B, T, H, W, 3] and their features: three principal components as red, green and blue.
 
-    The mean of each position over the clips is taken out first, so the colours show what is there, not where.
+    The mean of each position over the clips is subtracted first, so the colours show content, not position.
     """
     with torch.no_grad():
         features = encoder(normalise(clips))
@@ -91,9 +91,9 @@ def draw_feature_colours(clips: Tensor, encoder: Encoder) -> Figure:
     figure = Figure(figsize=(1.5 * t * 2 + 0.4, 1.5 * len(clips)))
     axes = figure.subplots(len(clips), 2 * t, squeeze=False)
     for row in range(len(clips)):
-        for moment in range(t):
-            axes[row, 2 * moment].imshow(clips[row, moment * encoder.config.tubelet].numpy())
-            axes[row, 2 * moment + 1].imshow(volume[row, moment], interpolation="bicubic")
+        for step in range(t):
+            axes[row, 2 * step].imshow(clips[row, step * encoder.config.tubelet].numpy())
+            axes[row, 2 * step + 1].imshow(volume[row, step], interpolation="bicubic")
     for axis in axes.flat:
         axis.set_axis_off()
     figure.tight_layout(pad=0.2)
@@ -103,13 +103,13 @@ def draw_feature_colours(clips: Tensor, encoder: Encoder) -> Figure:
 def feature_colours(features: Tensor) -> Tensor:
     """Three principal components of features [B, N, D] as red, green and blue in [0, 1]: [B, N, 3] on the CPU.
 
-    One set of directions for all clips. The mean of each position over the clips is taken out first, so the colours
-    show what is there, not where.
+    All clips share the same components. The mean of each position over the clips is subtracted first, so the colours
+    show content, not position.
     """
     features = features.float()
     centred = features - (features.mean(0) if len(features) > 1 else features.mean(1, keepdim=True))
     flat = centred.flatten(0, 1)
-    _, directions = torch.linalg.eigh(flat.T @ flat)  # ascending; no random numbers, unlike a low-rank approximation
+    _, directions = torch.linalg.eigh(flat.T @ flat)  # ascending; deterministic, unlike a low-rank approximation
     colours = (centred @ directions[:, -3:].flip(1)).cpu()
     low, high = colours.flatten(0, 1).quantile(0.02, dim=0), colours.flatten(0, 1).quantile(0.98, dim=0)
     scaled: Tensor = (colours - low) / (high - low).clamp(min=1e-12)
@@ -117,7 +117,7 @@ def feature_colours(features: Tensor) -> Tensor:
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Rows: what it was; columns: what the probe said; per cent of the row. Names and numbers as far as they fit."""
+    """Rows: true class; columns: prediction; per cent of the row. Names and numbers only as far as they fit."""
     counts = np.asarray(confusion, dtype=np.float64)
     share = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
     are_named = len(classes) <= NAMED
@@ -139,7 +139,7 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
 
 
 def read_history(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """What a run logged: name -> (steps, values), from its csv."""
+    """The metrics that a run logged to its csv: name -> (steps, values)."""
     history: dict[str, tuple[list[int], list[float]]] = {}
     with (folder / "csv" / "metrics.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -161,7 +161,7 @@ def rasterise(figure: Figure, dpi: int = 100) -> npt.NDArray[np.uint8]:
 
 
 def embed(figure: Figure, alternative: str) -> str:
-    """A figure as an <img> that carries its own data."""
+    """A figure as an <img> with embedded data."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -169,7 +169,7 @@ def embed(figure: Figure, alternative: str) -> str:
 
 
 def _to_pixels(tokens: Tensor, encoder: Encoder) -> Images:
-    """A value a token [B, N] spread over its pixels [B, T, H, W]."""
+    """Token values [B, N] expanded to pixels [B, T, H, W]."""
     config = encoder.config
     volume = tokens.unflatten(1, config.grid)
     volume = volume.repeat_interleave(config.tubelet, 1)

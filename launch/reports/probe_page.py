@@ -1,6 +1,6 @@
-"""What a probe found, for people: one HTML page that stands alone, and curves for TensorBoard.
+"""The report of a probe: a self-contained HTML page, and curves for TensorBoard.
 
-The page is made from results.json and predictions.csv; the frames of its examples come from whoever can show them.
+The page is built from results.json and predictions.csv; the caller may supply a function that returns example clips.
 """
 
 import html
@@ -20,14 +20,14 @@ from probes.evaluate import Result
 from probes.results import Document, Predictions, read_predictions, read_results
 
 REPORT = "report.html"
-EXAMPLES = 6  # shown of the best and of the worst
-LISTED = 20  # classes or missing samples that are listed one by one
+EXAMPLES = 6  # number of best and of worst examples shown
+LISTED = 20  # classes or missing samples listed individually
 
-Show = Callable[[Sequence[str]], Mapping[str, Tensor]]  # keys -> clips uint8 [T, H, W, 3] of those that can be shown
+Show = Callable[[Sequence[str]], Mapping[str, Tensor]]  # keys -> clips uint8 [T, H, W, 3] of the readable ones
 
 
 def write_probe_report(folder: Path, show: Show | None = None) -> Path:
-    """Write report.html beside the results.json in `folder`; `show` finds the clips of its examples."""
+    """Write report.html next to the results.json in `folder`; `show` returns the clips of its examples."""
     document = read_results(folder)
     predictions = read_predictions(document)
     chosen = choose_row(document.rows)
@@ -35,37 +35,40 @@ def write_probe_report(folder: Path, show: Show | None = None) -> Path:
     of = f"{chosen['head']} on {chosen['features']}"
     sections = [
         Section("What was probed", "", _describe(document)),
-        Section("Scores", _words(document), result_table(document.rows) + _all_scores(document)),
+        Section("Scores", _score_text(document), result_table(document.rows) + _all_scores(document)),
     ]
     if any(row["shares"] for row in document.rows):
         chance = 1 / len(document.classes) if document.classes else None
-        picture = embed(draw_shares(document.rows, chance), "score against the share of labels")
-        words = (
-            "Heads trained on a share of the labels of every class; dots are seeds, bands the 95 % interval of their"
+        picture = embed(draw_shares(document.rows, chance), "score against the fraction of labels")
+        text = (
+            "Heads trained on a fraction of the labels of every class; dots are seeds, bands the 95 % interval of "
+            "their mean."
         )
-        sections.append(Section("With fewer labels", f"{words} mean.", picture + _share_lines(document)))
+        sections.append(Section("With fewer labels", text, picture + _share_lines(document)))
     if document.classes:
         picture = embed(draw_confusion(chosen["confusion"], document.classes), "confusion matrix")
-        words = f"{of}: rows are the true classes, columns its answers, in per cent of the row."
-        sections.append(Section("What it confuses", words, picture))
-        sections.append(Section("Class by class", f"{of}, with Wilson intervals.", _classes(chosen, document.classes)))
+        text = f"{of}: rows are true classes, columns predictions, in per cent of the row."
+        sections.append(Section("Confusion matrix", text, picture))
+        sections.append(
+            Section("Per-class accuracy", f"{of}, with Wilson intervals.", _classes(chosen, document.classes))
+        )
     else:
         values = ([float(text) for text in texts] for texts in (said.labels, said.predicted))
-        words = f"{of}: each sample's true value and what the head said."
-        sections.append(Section("Values", words, embed(draw_values(*values), "predicted against true values")))
-    sections.append(Section("Examples", _example_words(of, bool(document.classes)), _examples(said, show)))
+        text = f"{of}: predicted against true value of each sample."
+        sections.append(Section("Values", text, embed(draw_values(*values), "predicted against true values")))
+    sections.append(Section("Examples", _example_text(of, bool(document.classes)), _examples(said, show)))
     sections.append(Section("Missing", "", _missing(document)))
     config = document.config
-    lead = f"{config.get('encoder', '')} on {config.get('test', '')}: {chosen['samples']} samples, weights frozen."
+    lead = f"{config.get('encoder', '')} on {config.get('test', '')}: {chosen['samples']} samples, frozen weights."
     path = folder / REPORT
     write_report(path, "Probe of a frozen encoder", lead, sections)
     return path
 
 
 def write_scalars(folder: Path, results: Sequence[Result]) -> None:
-    """The scores as TensorBoard scalars in `folder`/tensorboard; a point of a few-shot curve has the share as its step.
+    """Write the scores as TensorBoard scalars to `folder`/tensorboard.
 
-    Steps are whole numbers: tenths of a per cent.
+    In a few-shot curve the step is the fraction of labels in tenths of a per cent, because steps are integers.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -81,7 +84,7 @@ def write_scalars(folder: Path, results: Sequence[Result]) -> None:
 
 
 def clips_of(loader: EvalLoader) -> Show:
-    """Shows the middle clip of samples of the set behind `loader`; those that cannot be read are left out."""
+    """A function that returns the middle clips of samples of the loader's set, leaving out unreadable ones."""
 
     def show(keys: Sequence[str]) -> dict[str, Tensor]:
         reader = ClipReader(loader.config, loader.manifest)
@@ -105,11 +108,11 @@ def clips_of(loader: EvalLoader) -> Show:
 
 
 def choose_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The result looked at closely: of the encoder's (or the first features') heads the best on held-out samples."""
+    """The result shown in detail: the encoder's (else the first features') head that is best on held-out samples."""
     first = "encoder" if any(row["features"] == "encoder" for row in rows) else rows[0]["features"]
     own = [row for row in rows if row["features"] == first]
     tried = [row for row in own if "held_out" in row["choice"]] or own
-    sign = 1 if "top1" in tried[0] else -1  # an accuracy or an error
+    sign = 1 if "top1" in tried[0] else -1  # accuracy: higher is better; error: lower is better
     return max(tried, key=lambda row: sign * row["choice"].get("held_out", 0.0))
 
 
@@ -118,19 +121,19 @@ def _describe(document: Document) -> str:
     views, heads, data = (config.get(name, {}) for name in ("views", "heads", "data"))
     lines = [
         ("encoder", config.get("encoder", "")),
-        ("heads learn from", config.get("train", "")),
-        ("reported set", f"{config.get('test', '')}: {first['samples']} samples, {first['missing']} missing"),
-        ("classes", f"{len(document.classes)}" if document.classes else "none: values are regressed"),
+        ("training set", config.get("train", "")),
+        ("test set", f"{config.get('test', '')}: {first['samples']} samples, {first['missing']} missing"),
+        ("classes", f"{len(document.classes)}" if document.classes else "none: regression"),
         ("views", f"{views.get('segments', 1)} in time, {views.get('crops', 1)} in space"),
         (
             "frames",
-            f"{data.get('fps')} a second"
+            f"{data.get('fps')} per second"
             if data.get("fps")
-            else f"one in {data['stride']}"
+            else f"every {data['stride']}th"
             if data.get("stride", 1) > 1
             else "all",
         ),
-        ("heads chosen on", _describe_choice(heads)),
+        ("heads selected on", _describe_choice(heads)),
     ]
     cells = "".join(f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in lines)
     return f"<dl>{cells}</dl>"
@@ -142,11 +145,11 @@ def _describe_choice(heads: Mapping[str, Any]) -> str:
     return f"{100 * heads.get('held_out', 0.2):g} % of the training samples, held out"
 
 
-def _words(document: Document) -> str:
+def _score_text(document: Document) -> str:
     if document.task == "regression":
-        return "Mean absolute error over the whole reported set, with its 95 % bootstrap interval."
+        return "Mean absolute error on the whole test set, with its 95 % bootstrap interval."
     chance = f"{100 / len(document.classes):.1f} %"
-    return f"Top-1 over the whole reported set, with its 95 % Wilson interval. Chance is {chance}."
+    return f"Top-1 accuracy on the whole test set, with its 95 % Wilson interval. Chance is {chance}."
 
 
 def _all_scores(document: Document) -> str:
@@ -165,8 +168,8 @@ def _all_scores(document: Document) -> str:
         choice = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in row["choice"].items())
         seeds = " ".join(f"{100 * value:.1f}" if document.classes else f"{value:.4g}" for value in row["seeds"])
         lines.append([*name, *cells, choice, seeds or "-"])
-    measures = ("top-1", "top-5", "mean of classes") if document.classes else ("mean absolute error", "R2")
-    table = lay_out_table(("features", "head", *measures, "chosen", "each seed"), lines)
+    measures = ("top-1", "top-5", "mean per-class accuracy") if document.classes else ("mean absolute error", "R2")
+    table = lay_out_table(("features", "head", *measures, "selected", "each seed"), lines)
     return f"<details><summary>All measures</summary>{table}</details>"
 
 
@@ -205,22 +208,22 @@ def _classes(row: Mapping[str, Any], names: Sequence[str]) -> str:
         ]
         for entry in ordered
     ]
-    header = ("class, worst first", "samples", "accuracy", "most often taken for")
+    header = ("class, worst first", "samples", "accuracy", "most often confused with")
     table = lay_out_table(header, lines[:LISTED])
     if len(lines) <= LISTED:
         return table
     return table + f"<details><summary>all {len(lines)}</summary>{lay_out_table(header, lines)}</details>"
 
 
-def _example_words(of: str, has_classes: bool) -> str:
-    judged = "how probable it thought the truth" if has_classes else "how far it was off"
-    return f"{of}: samples of the reported set ordered by {judged}."
+def _example_text(of: str, has_classes: bool) -> str:
+    criterion = "predicted probability of the true class" if has_classes else "absolute error"
+    return f"{of}: samples of the test set ordered by {criterion}."
 
 
 def _examples(said: Predictions, show: Show | None) -> str:
     if said.ranks:
         quality = said.probabilities
-        told = [f"{100 * value:.1f} % for the truth" for value in quality]
+        told = [f"{100 * value:.1f} % for the true class" for value in quality]
     else:
         pairs = zip(said.labels, said.predicted, strict=True)
         quality = [-abs(float(truth) - float(answer)) for truth, answer in pairs]
@@ -234,8 +237,8 @@ def _examples(said: Predictions, show: Show | None) -> str:
         for number in group:
             key = said.keys[number]
             picture = embed(draw_frames(clips[key]), "frames of a clip") if key in clips else ""
-            words = f"{said.labels[number]}, answered {said.predicted[number]}: {told[number]}"
-            caption = f"{html.escape(words)} <span>{html.escape(key)}</span>"
+            text = f"{said.labels[number]}, predicted {said.predicted[number]}: {told[number]}"
+            caption = f"{html.escape(text)} <span>{html.escape(key)}</span>"
             figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
         body += f'<h3>{title}</h3><div class="grid">{"".join(figures)}</div>' if figures else ""
     return body
@@ -243,9 +246,11 @@ def _examples(said: Predictions, show: Show | None) -> str:
 
 def _missing(document: Document) -> str:
     if not document.missing:
-        return "<p>Every sample of the reported set was read and answered.</p>"
+        return "<p>Every sample of the test set was read and evaluated.</p>"
     lines = []
     for reason, keys in document.missing.items():
         more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
         lines.append([html.escape(reason), str(len(keys)), html.escape(", ".join(keys[:LISTED])) + more])
-    return "<p>Not read, and in no score.</p>" + lay_out_table(("reason", "samples", "keys"), lines)
+    return "<p>These samples could not be read and are not part of any score.</p>" + lay_out_table(
+        ("reason", "samples", "keys"), lines
+    )

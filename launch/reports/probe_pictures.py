@@ -1,4 +1,4 @@
-"""The pictures of a probe's report: few-shot curves, values against the truth, frames of clips."""
+"""The pictures of a probe's report: few-shot curves, predicted against true values, frames of clips."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from torch import Tensor
 from launch.reports.pictures import BLUE, GREY, INK, ORANGE
 
 COLOURS = (BLUE, ORANGE, "#3a9e6e", "#a05bc4", GREY, "#c4475b")
-FRAMES = 6  # shown of a clip
+FRAMES = 6  # frames shown per clip
 
 
 def draw_shares(rows: Sequence[Mapping[str, Any]], chance: float | None) -> Figure:
-    """Accuracy (or the mean absolute error) against the share of labels: a panel a head, a line a kind of features.
+    """Accuracy (or mean absolute error) against the fraction of labels: one panel per head, one line per feature type.
 
     Dots are seeds, the band is the 95 % interval of their mean.
     """
@@ -43,7 +43,7 @@ def draw_shares(rows: Sequence[Mapping[str, Any]], chance: float | None) -> Figu
         axis.set_xticks(shares, [f"{share:g} %" for share in shares], fontsize=8)
         axis.set_xticks([], minor=True)
         axis.set_title(head, fontsize=10, color=INK)
-        axis.set_xlabel("share of the labels", fontsize=8)
+        axis.set_xlabel("fraction of the labels", fontsize=8)
         _tidy(axis)
     panels[0].set_ylabel("mean absolute error" if chance is None else "top-1, %", fontsize=8)
     panels[-1].legend(fontsize=7, frameon=False, loc="best")
@@ -51,11 +51,11 @@ def draw_shares(rows: Sequence[Mapping[str, Any]], chance: float | None) -> Figu
     return figure
 
 
-def draw_values(truth: Sequence[float], said: Sequence[float]) -> Figure:
-    """What the probe said against the true values."""
+def draw_values(truth: Sequence[float], predicted: Sequence[float]) -> Figure:
+    """Predicted against true values."""
     figure = Figure(figsize=(4.6, 4.4))
     axis = figure.subplots()
-    axis.plot(truth, said, ".", color=BLUE, markersize=4, alpha=0.6)
+    axis.plot(truth, predicted, ".", color=BLUE, markersize=4, alpha=0.6)
     ends = [min(truth), max(truth)]
     axis.plot(ends, ends, color=GREY, linewidth=1)
     axis.set_xlabel("true value", fontsize=9)
@@ -67,8 +67,8 @@ def draw_values(truth: Sequence[float], said: Sequence[float]) -> Figure:
 
 def draw_frames(clip: Tensor) -> Figure:
     """Some frames of a clip uint8 [T, H, W, 3], side by side."""
-    moments = np.linspace(0, len(clip) - 1, min(FRAMES, len(clip))).round().astype(int)
-    strip = np.concatenate([clip[moment].numpy() for moment in moments], 1)
+    indices = np.linspace(0, len(clip) - 1, min(FRAMES, len(clip))).round().astype(int)
+    strip = np.concatenate([clip[index].numpy() for index in indices], 1)
     height, width = strip.shape[:2]
     figure = Figure(figsize=(5.4, 5.4 * height / width))
     axis = figure.add_axes((0, 0, 1, 1))

@@ -1,1 +1,1 @@
-"""Several runs put side by side, and the demo."""
+"""Comparisons of several runs or probes, and the demo."""

@@ -1,4 +1,4 @@
-"""Compare probes: their scores with intervals, and which differences are more than chance."""
+"""Compare probe results: scores with intervals, and which differences are significant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Entry:
-    """One head on one kind of features of one probe."""
+    """The result of one head on one feature type of one probe."""
 
-    name: str  # of the probe; empty where there is one
-    row: dict[str, Any]  # of its results.json
+    name: str  # of the probe; empty if there is only one
+    row: dict[str, Any]  # its row in results.json
     predictions: Predictions
 
     @property
     def title(self) -> str:
-        """What tells it from the other entries."""
+        """A name that distinguishes it from the other entries."""
         return ", ".join(part for part in (self.name, self.row["features"]) if part)
 
     @property
     def head(self) -> str:
-        """Which head it is."""
+        """The name of the head."""
         return str(self.row["head"])
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two entries with the same head that answered the same samples."""
+    """Two entries with the same head, compared on the same samples."""
 
     first: Entry
     second: Entry
@@ -44,12 +44,12 @@ class Pair:
 
 
 def choose_entries(documents: Sequence[Document], features: list[str] | None, heads: list[str] | None) -> list[Entry]:
-    """The rows asked for, in the order of the files; ValueError where none of them has such a row, or tasks differ."""
+    """The selected rows, in the order of the files; ValueError if no row matches or the tasks differ."""
     if len({document.path.resolve() for document in documents}) < len(documents):
-        raise ValueError("a results.json is named twice; give each once")
+        raise ValueError("a results.json was given twice; give each once")
     tasks = sorted({document.task for document in documents})
     if len(tasks) > 1:
-        raise ValueError(f"results of one task can be compared, got {' and '.join(tasks)}")
+        raise ValueError(f"only results of the same task can be compared, got {' and '.join(tasks)}")
     wanted = features or (["encoder"] if len(documents) > 1 else None)
     names = _name_apart([str(document.path.parent) for document in documents]) if len(documents) > 1 else [""]
     entries = []
@@ -61,41 +61,45 @@ def choose_entries(documents: Sequence[Document], features: list[str] | None, he
     if not entries:
         rows = [(row["features"], row["head"]) for document in documents for row in document.rows]
         raise ValueError(
-            f"no result has the features and heads asked for; there are the features "
-            f"{', '.join(dict.fromkeys(name for name, _ in rows))} and the heads "
+            f"no result has these features and heads; the features are "
+            f"{', '.join(dict.fromkeys(name for name, _ in rows))} and the heads are "
             f"{', '.join(dict.fromkeys(name for _, name in rows))}"
         )
     return entries
 
 
 def compare(entries: Sequence[Entry], common: bool = False) -> tuple[list[Pair], list[str]]:
-    """Every pair with the same head, and why some could not be compared, in words."""
+    """Every pair with the same head, and the reasons why some pairs could not be compared."""
     pairs, refused = [], []
     ordered = sorted(entries, key=lambda entry: entry.head)
     for first, second in combinations(ordered, 2):
         if first.head != second.head:
             continue
-        found = [{key: place for place, key in enumerate(entry.predictions.keys)} for entry in (first, second)]
+        found = [{key: index for index, key in enumerate(entry.predictions.keys)} for entry in (first, second)]
         shared = [key for key in first.predictions.keys if key in found[1]]
-        apart = [len(places) - len(shared) for places in found]
-        words = f"{first.title} and {second.title} ({first.head})"
-        if not shared or (any(apart) and not common):
-            advice = "; --common compares them on the others" if shared else ""
+        unshared = [len(indices) - len(shared) for indices in found]
+        title = f"{first.title} and {second.title} ({first.head})"
+        if not shared or (any(unshared) and not common):
+            advice = "; --common compares them on the shared samples" if shared else ""
             refused.append(
-                f"{words} did not answer the same samples: {apart[0]} are only in the first and {apart[1]} only in the "
-                f"second, {len(shared)} in both{advice}"
+                f"{title} were not evaluated on the same samples: {unshared[0]} are only in the first and "
+                f"{unshared[1]} only in the second, {len(shared)} in both{advice}"
             )
             continue
-        chosen = [np.array([places[key] for key in shared]) for places in found]
+        chosen = [np.array([indices[key] for key in shared]) for indices in found]
         truths = [np.array(entry.predictions.labels)[at] for entry, at in zip((first, second), chosen, strict=True)]
         if different := int((truths[0] != truths[1]).sum()):
-            refused.append(f"{words} disagree on the label of {different} of {len(shared)} samples")
+            refused.append(f"{title} disagree on the label of {different} of {len(shared)} samples")
             continue
-        said = [np.array(entry.predictions.predicted)[at] for entry, at in zip((first, second), chosen, strict=True)]
+        predictions = [
+            np.array(entry.predictions.predicted)[at] for entry, at in zip((first, second), chosen, strict=True)
+        ]
         if first.predictions.ranks:
-            difference = compare_hits(*(predicted == truths[0] for predicted in said))
+            difference = compare_hits(*(predicted == truths[0] for predicted in predictions))
         else:
-            difference = compare_errors(*(predicted.astype(float) - truths[0].astype(float) for predicted in said))
+            difference = compare_errors(
+                *(predicted.astype(float) - truths[0].astype(float) for predicted in predictions)
+            )
         pairs.append(Pair(first, second, len(shared), difference))
     return pairs, refused
 
@@ -104,7 +108,7 @@ def lay_out_scores(entries: Sequence[Entry]) -> str:
     """The table of scores with their 95 % intervals."""
     rows = [["probe", "features", "head", "samples", "missing"]]
     if "top1" in entries[0].row:
-        rows[0] += ["top-1 (Wilson)", "top-5 (Wilson)", "mean of classes (bootstrap)"]
+        rows[0] += ["top-1 (Wilson)", "top-5 (Wilson)", "mean per class (bootstrap)"]
     else:
         rows[0] += ["mean absolute error (bootstrap)", "R2 (bootstrap)"]
     for entry in entries:
@@ -122,7 +126,7 @@ def lay_out_scores(entries: Sequence[Entry]) -> str:
 
 
 def lay_out_pairs(pairs: Sequence[Pair]) -> str:
-    """The differences, second minus first, with what Holm's correction leaves of their significance."""
+    """The differences, second minus first, with their significance after Holm's correction."""
     corrected = correct_holm([pair.difference.p for pair in pairs])
     is_share = bool(pairs[0].first.predictions.ranks)
     unit = "top-1, points" if is_share else "mean absolute error"
@@ -148,7 +152,7 @@ def lay_out_pairs(pairs: Sequence[Pair]) -> str:
                 verdict,
             ]
         )
-    note = f"Significant: p under {LEVEL} after Holm's correction for {len(pairs)} comparisons."
+    note = f"Significant: p below {LEVEL} after Holm's correction for {len(pairs)} comparisons."
     return f"{align_columns(rows, left=range(3))}\n{note}"
 
 
@@ -161,7 +165,7 @@ def _show_p(value: float) -> str:
 
 
 def _name_apart(folders: Sequence[str]) -> list[str]:
-    """As much of each folder's end as tells it from the others."""
+    """The shortest path suffixes that distinguish the folders."""
     parts = [folder.replace("\\", "/").rstrip("/").split("/") for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]

@@ -1,4 +1,4 @@
-"""Train objectives for the same compute, probe each, and put them side by side with intervals over seeds."""
+"""Train objectives with equal compute, probe each, and compare them with intervals over seeds."""
 
 import itertools
 import json
@@ -25,20 +25,20 @@ from probes.extractors import FrozenEncoder
 from vjepa.gauges import collapse_gauges, uniformity
 from vjepa.jepa import JEPA
 
-GAUGED = 8  # batches of 32 clips
-ROUNDS = 2  # of measuring a step, each over all choices; the faster one counts
+GAUGED = 8  # batches of 32 clips for the gauges
+ROUNDS = 2  # rounds of timing a step, each over all choices; the faster one counts
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One objective: what differs from the pretraining config."""
+    """One objective, given as overrides of the pretraining config."""
 
-    about: str = ""  # in plain words, for the table
+    about: str = ""  # description for the table
     settings: dict[str, Any] = field(
         default_factory=dict
-    )  # a part of a pretraining config; its masks are all there are
-    teacher: dict[str, Any] = field(default_factory=dict)  # of a teacher that is trained first and then frozen
-    teacher_share: float = 0.4  # of the budget, where there is such a teacher
+    )  # part of a pretraining config; its masks replace those of the base config
+    teacher: dict[str, Any] = field(default_factory=dict)  # settings of a teacher that is trained first, then frozen
+    teacher_share: float = 0.4  # fraction of the budget for that teacher, if there is one
 
     def __post_init__(self) -> None:
         if not 0 < self.teacher_share < 1:
@@ -47,7 +47,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Another labelled set on which every encoder is probed too."""
+    """Another pair of labelled sets on which every encoder is probed."""
 
     train: str = ""
     test: str = ""
@@ -55,17 +55,17 @@ class Transfer:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Which objectives, on what, for how long."""
+    """The objectives to compare, the data, and the compute."""
 
-    pretrain: str = "configs/pretrain/demo.yaml"  # pretraining config that every choice starts from
+    pretrain: str = "configs/pretrain/demo.yaml"  # base config of pretraining for every choice
     probe: str = "configs/probe/synthetic.yaml"  # probe config
-    train: str = ""  # folder of shards that is pretrained on and that the probes learn from; required
-    test: str = ""  # folder of shards that is reported; required
+    train: str = ""  # folder of shards for pretraining and for training the probes; required
+    test: str = ""  # folder of shards of the test set; required
     choices: dict[str, Choice] = field(default_factory=dict)
     transfer: dict[str, Transfer] = field(default_factory=dict)
-    only: list[str] = field(default_factory=list)  # of the choices; none: all
-    budget: str = "10min"  # compute of a run
-    seeds: int = 3  # runs of each choice
+    only: list[str] = field(default_factory=list)  # names of the choices to run; empty: all
+    budget: str = "10min"  # compute per run
+    seeds: int = 3  # runs per choice
     output: str = "runs/objectives"
 
     def __post_init__(self) -> None:
@@ -82,65 +82,65 @@ class StudyConfig:
 
 
 def compare(config: StudyConfig) -> None:
-    """Measure, train, probe, write the table."""
+    """Time the steps, train, probe, and write table and figure."""
     folder = Path(config.output)
     steps = choose_steps(config, folder)
     for seed in range(config.seeds):
         for name, choice in config.chosen().items():
-            place = folder / name / f"seed-{seed}"
-            if pretrain(config, choice, place, seed, steps[name]):
-                measure(config, place, seed, baselines=name == first_whole(config, folder, seed))
+            run_folder = folder / name / f"seed-{seed}"
+            if pretrain(config, choice, run_folder, seed, steps[name]):
+                measure(config, run_folder, seed, baselines=name == first_finished(config, folder, seed))
     rows = collect(folder, {name: choice.about for name, choice in config.choices.items()}, steps)
     (folder / "results.json").write_text(json.dumps({"budget": config.budget, "rows": as_plain(rows)}, indent=1) + "\n")
     (folder / "table.md").write_text(render(rows, config.budget))
     draw_figure(rows, folder / "figure.png")
 
 
-def first_whole(config: StudyConfig, folder: Path, seed: int) -> str:
-    """The choice whose probe measures the baselines of a seed, too: the first that did not diverge."""
-    whole = (name for name in config.choices if not (folder / name / f"seed-{seed}" / DIVERGED).is_file())
-    return next(whole, "")
+def first_finished(config: StudyConfig, folder: Path, seed: int) -> str:
+    """The choice whose probe also measures the baselines of a seed: the first that did not diverge."""
+    finished = (name for name in config.choices if not (folder / name / f"seed-{seed}" / DIVERGED).is_file())
+    return next(finished, "")
 
 
-def pretrain(config: StudyConfig, choice: Choice, place: Path, seed: int, steps: Mapping[str, int]) -> bool:
-    """Train one choice from one seed; a teacher to be frozen comes first. A run that was interrupted continues.
+def pretrain(config: StudyConfig, choice: Choice, folder: Path, seed: int, steps: Mapping[str, int]) -> bool:
+    """Train one choice with one seed, after its frozen teacher if it has one. An interrupted run is resumed.
 
-    False where it diverged: that is a result too, kept in diverged.txt, and not tried again.
-    Raises ValueError where the folder holds a run with other settings.
+    False if it diverged: that is a result too, recorded in diverged.txt, and not retried.
+    Raises ValueError if the folder holds a run with other settings.
     """
     parts = {"run": dict(choice.settings)}
     if choice.teacher:
-        weights = {"teacher": {**choice.settings.get("teacher", {}), "weights": str(place / "teacher")}}
+        weights = {"teacher": {**choice.settings.get("teacher", {}), "weights": str(folder / "teacher")}}
         parts = {"teacher": choice.teacher, "run": {**choice.settings, **weights}}
-    note, runs = place / DIVERGED, []
+    note, runs = folder / DIVERGED, []
     for part, settings in parts.items():
-        resolved = resolve(config, settings, place)
+        resolved = resolve(config, settings, folder)
         runs.append(
             replace(
                 resolved,
-                run=replace(resolved.run, output=str(place / part), seed=seed, steps=steps[part], total_clips=None),
+                run=replace(resolved.run, output=str(folder / part), seed=seed, steps=steps[part], total_clips=None),
             )
         )
         try:
-            check_same(place / part, runs[-1])
+            check_same(folder / part, runs[-1])
         except ValueError as error:
-            raise ValueError(f"{error}; here that means: delete {place}, or choose another output") from error
+            raise ValueError(f"{error}; for a comparison, delete {folder} or choose another output") from error
     if note.is_file():
-        print(f"{place} diverged before and is not tried again: {note.read_text().strip()}")
+        print(f"{folder} diverged before and is not retried: {note.read_text().strip()}")
         return False
     try:
-        for whole in runs:
-            if whole.run.total_steps not in list_checkpoints(Path(whole.run.output)):
-                train(whole)
+        for run_config in runs:
+            if run_config.run.total_steps not in list_checkpoints(Path(run_config.run.output)):
+                train(run_config)
     except DivergedError as error:
         note.write_text(f"{error}\n")
-        print(f"{place} diverged: {error}")
+        print(f"{folder} diverged: {error}")
         return False
     return True
 
 
 def resolve(config: StudyConfig, settings: Mapping[str, Any], folder: Path) -> TrainConfig:
-    """The base config with a choice's settings, also written as pretrain.yaml; ValueError where a key is unknown."""
+    """The base config with a choice's settings, also written to pretrain.yaml; ValueError for an unknown key."""
     base = cast("DictConfig", OmegaConf.merge(*(values for _, values in read_files(config.pretrain))))
     if "masks" in settings:
         base.pop("masks", None)
@@ -151,7 +151,7 @@ def resolve(config: StudyConfig, settings: Mapping[str, Any], folder: Path) -> T
 
 
 def choose_steps(config: StudyConfig, folder: Path) -> dict[str, dict[str, int]]:
-    """Steps that fit into the budget, of each choice's run and of its teacher; measured once, kept in steps.json."""
+    """Number of steps within the budget for each choice's run and teacher; measured once, stored in steps.json."""
     path, budget = folder / "steps.json", parse_duration(config.budget, "budget")
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"budget": config.budget, "seconds": {}}
     if known["budget"] != config.budget:
@@ -171,9 +171,11 @@ def choose_steps(config: StudyConfig, folder: Path) -> dict[str, dict[str, int]]
 
 
 def measure_steps(config: StudyConfig, choices: Mapping[str, Choice], folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of a step of each choice and of its teacher, the faster of two rounds over all of them."""
+    """Seconds per step of each choice and its teacher, the faster of two rounds over all of them."""
     parts = {
-        (name, part): resolve(config, settings, folder / f"{name}-{part}")  # all of them first: a typo stops here
+        (name, part): resolve(
+            config, settings, folder / f"{name}-{part}"
+        )  # resolve all before timing, so that a typo fails at once
         for name, choice in choices.items()
         for part, settings in measured_parts(choice).items()
     }
@@ -187,9 +189,9 @@ def measure_steps(config: StudyConfig, choices: Mapping[str, Choice], folder: Pa
 
 
 def measured_parts(choice: Choice) -> dict[str, dict[str, Any]]:
-    """What is timed of a choice: its run, and the teacher where one is trained first.
+    """The settings to time for a choice: its run, and its teacher if one is trained first.
 
-    A frozen teacher costs what a moving average costs, but for the update: it is timed as one.
+    A frozen teacher costs the same as a moving average except for the update, so it is timed as one.
     """
     settings = dict(choice.settings)
     if not choice.teacher:
@@ -197,27 +199,27 @@ def measured_parts(choice: Choice) -> dict[str, dict[str, Any]]:
     return {"run": {**settings, "teacher": {"source": "average"}}, "teacher": choice.teacher}
 
 
-def measure(config: StudyConfig, place: Path, seed: int, baselines: bool) -> None:
-    """Probe one run on every set, and read its gauges; what is there is not made again."""
-    if not (place / "gauges.json").is_file():
-        gauges = read_gauges(load_module(place / "run"), config)
-        write_json(place / "gauges.json", gauges)
-    for name, subject in {"": Transfer(config.train, config.test), **config.transfer}.items():
-        output = place / (f"probe-{name}" if name else "probe")
+def measure(config: StudyConfig, folder: Path, seed: int, baselines: bool) -> None:
+    """Probe one run on every data set, and read its gauges; existing results are kept."""
+    if not (folder / "gauges.json").is_file():
+        gauges = read_gauges(load_module(folder / "run"), config)
+        write_json(folder / "gauges.json", gauges)
+    for name, sets in {"": Transfer(config.train, config.test), **config.transfer}.items():
+        output = folder / (f"probe-{name}" if name else "probe")
         if not (output / "results.json").is_file():
-            words = [
-                f"encoder={place / 'run'}",
-                f"train={subject.train}",
-                f"test={subject.test}",
+            overrides = [
+                f"encoder={folder / 'run'}",
+                f"train={sets.train}",
+                f"test={sets.test}",
                 f"output={output}",
                 f"heads.seed={seed}",
                 *([] if baselines else ["baselines=[]"]),
             ]
-            probe(load_config(ProbeConfig, config.probe, words))
+            probe(load_config(ProbeConfig, config.probe, overrides))
 
 
 def read_gauges(model: JEPA, config: StudyConfig) -> dict[str, float]:
-    """The collapse gauges of the trained encoder on the first clips of the reported set, the same for every choice."""
+    """The collapse gauges of the trained encoder on the first clips of the test set, the same for every choice."""
     encoder = model.trained_encoder
     data = load_config(ProbeConfig, config.probe, []).data
     data = replace(data, path=config.test, frames=encoder.config.frames, crop=encoder.config.crop)

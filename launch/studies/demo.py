@@ -1,4 +1,4 @@
-"""The demo: generated videos, pretraining without labels, probes, export, report."""
+"""The demo: generated videos, pretraining without labels, probes, export and report."""
 
 import json
 import os
@@ -40,7 +40,7 @@ PROBE = Path(__file__).parents[2] / "configs" / "probe" / "synthetic.yaml"
 
 @dataclass(frozen=True)
 class Videos:
-    """How many clips the demo generates, and from which seeds; the held-out ones share none with the others."""
+    """Number of clips the demo generates, and their seeds; the training and test sets share no clip."""
 
     train: int
     test: int
@@ -48,28 +48,28 @@ class Videos:
 
     @property
     def test_seed(self) -> int:
-        """Seed of the held-out clips."""
+        """Seed of the test clips."""
         return self.seed + 1_000_003
 
 
 def prepare(folder: Path, name: str, count: int, seed: int) -> None:
-    """Generate and pack one of the two sets; what is there already is kept.
+    """Generate and pack one of the two sets; existing videos and shards are kept.
 
-    Raises ValueError where the folder holds another set.
+    Raises ValueError if the folder holds a different set.
     """
     shards, sources = folder / "shards" / name, folder / "videos" / name
-    say(f"Generating {count} videos of moving things for {name}: the label is the motion, a single frame says nothing")
+    say(f"Generating {count} {name} videos: the label is the motion, which a single frame cannot show")
     with tqdm(total=count, unit="video") as bar:
         write_videos(sources, count, seed, VIDEO, os.cpu_count() or 1, lambda done, _: bar.update(done - bar.n))
     if not (shards / "manifest.json").is_file():
         pack(str(sources), str(shards), PackConfig())
     packed = Manifest.load(str(shards)).samples
     if packed != count:
-        raise ValueError(f"{shards} holds {packed} clips, {count} are wanted; delete {folder} or give another --output")
+        raise ValueError(f"{shards} holds {packed} clips, expected {count}; delete {folder} or give another --output")
 
 
 def choose_steps(config: TrainConfig, minutes: float) -> int:
-    """Optimiser steps that fit into `minutes` here, measured by training for a moment in a scratch folder."""
+    """Number of optimiser steps in `minutes` on this machine, from timing a few steps in a temporary folder."""
     seconds = measure_step(train, config)
     steps = max(100, int(60 * minutes / seconds))
     say(f"A step of {config.run.batch} clips takes {1000 * seconds:.0f} ms here")
@@ -77,7 +77,7 @@ def choose_steps(config: TrainConfig, minutes: float) -> int:
 
 
 def pretrain(config: TrainConfig) -> float:
-    """Train into an emptied run directory: a demo's run is short and its length depends on the machine. Seconds."""
+    """Train from scratch, because the number of steps depends on the machine; returns the seconds it took."""
     with hold_run(Path(config.run.output), rank=0):
         shutil.rmtree(config.run.output, ignore_errors=True)
     begun = time.monotonic()
@@ -86,19 +86,19 @@ def pretrain(config: TrainConfig) -> float:
 
 
 def probe_config(folder: Path, seed: int) -> ProbeConfig:
-    """The probe of the demo's encoder on the demo's shards."""
-    words = [
+    """The probe config for the demo's encoder and shards."""
+    overrides = [
         f"encoder={folder / 'encoder'}",
         f"train={folder / 'shards' / 'train'}",
         f"test={folder / 'shards' / 'test'}",
         f"output={folder / 'probe'}",
         f"heads.seed={seed}",
     ]
-    return load_config(ProbeConfig, PROBE, words)
+    return load_config(ProbeConfig, PROBE, overrides)
 
 
 def write_results(folder: Path, config: TrainConfig, results: list[Result], train_seconds: float, total: float) -> None:
-    """Everything measured, as results.json."""
+    """Write all measurements to results.json."""
     document = {
         "format": "vjepa-demo-1",
         "steps": config.run.total_steps,
@@ -114,25 +114,25 @@ def write_results(folder: Path, config: TrainConfig, results: list[Result], trai
 
 
 def report(folder: Path, config: TrainConfig, results: list[Result], train_seconds: float) -> None:
-    """The one-page report."""
+    """Write the one-page report."""
     encoder = load_encoder(folder / "encoder")
     clips, names, classes = one_clip_a_class(folder / "shards" / "test", config, 6)
     linear = next(result for result in results if result.features == "encoder" and result.head == "linear")
     pictures = {
         "What was learned": result_table([result.as_dict() for result in results]),
-        "What it was shown": embed(draw_contact_sheet(clips, names, config.jepa.masks, encoder), "clips and masks"),
-        "How it went": embed(draw_curves(read_history(folder / "run")), "loss and gauges"),
-        "What it sees": embed(draw_feature_colours(clips, encoder), "clips and feature colours"),
-        "What it confuses": embed(draw_confusion(linear.as_dict()["confusion"], classes), "confusion matrix"),
+        "What it saw": embed(draw_contact_sheet(clips, names, config.jepa.masks, encoder), "clips and masks"),
+        "Training curves": embed(draw_curves(read_history(folder / "run")), "loss and gauges"),
+        "Features": embed(draw_feature_colours(clips, encoder), "clips and feature colours"),
+        "Confusion matrix": embed(draw_confusion(linear.as_dict()["confusion"], classes), "confusion matrix"),
     }
-    sections = [Section(title, WORDS[title], body) for title, body in pictures.items()]
+    sections = [Section(title, TEXTS[title], body) for title, body in pictures.items()]
     run, minutes = config.run, train_seconds / 60
     lead = f"{run.total_steps} steps of {run.batch} clips in {minutes:.1f} minutes, seed {run.seed}."
     write_report(folder / "report.html", "vjepa demo: motion learned without labels", lead, sections)
 
 
 def one_clip_a_class(shards: Path, config: TrainConfig, wanted: int) -> tuple[Tensor, list[str], list[str]]:
-    """The first clip of each of the first `wanted` classes met: uint8 [wanted, T, H, W, 3], their names, all names."""
+    """The first clip of `wanted` different classes: uint8 [wanted, T, H, W, 3], their names, and all class names."""
     loader = EvalLoader(replace(config.data, path=str(shards), workers=0), batch=1)
     classes = loader.manifest.classes
     found: dict[str, Tensor] = {}
@@ -143,15 +143,15 @@ def one_clip_a_class(shards: Path, config: TrainConfig, wanted: int) -> tuple[Te
     return torch.stack(list(found.values())), list(found), classes
 
 
-def say(words: str) -> None:
-    """Print a step of the demo."""
-    print(f"\n== {words}", flush=True)
+def say(text: str) -> None:
+    """Print the heading of a stage of the demo."""
+    print(f"\n== {text}", flush=True)
 
 
 def closing(folder: Path, total: float) -> str:
-    """Where everything is, and how to use it."""
+    """The closing message: where the outputs are, and how to use the encoder."""
     return f"""
-{total / 60:.1f} minutes in all. The report: {folder / "report.html"}   the numbers: {folder / "results.json"}
+{total / 60:.1f} minutes in total. Report: {folder / "report.html"}   numbers: {folder / "results.json"}
 The encoder is in {folder / "encoder"}; to use it:
 
     import vjepa
@@ -160,23 +160,23 @@ The encoder is in {folder / "encoder"}; to use it:
 """
 
 
-WORDS = {
+TEXTS = {
     "What was learned": (
         "Accuracy on held-out clips with the encoder frozen, and its 95 % interval. Chance is 8.3 %. Linear: logistic "
-        "regression on the mean of all tokens; k-NN: no training at all; attentive: a small network that looks at "
-        "every token, which learns much of the task by itself, also on a random encoder."
+        "regression on the mean of all tokens; k-NN: no training; attentive: a small network that attends to every "
+        "token, which learns much of the task by itself, even on a random encoder."
     ),
-    "What it was shown": (
-        "Left the clip, then what the context encoder sees of it. The predictor says what the rest looks like to it."
+    "What it saw": (
+        "Left: the clip; then what the context encoder sees of it. The predictor predicts the features of the rest."
     ),
-    "How it went": (
-        "The loss is measured against a moving target, so it may rise while the features improve. The gauges tell: "
-        "they fall to 0, or a rank of 1, where the representation collapses."
+    "Training curves": (
+        "The loss is measured against a moving target, so it may rise while the features improve. Watch the gauges: "
+        "if the representation collapses, the spread falls to 0 and the rank to 1."
     ),
-    "What it sees": (
-        "Each clip beside its features: their three strongest directions as colours, the mean of each place removed."
+    "Features": (
+        "Each clip next to its features: three principal components as colours, minus the mean of each position."
     ),
-    "What it confuses": (
-        "The linear probe on the pretrained encoder: rows are the true motions, columns its answers, in per cent."
+    "Confusion matrix": (
+        "The linear probe on the pretrained encoder: rows are true motions, columns predictions, in per cent."
     ),
 }

@@ -1,7 +1,7 @@
-"""What a comparison of objectives found: one table and one figure.
+"""The results of a comparison of objectives, as one table and one figure.
 
-A row is a choice, or a baseline; a column a head, at all labels or a share of them, on the reported set or on another
-one (transfer). Values are top-1, their mean over seeds, and the lowest and highest seed.
+A row is a choice or a baseline; a column is a head, with all labels or a fraction of them, on the test set or on
+another data set (transfer). Values are top-1: the mean over seeds, and the lowest and highest seed.
 """
 
 import json
@@ -16,22 +16,22 @@ from matplotlib.figure import Figure
 from probes.results import read_results
 from probes.tables import to_markdown
 
-FEW, TRANSFER = " of labels", ": "  # in the name of a column
-DIVERGED = "diverged.txt"  # in the folder of a run that ended so
-ENCODER = "encoder"  # the name of the probed encoder among the features; the others are baselines
+FEW, TRANSFER = " of labels", ": "  # markers in the names of few-label and of transfer columns
+DIVERGED = "diverged.txt"  # present in the folder of a run that diverged
+ENCODER = "encoder"  # the feature type of the probed encoder; all others are baselines
 
 
 @dataclass
 class Row:
-    """A choice or baseline: values over seeds."""
+    """The values of a choice or baseline over seeds."""
 
     name: str
     about: str
     steps: int = 0
     teacher_steps: int = 0
-    top1: dict[str, list[float]] = field(default_factory=dict)  # "head at share" -> a value a seed
-    gauges: dict[str, list[float]] = field(default_factory=dict)  # name -> a value a seed
-    diverged: int = 0  # seeds whose run did not come to its end
+    top1: dict[str, list[float]] = field(default_factory=dict)  # column -> one value per seed
+    gauges: dict[str, list[float]] = field(default_factory=dict)  # name -> one value per seed
+    diverged: int = 0  # number of seeds whose run diverged
 
 
 def collect(folder: Path, abouts: Mapping[str, str], steps: Mapping[str, Mapping[str, int]]) -> list[Row]:
@@ -41,18 +41,18 @@ def collect(folder: Path, abouts: Mapping[str, str], steps: Mapping[str, Mapping
     for name, about in abouts.items():
         found_steps = steps.get(name, {})
         row = Row(name, about, found_steps.get("run", 0), found_steps.get("teacher", 0))
-        for place in sorted((folder / name).glob("seed-*")):
-            row.diverged += (place / DIVERGED).is_file()
-            if not (place / "probe" / "results.json").is_file():
+        for run_folder in sorted((folder / name).glob("seed-*")):
+            row.diverged += (run_folder / DIVERGED).is_file()
+            if not (run_folder / "probe" / "results.json").is_file():
                 continue
-            for results in sorted(place.glob("probe*/results.json")):
-                subject = results.parent.name.removeprefix("probe").removeprefix("-")
+            for results in sorted(run_folder.glob("probe*/results.json")):
+                data_set = results.parent.name.removeprefix("probe").removeprefix("-")
                 for found in read_results(results).rows:
-                    whose = row
+                    owner = row
                     if found["features"] != ENCODER:
-                        whose = baselines.setdefault(found["features"], Row(found["features"], "baseline"))
-                    _add(whose.top1, found, subject)
-            for gauge, value in json.loads((place / "gauges.json").read_text()).items():
+                        owner = baselines.setdefault(found["features"], Row(found["features"], "baseline"))
+                    _add(owner.top1, found, data_set)
+            for gauge, value in json.loads((run_folder / "gauges.json").read_text()).items():
                 row.gauges.setdefault(gauge, []).append(value)
         if row.top1 or row.diverged:
             rows.append(row)
@@ -60,22 +60,22 @@ def collect(folder: Path, abouts: Mapping[str, str], steps: Mapping[str, Mapping
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The probes that any row has, in the order met."""
+    """The columns that any row has, in order of first appearance."""
     return list(dict.fromkeys(column for row in rows for column in row.top1))
 
 
 def render(rows: Sequence[Row], budget: str) -> str:
-    """Markdown: top-1 at all labels with the gauges, at few labels, and on other sets; what each choice is."""
+    """Markdown: top-1 with all labels and the gauges, with few labels, on other data sets; and what each choice is."""
     heads = columns(rows)
     few = [column for column in heads if FEW in column and TRANSFER not in column]
     other = [column for column in heads if TRANSFER in column and FEW not in column]
     lines = [
-        f"Equal compute: {budget} each. Top-1 in per cent, mean over seeds that came to an end (lowest to highest).",
+        f"Equal compute: {budget} each. Top-1 in per cent, mean over seeds that finished (lowest to highest).",
         "",
         *_table(rows, [column for column in heads if FEW not in column and TRANSFER not in column], gauges=True),
     ]
     if few:
-        lines += ["", "With a share of the labels:", "", *_table(rows, few)]
+        lines += ["", "With a fraction of the labels:", "", *_table(rows, few)]
     if other:
         lines += ["", "On other videos, all labels:", "", *_table(rows, other)]
     lines += ["", *(f"- **{row.name}**: {row.about}" for row in rows if row.about != "baseline")]
@@ -88,7 +88,7 @@ def as_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def draw_figure(rows: Sequence[Row], path: Path) -> None:
-    """One panel a head, on the reported set: a dot a seed, a bar their mean; baselines in grey."""
+    """One panel per head, on the test set: dots are seeds, bars their mean; baselines in grey."""
     heads = [column for column in columns(rows) if TRANSFER not in column]
     if not heads:  # all diverged
         return
@@ -125,9 +125,9 @@ def _table(rows: Sequence[Row], heads: Sequence[str], gauges: bool = False) -> l
     return to_markdown(lines)
 
 
-def _add(top1: dict[str, list[float]], found: Mapping[str, Any], subject: str) -> None:
-    """Add one head's scores of one seed: of all labels, and of each share the mean over the subsets drawn."""
-    head = f"{subject}{TRANSFER}{found['head']}" if subject else found["head"]
+def _add(top1: dict[str, list[float]], found: Mapping[str, Any], data_set: str) -> None:
+    """Add one head's scores for one seed: with all labels, and for each fraction the mean over the drawn subsets."""
+    head = f"{data_set}{TRANSFER}{found['head']}" if data_set else found["head"]
     top1.setdefault(head, []).append(found["top1"])
     for point in found["shares"]:
         if point["share"] < 1:

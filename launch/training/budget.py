@@ -1,4 +1,4 @@
-"""How many steps fit into a time, measured by training for a moment: one key for a run of minutes or of days."""
+"""Turns a time budget (run.budget) into a number of steps by timing a few training steps."""
 
 import re
 import tempfile
@@ -30,8 +30,8 @@ def parse_duration(text: str, where: str) -> float:
 class Clock(Callback):
     """Seconds from the end of step `start` to the end of the run.
 
-    With `compute` on a CPU: processor seconds a thread of the training process, which other work on the machine
-    does not stretch; on a GPU always wall time.
+    With `compute`, on a CPU: CPU time of the training process divided by its threads, which other load on the machine
+    does not inflate. On a GPU always wall-clock time.
     """
 
     def __init__(self, start: int, compute: bool = False) -> None:
@@ -57,37 +57,37 @@ Train = Callable[[TrainConfig, list[Callback]], object]
 
 
 def measure_step(train: Train, config: TrainConfig, compute: bool = False) -> float:
-    """Seconds of an optimiser step of this run on this machine, measured in a scratch folder (see `Clock`)."""
+    """Seconds per optimiser step of this run on this machine, measured in a temporary folder (see `Clock`)."""
     clock = Clock(WARMUP, compute)
     with tempfile.TemporaryDirectory() as scratch:
         run = replace(config.run, output=scratch, steps=MEASURED, total_clips=None, budget=None, progress=False)
-        health = replace(config.health, max_skips=MEASURED)  # one that diverges takes its time like any other
+        health = replace(config.health, max_skips=MEASURED)  # a diverging run must not stop the measurement
         train(replace(config, run=run, health=health), [clock])
     return clock.step_seconds
 
 
 def keep_steps(config: TrainConfig, ranks: int) -> TrainConfig:
-    """With run.budget: the config with the steps of the run that is continued; what begins is left to `within_budget`.
+    """With run.budget: the config with the number of steps of the run being resumed; a new run needs `within_budget`.
 
-    Raises ValueError where several ranks would begin: they would have to measure together.
+    Raises ValueError for a new run on several ranks: they would have to measure together.
     """
     if not config.run.budget:
         return config
     parse_duration(config.run.budget, "run.budget")
     steps = stored_steps(config)
     if not steps and ranks > 1:
-        raise ValueError(f"run.budget is measured by one process, there are {ranks}; give run.steps or run.total_clips")
+        raise ValueError(f"run.budget requires a single process, got {ranks}; give run.steps or run.total_clips")
     return replace(config, run=replace(config.run, steps=steps or config.run.steps))
 
 
 def stored_steps(config: TrainConfig) -> int:
-    """Steps that the run in run.output began with for the same budget; 0 where there is none."""
+    """Number of steps of the run in run.output if it has the same budget; 0 if there is no such run."""
     before = read_config_of_run(Path(config.run.output))
     return before.run.total_steps if before and before.run.budget == config.run.budget else 0
 
 
 def within_budget(train: Train, config: TrainConfig, ranks: int) -> TrainConfig:
-    """The config with the steps that fit into run.budget; a run that continues keeps the steps it began with."""
+    """The config with the number of steps that fits into run.budget; a resumed run keeps its number of steps."""
     config = keep_steps(config, ranks)
     if not config.run.budget or stored_steps(config):
         return config

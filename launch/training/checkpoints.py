@@ -1,7 +1,7 @@
-"""The checkpoints of a run: written whole, kept for a while, found again and checked before anything is read from them.
+"""The checkpoints of a run: written atomically, pruned, and verified before they are loaded.
 
-A file under its final name is whole: it is written beside it, brought to disk and renamed. Bits that change later are
-found by the checksums inside it, which `torch.load` does not look at.
+A file under its final name is complete: it is written to a temporary file, synced to disk and renamed. Corruption after
+that is found by the checksums inside the file, which `torch.load` does not verify.
 """
 
 import logging
@@ -23,14 +23,14 @@ from launch.training.randomness import gather_random_states, set_random_state
 from vjepa.config import JepaConfig
 from vjepa.jepa import JEPA, convert_weights
 
-MODULE = ("state_dict", "config", "position")  # what the module is made of
-REQUIRED = (*MODULE, "global_step", "optimizer_states", "loops", "data", "random")  # what a run goes on from
+MODULE = ("state_dict", "config", "position")  # entries needed to rebuild the module
+REQUIRED = (*MODULE, "global_step", "optimizer_states", "loops", "data", "random")  # entries needed to resume a run
 
 logger = logging.getLogger(__name__)
 
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
-    """step -> file of the checkpoints of a run directory, the newest first."""
+    """step -> checkpoint file of a run directory, newest first."""
     found = {}
     for path in (folder / "checkpoints").glob("step-*.ckpt"):
         number = path.stem.removeprefix("step-")
@@ -40,9 +40,9 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run directory that is not damaged, or None where there is none at all.
+    """The newest intact checkpoint of a run directory, or None if there are no checkpoints.
 
-    Raises ValueError where all are damaged: beginning anew in silence would lose the run.
+    Raises ValueError if all of them are damaged: silently starting from scratch would lose the run.
     """
     damaged = []
     for path in list_checkpoints(folder).values():
@@ -50,14 +50,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
         if not fault:
             return path
         damaged.append(f"{path} is damaged ({fault})")
-        logger.warning("CHECKPOINT DAMAGED: %s is passed over: %s. The one before it is taken", path, fault)
+        logger.warning("CHECKPOINT DAMAGED: skipping %s: %s. Trying the one before it", path, fault)
     if damaged:
-        raise ValueError(f"{'; '.join(damaged)}. None is left to go on from: restore one, or delete them to begin anew")
+        raise ValueError(f"{'; '.join(damaged)}. No checkpoint is intact: restore one, or delete them to start over")
     return None
 
 
 def find_fault(path: Path) -> str:
-    """What is wrong with a file, in words; "" where all of it is as it was written."""
+    """A description of the damage to a file; "" if it is intact."""
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
@@ -67,15 +67,15 @@ def find_fault(path: Path) -> str:
 
 
 def read_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> dict[str, Any]:
-    """What a checkpoint of a run holds; its tensors stay on disk until they are used.
+    """The contents of a training checkpoint, with its tensors memory-mapped.
 
-    Raises ValueError where the file is something else.
+    Raises ValueError if the file is not a training checkpoint.
     """
     stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     missing = [name for name in required if name not in stored]
     if missing:
         raise ValueError(
-            f"{path} is not a checkpoint of `python -m launch train`: it lacks {', '.join(missing)} and holds "
+            f"{path} is not a checkpoint of `python -m launch train`: it lacks {', '.join(missing)} and contains "
             f"{', '.join(sorted(map(str, stored))[:8])}"
         )
     if "state_dict" in stored:
@@ -84,17 +84,17 @@ def read_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> dict[st
 
 
 def read_config_of(stored: Mapping[str, Any], path: Path) -> JepaConfig:
-    """What decides what is learned, as a checkpoint stores it; ValueError where another version of this code did."""
+    """The JepaConfig stored in a checkpoint; ValueError if an incompatible version of this code wrote it."""
     try:
         return JepaConfig.from_dict(stored["config"])
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{path} was written by another version of this code ({error}); read it with that one"
+            f"{path} was written by another version of this code ({error}); read it with that version"
         ) from error
 
 
 def check_fits(stored: Mapping[str, Any], model: JEPA, path: Path) -> None:
-    """Raise ValueError unless every tensor of the module and its optimiser is there, in its shape, and no other."""
+    """Raise ValueError unless the checkpoint has exactly the tensors and shapes of the module and its optimiser."""
     _compare(stored["state_dict"], model.state_dict(), path, "weights")
     groups = stored["optimizer_states"][0]["param_groups"]
     state = stored["optimizer_states"][0]["state"]
@@ -104,8 +104,8 @@ def check_fits(stored: Mapping[str, Any], model: JEPA, path: Path) -> None:
     own = model.configure_optimizers().param_groups
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in own]:
         raise ValueError(
-            f"{path} does not fit the config: its optimiser has groups of {[len(g['params']) for g in groups]} "
-            f"parameters, the run's {[len(g['params']) for g in own]}"
+            f"{path} does not match the config: its optimiser groups have {[len(g['params']) for g in groups]} "
+            f"parameters, the run's have {[len(g['params']) for g in own]}"
         )
     for group, mine in zip(groups, own, strict=True):
         for number, parameter in zip(group["params"], mine["params"], strict=True):
@@ -117,9 +117,9 @@ def check_fits(stored: Mapping[str, Any], model: JEPA, path: Path) -> None:
 
 
 def load_module(checkpoint: str | Path) -> JEPA:
-    """The module stored in a training checkpoint.
+    """The module stored in a training checkpoint (a run directory or a .ckpt file).
 
-    Raises FileNotFoundError where there is none, ValueError where the file is something else or damaged.
+    Raises FileNotFoundError if there is none, and ValueError if the file is damaged or not a training checkpoint.
     """
     path = Path(checkpoint)
     if path.is_dir():
@@ -134,38 +134,38 @@ def load_module(checkpoint: str | Path) -> JEPA:
     return model
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Lightning's writer copies from a temporary folder onto the final name; this one renames what is on disk."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Atomic writes: Lightning copies from a temporary folder to the final name, this renames a file already synced."""
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Read a checkpoint, of an earlier version too."""
+        """Read a checkpoint, including those of earlier versions."""
         stored: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
         return {**stored, "state_dict": convert_weights(stored["state_dict"])}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; under `path` there is the old file, or none, until all of the new one is on disk."""
-        whole = Path(path)
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(whole) as part:
+        """Write a checkpoint; `path` keeps the old file, or none, until the new one is completely on disk."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as part:
             torch.save(checkpoint, part)
 
 
 class Saver(Checkpoint):
-    """Writes a checkpoint every so many optimiser steps and at the end, and removes the old ones.
+    """Writes a checkpoint every `every` optimiser steps and at the end, and removes old ones.
 
-    It writes when the next batch begins: by then the step before is in the logs, so that a run that is killed and
-    continued has logged every step. Progress is stored in optimiser steps alone, for on another number of ranks they
-    are made of another number of batches.
+    It writes when the next batch starts: by then the previous step is in the logs, so a run that is killed and resumed
+    has logged every step. Progress is stored in optimiser steps only, because on another number of ranks a step may
+    consist of another number of batches.
     """
 
     def __init__(self, folder: Path, every: int, keep: int, keep_every: int, loader: TrainLoader) -> None:
         self.folder, self.every, self.keep, self.keep_every = folder, every, keep, keep_every
         self.loader = loader
         self.saved = 0  # step of the newest checkpoint
-        self.random: list[dict[str, Any]] = []  # states to go on with, by rank
+        self.random: list[dict[str, Any]] = []  # RNG states to restore, by rank
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """What is there already need not be written again."""
+        """Restore the RNG state; the checkpoint that the run resumed from need not be written again."""
         self.saved = trainer.global_step
         if trainer.global_rank < len(self.random):
             set_random_state(self.random[trainer.global_rank])
@@ -173,26 +173,26 @@ class Saver(Checkpoint):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Write where it is due."""
+        """Write a checkpoint when one is due."""
         if trainer.global_step != self.saved and trainer.global_step % self.every == 0:
             self.write(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """The end of a run is kept wherever it falls."""
+        """Always write a checkpoint of the last step."""
         if trainer.global_step != self.saved:
             self.write(trainer)
 
     def write(self, trainer: lightning.Trainer) -> None:
-        """Write a checkpoint of this moment, between two optimiser steps; called on all ranks."""
-        for one in trainer.loggers:
-            one.save()
+        """Write a checkpoint of the current state, between two optimiser steps; called on all ranks."""
+        for logger_of_run in trainer.loggers:
+            logger_of_run.save()
         self.saved = trainer.global_step
         trainer.save_checkpoint(self.folder / "checkpoints" / f"step-{self.saved:07d}.ckpt", weights_only=False)
         if trainer.is_global_zero:
             self.remove_old()
 
     def remove_old(self) -> None:
-        """Keep the newest ones and those at every `keep_every` steps; half-written files of a killed run go too."""
+        """Keep the newest `keep` and every `keep_every` steps; partial files of a killed run are removed too."""
         for number, (step, path) in enumerate(list_checkpoints(self.folder).items()):
             if number >= self.keep and not (self.keep_every and step % self.keep_every == 0):
                 path.unlink()
@@ -201,7 +201,7 @@ class Saver(Checkpoint):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the place in the data and all random states; called on all ranks."""
+        """Add the stream position and the RNG states of all ranks; called on all ranks."""
         assert isinstance(module, JEPA)
         checkpoint["data"] = {**self.loader.state_dict(), "position": module.position}
         checkpoint["random"] = gather_random_states()
@@ -210,18 +210,18 @@ class Saver(Checkpoint):
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the random states back, once training begins."""
+        """Keep the RNG states, to be restored when training starts."""
         self.random = checkpoint["random"]
 
 
 def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, what: str) -> None:
     faults = [f"{name} is missing" for name in wanted if name not in found]
-    faults += [f"{name} is not known to the config" for name in found if name not in wanted]
+    faults += [f"{name} is not part of the model" for name in found if name not in wanted]
     faults += [
-        f"{name} is {list(found[name].shape)} in the file and {list(wanted[name].shape)} in the config"
+        f"{name} has shape {list(found[name].shape)} in the file and {list(wanted[name].shape)} in the config"
         for name in wanted
         if name in found and found[name].shape != wanted[name].shape
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"{path} does not fit the config, {what}: {'; '.join(faults[:3])}{more}")
+        raise ValueError(f"{path} does not match the config, {what}: {'; '.join(faults[:3])}{more}")

@@ -1,4 +1,4 @@
-"""What a pretraining run can be told: RunConfig, HealthConfig, and TrainConfig, which joins all of them."""
+"""The config of a pretraining run: RunConfig, HealthConfig, and TrainConfig, which combines all sections."""
 
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import lru_cache
@@ -13,32 +13,32 @@ from vjepa.registry import OBJECTIVES
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where, how long and on what a run happens."""
+    """Output directory, length, batch size, initial weights and hardware of a run."""
 
-    output: str = "runs/pretrain"  # run directory; started again with the same config, it continues
-    steps: int = 90_000  # optimiser steps; run.total_clips and run.budget take its place
-    total_clips: int | None = None  # clips seen over the whole run; null: as run.steps says
-    budget: str | None = None  # time the run may take, as 10min or 5d: a step is measured first; null: no limit
-    batch: int = 3072  # clips of an optimiser step, over all devices and accumulated batches
-    batch_per_device: int | None = None  # clips a device takes at once; null: what run.accumulate leaves it
-    accumulate: int = 1  # batches a device adds up before a step, where run.batch_per_device is null
-    start: str | None = None  # weights to begin with: run, .ckpt, exported or transformers folder, official checkpoint
+    output: str = "runs/pretrain"  # run directory; started again with the same config, a run resumes
+    steps: int = 90_000  # optimiser steps; overridden by run.total_clips and run.budget
+    total_clips: int | None = None  # clips seen over the whole run; null: run.steps decides
+    budget: str | None = None  # time for the run, such as 10min or 5d: step time is measured first; null: no limit
+    batch: int = 3072  # clips per optimiser step, over all devices and accumulated batches
+    batch_per_device: int | None = None  # clips per device and forward pass; null: follows from run.accumulate
+    accumulate: int = 1  # batches accumulated per step, if run.batch_per_device is null
+    start: str | None = None  # initial weights: run, .ckpt, exported or transformers folder, official checkpoint
     start_weights: Literal["target", "context", "encoder", "target_encoder", "ema_encoder"] | None = (
-        None  # which of them
+        None  # which weights of run.start to load
     )
-    seed: int = 0  # of weights, masks, order and augmentation
-    precision: Precision = "auto"  # bf16 where the device computes in it, else fp32; a run keeps what it began with
-    plugins: tuple[str, ...] = ()  # modules with parts of your own: dotted names or .py files
-    compile: bool = False  # torch.compile the transformer blocks: a minute at the start, faster steps on a GPU
+    seed: int = 0  # seed of weights, masks, sample order and augmentation
+    precision: Precision = "auto"  # auto: bf16 where the device supports it natively, else fp32; fixed at first start
+    plugins: tuple[str, ...] = ()  # modules with your own extensions: dotted names or .py files
+    compile: bool = False  # torch.compile the transformer blocks: a minute at startup, faster steps on a GPU
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | None = (
-        None  # of a node; null: as many as torchrun or srun started, else all there are (one process on a CPU)
+        None  # per node; null: as many as torchrun or srun started, else all of them (one process on a CPU)
     )
     nodes: int | None = None  # null: as many as torchrun or srun started, else one
     log_every: int = 10  # optimiser steps
     checkpoint_every: int = 1000  # optimiser steps
-    keep: int = 2  # newest checkpoints kept; the one before the newest is for the day the newest is damaged
-    keep_every: int | None = None  # optimiser steps; checkpoints at multiples of it are kept for good; null: none
+    keep: int = 2  # number of newest checkpoints to keep; the older one is the fallback if the newest is damaged
+    keep_every: int | None = None  # optimiser steps; checkpoints at its multiples are never removed; null: none
     progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:
@@ -51,8 +51,8 @@ class RunConfig:
             raise ValueError(f"give run.total_clips={self.total_clips} or run.budget={self.budget}, not both")
         if (self.keep_every or 0) % self.checkpoint_every:
             raise ValueError(
-                f"run.keep_every must be a multiple of run.checkpoint_every={self.checkpoint_every}, for only then is "
-                f"there a checkpoint to keep; got {self.keep_every}"
+                f"run.keep_every must be a multiple of run.checkpoint_every={self.checkpoint_every}, the steps at "
+                f"which checkpoints are written; got {self.keep_every}"
             )
         if self.batch_per_device and self.accumulate != 1:
             raise ValueError(
@@ -61,24 +61,24 @@ class RunConfig:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the run: from run.total_clips where that is given, else run.steps."""
+        """Optimiser steps of the run: from run.total_clips if given, else run.steps."""
         return self.steps if self.total_clips is None else max(1, self.total_clips // self.batch)
 
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """What a run watches while it trains; gauges and pictures also after the first and the last step."""
+    """What is monitored during training; gauges and pictures also run after the first and the last step."""
 
     every: int = 100  # optimiser steps between two readings of the gauges
-    min_rank: float = 0.05  # effective rank under which a collapse is announced, as a share of encoder.width; 0: never
-    min_spread: float = 0.05  # spread across clips under which a collapse is announced; 0: never
-    max_skips: int = 10  # updates skipped in a row before the run stops
+    min_rank: float = 0.05  # warn of collapse below this effective rank, as a fraction of encoder.width; 0: never
+    min_spread: float = 0.05  # warn of collapse below this spread across clips; 0: never
+    max_skips: int = 10  # the run stops after more than this many skipped updates in a row
     pictures_every: int | None = 1000  # optimiser steps between two sets of pictures; null: none
     probe_every: int = 5000  # optimiser steps between two online probes
-    probe_train: str | None = None  # folder of labelled shards that the probe learns from; null: no probe
-    probe_test: str | None = None  # folder of labelled shards on which it is measured
-    probe_clips: int | None = 1000  # of each of the two sets, chosen once at random; null: all
-    matrix_tflops: float | None = None  # what a device could do, for speed/utilisation; null: measured at the start
+    probe_train: str | None = None  # folder of labelled shards to train the online probe; null: no probe
+    probe_test: str | None = None  # folder of labelled shards to evaluate it
+    probe_clips: int | None = 1000  # clips per set, chosen once at random; null: all
+    matrix_tflops: float | None = None  # peak matmul rate of a device, for speed/utilisation; null: measure at startup
 
     def __post_init__(self) -> None:
         for name in ("every", "probe_every"):
@@ -104,10 +104,10 @@ class HealthConfig:
 class TrainConfig(ModelConfig):
     """One pretraining run. `encoder.frames` and `encoder.crop` follow `data.frames` and `data.crop`.
 
-    Every registered objective that has options adds a section of its name: see `schema`.
+    Every registered objective with options adds a section of its own name: see `schema`.
     """
 
-    masks: dict[str, MaskConfig] = field(default_factory=dict)  # none: V-JEPA's short_range and long_range
+    masks: dict[str, MaskConfig] = field(default_factory=dict)  # empty: V-JEPA's short_range and long_range
     data: DataConfig = field(default_factory=DataConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -120,7 +120,7 @@ class TrainConfig(ModelConfig):
 
     @property
     def jepa(self) -> JepaConfig:
-        """What decides what is learned."""
+        """The part of the config that determines what is learned."""
         shared: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(ModelConfig)}
         shared["optim"] = self.optim.for_batch(self.run.batch)
         options = getattr(self, self.objective, None)
@@ -128,7 +128,7 @@ class TrainConfig(ModelConfig):
 
     @classmethod
     def schema(cls) -> "type[TrainConfig]":
-        """This class with a section for each objective that is registered by now."""
+        """This class with a section for each objective registered so far."""
         return _with_sections(tuple(OBJECTIVES))
 
 
@@ -140,7 +140,7 @@ def _with_sections(names: tuple[str, ...]) -> type[TrainConfig]:
         if not fields(options):
             continue
         if name in {entry.name for entry in fields(base)}:
-            raise ValueError(f"the objective {name!r} has the name of a section of the config; give it another")
+            raise ValueError(f"the objective name {name!r} is already a config section; choose another name")
         sections.append((name, options, field(default_factory=options)))
     return make_dataclass(base.__name__, sections, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__})
 

@@ -1,6 +1,6 @@
-"""What watches a run: gauges of collapse and speed, warnings, pictures and an online probe, as Lightning callbacks.
+"""Monitoring of a run as Lightning callbacks: collapse and speed gauges, warnings, pictures and an online probe.
 
-docs/health.md says what each of them shows and what to do when it goes wrong.
+docs/health.md explains what each of them shows and what to do when it looks wrong.
 """
 
 from pytorch_lightning.callbacks import Callback
@@ -16,7 +16,7 @@ from probes.online import OnlineProbe
 
 
 def watchers(config: HealthConfig, data: DataConfig, batch: int) -> list[Callback]:
-    """The callbacks that the config asks for; `data` says how clips are cut, `batch` how many fit on a device."""
+    """The callbacks of this config; `data` defines how clips are cut, `batch` is the number of clips per device."""
     readers: list[Reader] = [CollapseReader(config.every, config.min_rank, config.min_spread)]
     if config.pictures_every is not None:
         readers.append(PictureReader(config.pictures_every))
@@ -28,4 +28,4 @@ def watchers(config: HealthConfig, data: DataConfig, batch: int) -> list[Callbac
     return [
         *found,
         Speed(config.matrix_tflops or 0.0, data.count_workers()),
-    ]  # last: what the others take is no waiting for data
+    ]  # last, so that the time of the others does not count as waiting for data

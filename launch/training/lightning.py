@@ -1,6 +1,6 @@
-"""Lightning's parts that are not promised to stay, all of them: each is looked for before it is used.
+"""All uses of Lightning's private API, in one place: every attribute is checked to exist before it is used.
 
-setup.cfg allows the versions with which this was tried.
+setup.cfg allows only the versions that this was tested with.
 """
 
 import logging
@@ -14,14 +14,14 @@ Kind = TypeVar("Kind")
 
 
 class LightningChangedError(ImportError):
-    """The installed Lightning lacks a part that this code uses."""
+    """The installed Lightning lacks an attribute that this code uses."""
 
 
 def leave_signals_alone(trainer: lightning.Trainer) -> None:
-    """Keep Lightning from answering signals.
+    """Keep Lightning from handling signals.
 
-    Its handler for SIGTERM waits for the other ranks inside the handler and ends the run without saving; and before
-    every batch of several ranks it waits for the device to hear whether rank 0 had a SIGTERM.
+    Its SIGTERM handler waits for the other ranks inside the handler and ends the run without saving; and with several
+    ranks it synchronises with the device before every batch to learn whether rank 0 received a SIGTERM.
     """
     connector = find_part(trainer, "_signal_connector")
     for name in ("received_sigterm", "register_signal_handlers", "teardown"):
@@ -33,29 +33,29 @@ def leave_signals_alone(trainer: lightning.Trainer) -> None:
 
 
 class NullSignalConnector:
-    """In the place of Lightning's signal connector: installs nothing, hears nothing."""
+    """Replaces Lightning's signal connector: installs no handlers, receives nothing."""
 
     received_sigterm = False
 
     def register_signal_handlers(self) -> None:
-        """Ours stay."""
+        """Install nothing: our own handlers stay."""
 
     def teardown(self) -> None:
-        """There is nothing to put back."""
+        """Nothing to restore."""
 
 
 def log_interval(trainer: lightning.Trainer) -> int:
-    """Optimiser steps from one logged step to the next."""
+    """Optimiser steps between two logged steps."""
     return int(find_part(trainer, "log_every_n_steps"))
 
 
 def find_callback(trainer: lightning.Trainer, kind: type[Kind]) -> Kind | None:
-    """The run's callback of this class."""
+    """The run's callback of this class, or None."""
     return next((one for one in find_part(trainer, "callbacks") if isinstance(one, kind)), None)
 
 
 def forget_batches(checkpoint: dict[str, Any], steps: int) -> None:
-    """Let a checkpoint count `steps` optimiser steps and no batches: on other ranks they are made of other batches."""
+    """Make a checkpoint count `steps` optimiser steps and zero batches: batches per step depend on the ranks."""
     loop = find_entry(checkpoint, "loops", "fit_loop")
     for name in ("epoch_loop.batch_progress", "epoch_progress"):
         loop[name] = _zeroed(find_entry(loop, name))
@@ -65,21 +65,21 @@ def forget_batches(checkpoint: dict[str, Any], steps: int) -> None:
 
 
 def quieten_lightning() -> None:
-    """Leave out its advertisements and the devices it did not find; its warnings stay."""
+    """Silence Lightning's tips and device listing; its warnings stay."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # its own use of a deprecated function
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # find_ranks knows who started it
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of a deprecated function
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # find_ranks detects the launcher
 
 
 def find_part(owner: Any, name: str) -> Any:
-    """An attribute of one of Lightning's objects; LightningChangedError where it is gone."""
+    """An attribute of one of Lightning's objects; LightningChangedError if it does not exist."""
     if not hasattr(owner, name):
         raise LightningChangedError(_explain(f"{type(owner).__name__}.{name}"))
     return getattr(owner, name)
 
 
 def find_entry(content: dict[str, Any], *names: str) -> Any:
-    """An entry of what Lightning stores in a checkpoint; LightningChangedError where it is gone."""
+    """An entry of what Lightning stores in a checkpoint; LightningChangedError if it does not exist."""
     for count, name in enumerate(names, 1):
         if name not in content:
             raise LightningChangedError(_explain("checkpoint entry " + " / ".join(names[:count])))
@@ -95,7 +95,7 @@ def _explain(part: str) -> str:
 
 
 def _zeroed(progress: Any) -> Any:
-    """Lightning's nested counts, all at zero."""
+    """Lightning's nested progress counters, all set to zero."""
     if isinstance(progress, dict):
         return {name: _zeroed(value) for name, value in progress.items()}
     return progress if isinstance(progress, bool) else 0

@@ -1,7 +1,7 @@
-"""What a run logs, as one curve however often it was interrupted.
+"""Loggers that give one continuous curve however often a run was interrupted.
 
-A run that was killed repeats the steps after its last checkpoint. The csv drops those rows before it goes on, and
-TensorBoard is told to forget them; before a checkpoint is written both are on disk, so no step before it is missing.
+A killed run repeats the steps after its last checkpoint. The csv drops those rows on resume, and TensorBoard purges
+them; both are flushed to disk before a checkpoint is written, so no step before it is missing.
 """
 
 import csv
@@ -18,32 +18,32 @@ from data.files import replacing, sync
 
 
 class Table(Logger):
-    """csv/metrics.csv: one row for each step that was logged, one column for each name; kept across restarts."""
+    """csv/metrics.csv: one row per logged step, one column per metric; continued across restarts."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         super().__init__()
         self.path = folder / "csv" / "metrics.csv"
-        self.first_step = first_step  # rows of this step and later ones are to be repeated
-        self.columns: list[str] | None = None  # None: the file was not looked at yet
-        self.row: dict[str, Any] = {}  # of the step that is being logged
+        self.first_step = first_step  # rows of this step and later are dropped: the run will repeat them
+        self.columns: list[str] | None = None  # None: the file has not been read yet
+        self.row: dict[str, Any] = {}  # values of the step being logged
 
     @property
     def name(self) -> str:
-        """Lightning asks for it."""
+        """Required by Lightning."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """Lightning asks for it."""
+        """Required by Lightning."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """config.yaml has them."""
+        """Nothing to do: config.yaml holds the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add values to the row of `step`; the row before is written once a later step comes."""
+        """Add values to the row of `step`; the previous row is written when a new step arrives."""
         values = {name: value for name, value in metrics.items() if name != "epoch"}
         if not values or step is None:
             return
@@ -53,21 +53,21 @@ class Table(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the row and see all of them on disk."""
+        """Write the current row and sync the file to disk."""
         self._append()
         if self.path.is_file():
             sync(self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left."""
+        """Write the remaining row."""
         self.save()
 
     def _append(self) -> None:
         if not self.row:
             return
         if self.columns is None:
-            self.columns = self._go_on()
+            self.columns = self._resume()
         new = [name for name in self.row if name not in self.columns]
         if new:
             self.columns += new
@@ -76,8 +76,8 @@ class Table(Logger):
             csv.DictWriter(file, self.columns).writerow(self.row)
         self.row = {}
 
-    def _go_on(self) -> list[str]:
-        """Columns of the file that is there, after its rows that will be repeated were dropped."""
+    def _resume(self) -> list[str]:
+        """The columns of the existing file, after dropping the rows that will be repeated."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for row in self._read() if int(row["step"]) < self.first_step]
         self.columns = list(rows[0]) if rows else ["step"]
@@ -85,7 +85,7 @@ class Table(Logger):
         return self.columns
 
     def _read(self) -> list[dict[str, str]]:
-        """Rows of the file; the last line of a killed process may be cut short and does not count."""
+        """The rows of the file; the last line of a killed process may be incomplete and is ignored."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text().splitlines(keepends=True)
@@ -99,20 +99,20 @@ class Table(Logger):
 
 
 class Board(TensorBoardLogger):
-    """TensorBoard, forgetting what a killed run logged after its last checkpoint.
+    """TensorBoard, purged of what a killed run logged after its last checkpoint.
 
-    Without Lightning's count of epochs: the stream of clips has none, so it would be a flat line.
+    Lightning's epoch is left out: the stream of clips has no epochs, so it would be a flat line.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
         super().__init__(folder, name="", version="tensorboard", purge_step=first_step)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write all but the epoch."""
+        """Write everything except the epoch."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     @rank_zero_only
     def save(self) -> None:
-        """See it on disk."""
+        """Flush to disk."""
         super().save()
         self.experiment.flush()

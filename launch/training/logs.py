@@ -1,4 +1,4 @@
-"""What each rank prints, kept in the run directory: logs/rank-N.log."""
+"""Copies what each rank prints to logs/rank-N.log in the run directory."""
 
 import io
 import os
@@ -12,9 +12,9 @@ from typing import TextIO
 
 @contextmanager
 def keep_output(folder: Path, rank: int) -> Iterator[None]:
-    """Write what this process prints to its log as well, and the traceback of an error; bars that redraw are left out.
+    """Copy everything this process prints to its log, and the traceback of an error; progress bars are left out.
 
-    Where standard output is that file already, as srun has it in our job script, nothing is done.
+    Does nothing if standard output already is that file, as under srun in our job script.
     """
     path = folder / "logs" / f"rank-{rank}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def keep_output(folder: Path, rank: int) -> Iterator[None]:
             yield
             return
         screen = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = Both(screen[0], log), Both(screen[1], log)
+        sys.stdout, sys.stderr = Tee(screen[0], log), Tee(screen[1], log)
         try:
             yield
         except Exception:
@@ -33,20 +33,20 @@ def keep_output(folder: Path, rank: int) -> Iterator[None]:
             sys.stdout, sys.stderr = screen
 
 
-class Both:
-    """A stream and its copy."""
+class Tee:
+    """A stream that is copied to a log."""
 
     def __init__(self, screen: TextIO, log: TextIO) -> None:
         self.screen, self.log = screen, log
 
     def write(self, text: str) -> int:
-        """Write to both."""
+        """Write to the screen and, unless it redraws a line, to the log."""
         if "\r" not in text:
             self.log.write(text)
         return self.screen.write(text)
 
     def __getattr__(self, name: str) -> object:
-        """Everything else is the screen's."""
+        """Everything else is delegated to the screen."""
         return getattr(self.screen, name)
 
 

@@ -1,7 +1,7 @@
-"""Stopping a run that was asked to: all ranks agree after a step, save, and leave together.
+"""Graceful stop on a signal: all ranks agree after a step, save, and exit together.
 
-A signal reaches the ranks at different moments, perhaps only some of them. After every optimiser step the ranks take
-the maximum of their flags, on the CPU and in a group of its own, so that no device waits for it.
+A signal reaches the ranks at different times, and possibly only some of them. After every optimiser step the ranks
+all-reduce the maximum of their flags, on the CPU in a separate process group, so that no device waits for it.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from launch.training import signals
 
 
 class Preemption(Callback):
-    """Ends a run after the step in which any of its ranks received a signal; `signal` is its number, 0 for none."""
+    """Ends a run after the step in which any rank received a signal; `signal` is its number, 0 for none."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -23,7 +23,7 @@ class Preemption(Callback):
         self.group: Any = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """From here on a Ctrl-C is answered by saving. ValueError where the ranks do not begin at the same step."""
+        """From now on Ctrl-C saves before stopping. ValueError if the ranks do not start at the same step."""
         self.step = trainer.global_step
         if trainer.world_size > 1:
             self.group = torch.distributed.new_group(backend="gloo")
@@ -31,14 +31,14 @@ class Preemption(Callback):
         if first != last:
             raise ValueError(
                 f"the ranks found different checkpoints, of step {first} and of step {last}: not all nodes see "
-                "the same files in the run directory; start again once they do, or mend the shared folder"
+                "the same files in the run directory; start again once they do, or fix the shared folder"
             )
         signals.watch_interrupts()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Agree after each optimiser step; the last one ends the run anyway."""
+        """Agree after each optimiser step; after the last one the run ends anyway."""
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
@@ -47,7 +47,7 @@ class Preemption(Callback):
             trainer.should_stop = True
 
     def agree(self, number: int) -> int:
-        """The largest of the ranks' numbers, on all of them."""
+        """The maximum of `number` over all ranks."""
         if self.group is None:
             return number
         flag = torch.tensor([number])
@@ -55,9 +55,9 @@ class Preemption(Callback):
         return int(flag)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Ctrl-C ends the process again."""
+        """Restore the default behaviour of Ctrl-C."""
         signals.stop_watching_interrupts()
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: Any) -> None:
-        """Ctrl-C ends the process again."""
+        """Restore the default behaviour of Ctrl-C."""
         signals.stop_watching_interrupts()

@@ -1,6 +1,6 @@
-"""How far a training run is: a bar on a terminal, a line now and then everywhere else.
+"""Progress of a training run: a bar on a terminal, an occasional line elsewhere.
 
-Both show step, loss, clips a second, the share of the time spent waiting for data, and the time left.
+Both show step, loss, clips per second, the fraction of time spent waiting for data, and the time left.
 """
 
 import math
@@ -17,44 +17,44 @@ from launch.training.lightning import find_callback
 from launch.training.watchers.board import is_logging
 from launch.training.watchers.speed import Speed
 
-QUIET = 30.0  # seconds between two lines, where there is no terminal
+LINE_INTERVAL = 30.0  # seconds between two lines when there is no terminal
 
 
 class Progress(Callback):
-    """Counts optimiser steps; what Lightning shows counts batches of an epoch, and our loader has no epochs.
+    """Counts optimiser steps; Lightning's bar counts the batches of an epoch, and our loader has no epochs.
 
-    The loss is read as often as it is logged, for reading it waits for the device. Rates come from the run's `Speed`.
+    The loss is read only when it is logged, because reading it waits for the device. Rates come from the run's `Speed`.
     """
 
-    def __init__(self, quiet: float = QUIET) -> None:
-        self.quiet = quiet
+    def __init__(self, line_interval: float = LINE_INTERVAL) -> None:
+        self.line_interval = line_interval
         self.bar: tqdm[Any] | None = None
         self.loss = math.nan
-        self.said = -math.inf  # when the last line was written
-        self.begun, self.first = 0.0, 0  # time and steps done when this process began to train
+        self.printed = -math.inf  # when the last line was printed
+        self.begun, self.first = 0.0, 0  # time and step at which this process started training
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Begin where the run continues."""
-        self.begun, self.first, self.said = time.monotonic(), trainer.global_step, -math.inf
+        """Start counting at the current step."""
+        self.begun, self.first, self.printed = time.monotonic(), trainer.global_step, -math.inf
         if trainer.is_global_zero and sys.stderr.isatty():
             self.bar = tqdm(total=trainer.max_steps, initial=self.first, unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move on."""
+        """Update the bar, or print a line when one is due."""
         if not trainer.is_global_zero:
             return
         last = trainer.global_step == trainer.max_steps
-        told = last or is_logging(trainer, batch_idx)
-        if told:
+        logged = last or is_logging(trainer, batch_idx)
+        if logged:
             self.loss = float(outputs["loss"])
         if self.bar is not None:
-            if told:
+            if logged:
                 self.bar.set_postfix_str(self._describe(trainer), refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
-        elif told and (last or time.monotonic() - self.said >= self.quiet):
-            self.said = time.monotonic()
+        elif logged and (last or time.monotonic() - self.printed >= self.line_interval):
+            self.printed = time.monotonic()
             done = f"step {trainer.global_step:,} of {trainer.max_steps:,}"
             print(f"{done}, {self._describe(trainer)}, {self._time_left(trainer)} left", file=sys.stderr, flush=True)
 
@@ -63,7 +63,7 @@ class Progress(Callback):
         self._close()
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: Any) -> None:
-        """Close the bar, so that the message stands on a line of its own."""
+        """Close the bar, so that the error message starts on its own line."""
         self._close()
 
     def _close(self) -> None:
@@ -72,14 +72,14 @@ class Progress(Callback):
             self.bar = None
 
     def _describe(self, trainer: lightning.Trainer) -> str:
-        """loss, rate, waiting."""
-        words, speed = [f"loss {self.loss:.4f}"], find_callback(trainer, Speed)
+        """Loss, rate and data wait as text."""
+        parts, speed = [f"loss {self.loss:.4f}"], find_callback(trainer, Speed)
         if speed and speed.latest:
-            words.append(f"{speed.latest['speed/clips_per_s']:.3g} clips/s")
-            words.append(f"{100 * speed.latest['speed/data_wait']:.0f} % data wait")
-        return ", ".join(words)
+            parts.append(f"{speed.latest['speed/clips_per_s']:.3g} clips/s")
+            parts.append(f"{100 * speed.latest['speed/data_wait']:.0f} % data wait")
+        return ", ".join(parts)
 
     def _time_left(self, trainer: lightning.Trainer) -> timedelta:
-        """At the mean pace since this process began, in whole seconds."""
+        """Time left at the mean pace since this process started, in whole seconds."""
         pace = (time.monotonic() - self.begun) / max(1, trainer.global_step - self.first)
         return timedelta(seconds=round(pace * (trainer.max_steps - trainer.global_step)))

@@ -1,4 +1,4 @@
-"""The random generators of a process. Clips and masks do not use them; what does, goes on where it was."""
+"""The global random generators of a process. Clips and masks do not use them; whatever does is restored on resume."""
 
 import random
 from typing import Any
@@ -9,14 +9,14 @@ import torch.distributed
 
 
 def seed_generators(seed: int) -> None:
-    """Seed them all."""
+    """Seed torch, numpy and Python's random."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def gather_random_states() -> list[dict[str, Any]]:
-    """The states of all ranks, on each of them, as plain data and tensors; called on all ranks."""
+    """The RNG states of all ranks as plain data and tensors, on every rank; called on all ranks."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     state = {
         "torch": torch.get_rng_state(),
@@ -32,7 +32,7 @@ def gather_random_states() -> list[dict[str, Any]]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on where a state was taken."""
+    """Restore the generators of this process from a stored state."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

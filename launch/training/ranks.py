@@ -1,7 +1,7 @@
-"""How many processes a run has, and what each of them takes of a batch.
+"""The processes of a run, and how a batch is divided among them.
 
-The same command serves one process, `torchrun` and `srun`: who started it says how many there are in the environment,
-and run.devices and run.nodes need not be typed.
+The same command works for a single process, `torchrun` and `srun`: the launcher sets the number of processes in the
+environment, so run.devices and run.nodes can be left out.
 """
 
 import os
@@ -17,43 +17,43 @@ from launch.training.config import RunConfig
 class Ranks:
     """The processes of a run."""
 
-    devices: int  # processes of a node
+    devices: int  # processes per node
     nodes: int
     rank: int = 0  # of this process
-    starter: str = ""  # who started them: torchrun, srun, or nobody yet
+    starter: str = ""  # the launcher: torchrun, srun, or "" if there is none
 
     @property
     def world(self) -> int:
-        """All of them."""
+        """Total number of processes."""
         return self.devices * self.nodes
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a rank takes: `clips` at once, `batches` of them before a step."""
+    """A rank's share of a step: `clips` per forward pass, `batches` accumulated per step."""
 
     clips: int
     batches: int
 
 
 def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> Ranks:
-    """The processes that torchrun or srun started, else those that run.devices asks for on this machine.
+    """The processes that torchrun or srun started, else run.devices on this machine.
 
-    Raises ValueError where run.devices or run.nodes says something else than who started them.
+    Raises ValueError if run.devices or run.nodes contradicts the launcher.
     """
     started = find_rank(environment)
     if started.starter not in ("torchrun", "srun"):  # Lightning starts the others itself
         if (run.nodes or 1) > 1:
             raise ValueError(
-                f"run.nodes={run.nodes}: several nodes need `python -m launch submit`, srun, or torchrun on each of "
-                "them; started by hand a run has the devices of this machine"
+                f"run.nodes={run.nodes}: several nodes need `python -m launch submit`, srun, or torchrun on each "
+                "node; started without them, a run has only the devices of this machine"
             )
-        rank = int(environment.get("LOCAL_RANK", 0))  # Lightning starts the others of this machine
+        rank = int(environment.get("LOCAL_RANK", 0))  # Lightning starts the other processes of this machine
         there = count_devices(run.accelerator)
         if find_accelerator(run.accelerator) == "gpu" and there < (run.devices or 1):
             raise ValueError(
                 f"run.accelerator={run.accelerator} with run.devices={run.devices or 'all'}, but torch sees {there} "
-                "GPUs here; `python -m launch doctor` says more"
+                "GPUs here; `python -m launch doctor` shows details"
             )
         return Ranks(run.devices or there, 1, rank)
     if started.starter == "torchrun":
@@ -67,10 +67,10 @@ def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> R
 
 
 def share_out(run: RunConfig, world: int) -> Share:
-    """What each of `world` ranks takes of run.batch.
+    """The share of run.batch of each of `world` ranks.
 
-    run.batch_per_device says how many clips fit on a device at once, and the number of batches added up follows; where
-    it is null, run.accumulate says that number. Raises ValueError where run.batch cannot be shared out evenly.
+    run.batch_per_device is the number of clips per forward pass and determines the number of accumulated batches; if it
+    is null, run.accumulate is that number. Raises ValueError if run.batch cannot be divided evenly.
     """
     if not run.batch_per_device:
         parts, name = world * run.accumulate, f"ranks x run.accumulate = {world} x {run.accumulate}"
@@ -87,13 +87,13 @@ def share_out(run: RunConfig, world: int) -> Share:
 
 
 def share_of_device(run: RunConfig) -> Share:
-    """What one device takes of run.batch; run.devices and run.nodes count as one where they are not given."""
+    """One device's share of run.batch; run.devices and run.nodes count as one if not given."""
     return share_out(run, (run.devices or 1) * (run.nodes or 1))
 
 
 def _divide(tasks: int, parts: int, starter: str) -> int:
     if tasks % parts:
         raise ValueError(
-            f"{starter} started {tasks} processes, not the same number on every node; start as many on each"
+            f"{starter} started {tasks} processes, not the same number on every node; start equally many on each"
         )
     return tasks // parts

@@ -1,9 +1,9 @@
-"""The run directory: it explains itself, refuses another config, and keeps a history of starts and ends.
+"""The run directory: it documents the run, rejects a different config, and keeps a history of starts and ends.
 
 config.yaml        the resolved config of the last start
 environment.yaml   versions, code, data and machine of the last start
-history.jsonl      a line for each start and end
-progress.json      where the run is, written every few seconds while it trains
+history.jsonl      one line for each start and end
+progress.json      current step and timing, written every few seconds during training
 """
 
 import json
@@ -32,39 +32,39 @@ from launch.training.config import TrainConfig
 from launch.training.stored import load_stored
 from vjepa.precision import choose_precision
 
-HARMLESS = (
+RESUME_SAFE_KEYS = (
     "run.output", "run.devices", "run.nodes", "run.accumulate", "run.batch_per_device", "run.accelerator",
     "run.compile", "run.progress", "run.log_every", "run.checkpoint_every", "run.keep", "run.keep_every",
     "run.start", "teacher.weights", "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb",
     "data.max_bad_fraction", "health.",
-)  # fmt: skip  # the order of samples and what is learned do not depend on them; the data has its own fingerprint
+)  # fmt: skip  # neither the sample order nor what is learned depends on them; the data has its own fingerprint
 
-PART_PATH = re.compile(r"data\.mix\.\d+\.path")
+MIX_PATH_KEY = re.compile(r"data\.mix\.\d+\.path")
 
 HEARTBEAT = 5.0  # seconds
 
 
 def hold_run(folder: Path, rank: int) -> AbstractContextManager[object]:
-    """Keep other runs out of a run directory while this one is in it; InUseError where another process trains there.
+    """Lock a run directory while this run uses it; InUseError if another process trains there.
 
-    The first rank holds it for all of them, and what killed writers left there goes.
+    Rank 0 holds the lock for all ranks and removes leftovers of killed writers.
     """
     if rank:
         return nullcontext()
     lock = claim_folder(folder, "train", "choose another run.output")
-    for place in (folder, folder / "checkpoints", folder / "csv"):
-        remove_leftovers(place)
+    for directory in (folder, folder / "checkpoints", folder / "csv"):
+        remove_leftovers(directory)
     return lock
 
 
 def begin_run(folder: Path, config: TrainConfig, loader: TrainLoader, step: int, ranks: int, clips: int) -> None:
-    """Write into the run directory what is about to happen there, `ranks` taking `clips` at once each.
+    """Record a start of the run, on `ranks` ranks with `clips` clips per forward pass each, in the run directory.
 
-    Raises ValueError where it holds a run with another config: what differs is named.
+    Raises ValueError if it holds a run with a different config, naming the differences.
     """
     changed = check_same(folder, config) if step else []
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", to_yaml(config))  # other ranks may be reading it
+    write_text(folder / "config.yaml", to_yaml(config))  # atomic: other ranks may be reading it
     facts = describe_environment(loader)
     lines = [f"{name}: {json.dumps(value)}" for name, value in facts.items()]
     write_text(folder / "environment.yaml", "\n".join(lines) + "\n")
@@ -75,28 +75,32 @@ def begin_run(folder: Path, config: TrainConfig, loader: TrainLoader, step: int,
 
 
 def check_same(folder: Path, config: TrainConfig) -> list[str]:
-    """Keys that differ from those of the run in `folder` without harm, in words.
+    """Describe the settings that differ from those of the run in `folder` and are safe to change on resume.
 
-    Raises ValueError that names the others, which would make it another run.
+    Raises ValueError naming the others, which would make it a different run.
     """
     before = read_config_of_run(folder)
     if before is None:
         return []
     old, new = _settings(before), _settings(config)
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    words = {name: f"{name}: {_word(new.get(name))} (was {_word(old.get(name))})" for name in differing}
-    harmful = [words[name] for name in differing if not name.startswith(HARMLESS) and not PART_PATH.fullmatch(name)]
-    if harmful:
-        more = f" and {len(harmful) - 8} more" if len(harmful) > 8 else ""
+    changes = {name: f"{name}: {_as_yaml(new.get(name))} (was {_as_yaml(old.get(name))})" for name in differing}
+    unsafe = [
+        changes[name]
+        for name in differing
+        if not name.startswith(RESUME_SAFE_KEYS) and not MIX_PATH_KEY.fullmatch(name)
+    ]
+    if unsafe:
+        more = f" and {len(unsafe) - 8} more" if len(unsafe) > 8 else ""
         raise ValueError(
-            f"{folder} holds a run with another config; it differs in {'; '.join(harmful[:8])}{more}. "
+            f"{folder} holds a run with another config; it differs in {'; '.join(unsafe[:8])}{more}. "
             "Choose another run.output, or give the same values to continue"
         )
-    return list(words.values())
+    return list(changes.values())
 
 
 def read_config_of_run(folder: Path) -> TrainConfig | None:
-    """The config that the run in a folder began with, None where there is none; ValueError where it does not load."""
+    """The config of the run in a folder, None if there is no run; ValueError if it cannot be loaded."""
     stored = folder / "config.yaml"
     if not stored.is_file():
         return None
@@ -104,13 +108,13 @@ def read_config_of_run(folder: Path) -> TrainConfig | None:
         return load_stored(stored)
     except ValueError as error:
         raise ValueError(
-            f"{folder} holds a run of another version of this code ({error}); continue it with that version, or "
+            f"{folder} holds a run of another version of this code ({error}); resume it with that version, or "
             "choose another run.output"
         ) from error
 
 
 def settle_precision(config: TrainConfig) -> TrainConfig:
-    """run.precision=auto made definite: as the run in run.output began, else what the device computes in natively."""
+    """Resolve run.precision=auto: that of the run in run.output, else what the device supports natively."""
     run = config.run
     if run.precision != "auto":
         return config
@@ -121,19 +125,19 @@ def settle_precision(config: TrainConfig) -> TrainConfig:
 
 
 def check_share(folder: Path, config: TrainConfig, clips: int, continues: bool) -> None:
-    """Raise ValueError where a device takes too few `clips` at once, or not as many as before, and it matters.
+    """Raise ValueError if the per-device batch matters and `clips` is too small or differs from before.
 
-    Regularisers, views and masks that are cut to the shortest look at the clips of one device.
+    It matters for regularisers, objective=views, and masks truncated to the shortest of the batch.
     """
     if not config.jepa.follows_device_batch:
         return
-    why = "what is learned depends on the clips of a device (regulariser, objective=views, or masks without keep)"
+    why = "what is learned depends on the per-device batch (regulariser, objective=views, or masks without keep)"
     if clips < 2:
-        raise ValueError(f"{why}: a device must take at least 2 at once, not {clips}; raise run.batch_per_device")
+        raise ValueError(f"{why}: it must be at least 2 clips, got {clips}; raise run.batch_per_device")
     starts = [event["clips"] for event in read_history(folder) if event["event"] == "start"]
     if continues and starts and starts[-1] != clips:
         raise ValueError(
-            f"{why}: the run in {folder} took {starts[-1]} at once, now a device would take {clips}; "
+            f"{why}: the run in {folder} used {starts[-1]} clips per device, this start would use {clips}; "
             f"give run.batch_per_device={starts[-1]}"
         )
 
@@ -156,7 +160,7 @@ def describe_environment(loader: TrainLoader) -> dict[str, Any]:
 
 
 def add_event(folder: Path, event: str, **facts: Any) -> None:
-    """Add a line to the history."""
+    """Append a line to the history."""
     line = {
         "event": event, "time": round(time.time(), 1), "host": socket.gethostname(), "process": os.getpid(),
         "job": os.environ.get("SLURM_JOB_ID"), **facts,
@@ -166,7 +170,7 @@ def add_event(folder: Path, event: str, **facts: Any) -> None:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Starts and ends of a run; a line that a killed process cut short does not count."""
+    """Starts and ends of a run; an incomplete line of a killed process is ignored."""
     path = folder / "history.jsonl"
     if not path.is_file():
         return []
@@ -174,7 +178,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 
 class Heartbeat(Callback):
-    """Writes where the run is, so that `status` can say it from the files alone."""
+    """Writes the progress of the run to progress.json, so that `status` needs only the files."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "progress.json"
@@ -182,7 +186,7 @@ class Heartbeat(Callback):
         self.first = 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Rates count from here."""
+        """Start the clock for rates."""
         self.begun, self.first = time.time(), trainer.global_step
         self.write(trainer)
 
@@ -210,11 +214,11 @@ class Heartbeat(Callback):
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """All keys with their values; run.steps as it follows from run.total_clips where that is given."""
+    """All keys with their values; run.steps is derived from run.total_clips if that is given."""
     return {**dict(_flatten(asdict(config))), "run.steps": config.run.total_steps}
 
 
-def _word(value: Any) -> str:
+def _as_yaml(value: Any) -> str:
     return "null" if value is None else str(value)
 
 

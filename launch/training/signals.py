@@ -1,9 +1,9 @@
-"""A signal is a flag: who trains looks at it between two steps, saves and stops.
+"""Signal handlers that only set a flag: the training loop checks it between steps, saves and stops.
 
-SIGTERM comes from a preemption, an outside requeue, scancel or `kill`; SIGUSR1 shortly before SLURM's time limit;
-SIGINT from Ctrl-C. Nothing is done inside a handler: a signal reaches the ranks at different moments, and whoever saves
-there waits for ranks that are somewhere else. Imports the standard library only, so that `python -m launch` can install
-the handlers before anything that takes seconds to load.
+SIGTERM comes from a preemption, an external requeue, scancel or `kill`; SIGUSR1 shortly before SLURM's time limit;
+SIGINT from Ctrl-C. The handlers do no work: a signal reaches the ranks at different times, and a rank that saved inside
+its handler would wait for ranks that are elsewhere. Imports only the standard library, so that `python -m launch` can
+install the handlers before the slow imports.
 """
 
 import os
@@ -17,46 +17,46 @@ _received: list[int] = []
 
 
 class Interrupted(Exception):  # noqa: N818
-    """A run was asked to stop, saved, and can go on."""
+    """A run was asked to stop, saved its state, and can be resumed."""
 
 
 def install() -> None:
-    """From now until the process exits SIGTERM and SIGUSR1 raise the flag and do nothing else."""
+    """Until the process exits, SIGTERM and SIGUSR1 only set the flag."""
     for number in OTHERS:
         signal.signal(number, _note)
 
 
 def ignore() -> None:
-    """All is done: a signal must not change the exit status while the interpreter shuts down, which takes seconds."""
+    """Ignore signals at exit: shutdown takes seconds, and a signal must not change the exit status."""
     for number in OTHERS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def watch_interrupts() -> None:
-    """From now on the first Ctrl-C raises the flag; the second ends the process as usual."""
+    """From now on the first Ctrl-C sets the flag; the second ends the process as usual."""
     signal.signal(signal.SIGINT, _note_once)
 
 
 def stop_watching_interrupts() -> None:
-    """Ctrl-C ends the process again."""
+    """Restore the default behaviour of Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is _note_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def received() -> int:
-    """Number of the first signal that came, 0 if none did."""
+    """Number of the first signal received, 0 if none."""
     return _received[0] if _received else 0
 
 
 def forget() -> None:
-    """Lower the flag."""
+    """Clear the flag."""
     _received.clear()
 
 
 def forget_earlier() -> None:
-    """Lower the flag of a run before this one, as in a notebook.
+    """Clear the flag left by an earlier run in the same process, as in a notebook.
 
-    Not in a process that `install` belongs to: there a signal counts from the first moment.
+    Does nothing after `install`: there a signal counts from process start.
     """
     if signal.getsignal(OTHERS[0]) is not _note:
         forget()
@@ -64,7 +64,7 @@ def forget_earlier() -> None:
 
 def _note(number: int, frame: FrameType | None) -> None:
     if not _received:
-        # os.write, for a handler may interrupt a print
+        # os.write, because a handler may interrupt a print
         os.write(2, f"{signal.Signals(number).name} received: saving at the end of this step\n".encode())
     _received.append(number)
 

@@ -1,4 +1,4 @@
-"""The config that a run directory holds, also one that an earlier version wrote."""
+"""Loads the config stored in a run directory, including those written by earlier versions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from launch.config import read_files, read_values
 from launch.training.config import TrainConfig
 from vjepa.config import convert_mask, unset_zeros
 
-# What earlier versions wrote for "unset", which is null now.
+# The values with which earlier versions marked a key as unset; now null.
 UNSET: dict[str, Any] = {
     "run.total_clips": 0,
     "run.budget": "",
@@ -31,7 +31,7 @@ UNSET: dict[str, Any] = {
 
 
 def load_stored(path: Path) -> TrainConfig:
-    """The config in a run directory's config.yaml; ValueError where this version cannot read it."""
+    """The config in a run directory's config.yaml; ValueError if this version cannot read it."""
     merged = OmegaConf.merge(*(values for _, values in read_files(path)))
     return read_values(
         TrainConfig, migrate_model(migrate(cast("dict[str, Any]", OmegaConf.to_container(merged)))), str(path)
@@ -39,7 +39,7 @@ def load_stored(path: Path) -> TrainConfig:
 
 
 def migrate_model(values: dict[str, Any]) -> dict[str, Any]:
-    """The same for the sections that a checkpoint stores, too; their keys are in `vjepa.config`."""
+    """`migrate` for the sections that checkpoints store too; their keys are in `vjepa.config`."""
     if "kind" in values.get("encoder", {}):
         return values  # written by this version
     found = {name: unset_zeros(name, part) if isinstance(part, Mapping) else part for name, part in values.items()}
@@ -48,7 +48,7 @@ def migrate_model(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def migrate(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Stored values with null for what an earlier version wrote as 0, "" or -1 to say unset."""
+    """Stored values with null where an earlier version wrote 0, "" or -1 for unset."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         key = prefix + name

@@ -1,4 +1,4 @@
-"""The trainer of a pretraining run: module, loader and Lightning's trainer put together, run, ended."""
+"""Runs a pretraining run: builds the module, the loader and the Lightning trainer, fits, and finishes."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ from data.loading.loader import Batch, TrainLoader
 from launch.devices import find_accelerator, share_cores
 from launch.exchange.encoders import read_origin
 from launch.training.checkpoints import (
+    AtomicCheckpointIO,
     Saver,
-    WholeFiles,
     check_fits,
     latest_checkpoint,
     read_checkpoint,
@@ -42,10 +42,10 @@ from vjepa.jepa import JEPA
 
 
 def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
-    """Run or continue a pretraining run; returns the trained module.
+    """Start or resume a pretraining run; returns the trained module.
 
-    Raises ValueError where run.output holds a run with another config, other data, or a checkpoint that does not fit;
-    InUseError where another process trains there; Interrupted where a signal asked to stop, once the run is saved.
+    Raises ValueError if run.output holds a run with a different config, different data, or a checkpoint that does not
+    match; InUseError if another process trains there; Interrupted after a signal, once the run is saved.
     """
     forget_earlier()
     with hold_run(Path(config.run.output), find_ranks(config.run).rank):
@@ -53,7 +53,7 @@ def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
 
 
 def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
-    """`train` for whoever holds the run directory."""
+    """`train` for a caller that already holds the lock on the run directory."""
     config = settle_precision(config)
     folder, run = Path(config.run.output), config.run
     ranks = find_ranks(run)
@@ -78,7 +78,7 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
         begin_run(folder, config, loader, step, ranks.world, share.clips)
         if run.progress:
             print(describe(config, ranks.world, share, step))
-    del stored  # a checkpoint that is held would keep its old file mapped
+    del stored  # its memory-mapped tensors would keep the old file open
     stream = Stream(loader)
     try:
         trainer.fit(model, stream, ckpt_path=checkpoint, weights_only=True)
@@ -92,12 +92,12 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
     if trainer.is_global_zero and run.progress:
         skipped = loader.tally.skipped
         reasons = ": " + ", ".join(f"{count} x {reason}" for reason, count in skipped.items()) if skipped else ""
-        print(f"{model.position} clips seen; {skipped.total()} unreadable ones replaced on this rank{reasons}")
+        print(f"{model.position} clips seen; {skipped.total()} unreadable clips replaced on this rank{reasons}")
     return model
 
 
 def finish(folder: Path, trainer: lightning.Trainer, number: int) -> None:
-    """Write how the run ended and let the other processes go; Interrupted where signal `number` ended it too early."""
+    """Record how the run ended and shut down the process group; Interrupted if signal `number` ended it early."""
     step = trainer.global_step
     stopped = bool(number) and step < trainer.max_steps
     name = signal.Signals(number).name if stopped else ""
@@ -106,10 +106,10 @@ def finish(folder: Path, trainer: lightning.Trainer, number: int) -> None:
         if stopped:
             write_text(folder / "unfinished", os.environ.get("SLURM_JOB_ID", "") + "\n")  # read by the job script
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # all is written before the first process exits
+        torch.distributed.barrier()  # everything is written before the first process exits
         torch.distributed.destroy_process_group()
     if stopped:
-        forget()  # answered: another run of this process is not meant
+        forget()  # handled: the next run of this process must not stop
         raise Interrupted(
             f"stopped by {name} after step {step} of {trainer.max_steps}, saved in {folder}; the same command continues"
         )
@@ -118,15 +118,15 @@ def finish(folder: Path, trainer: lightning.Trainer, number: int) -> None:
 def make_trainer(
     config: TrainConfig, ranks: Ranks, share: Share, step: int, callbacks: list[Callback]
 ) -> lightning.Trainer:
-    """The Lightning trainer of a run that begins at `step`: DDP wherever there is more than one process."""
+    """The Lightning trainer of a run that starts at `step`; DDP if there is more than one process."""
     run, folder = config.run, Path(config.run.output)
     quieten_lightning()
     share_cores(config.data)
-    plugins: list[Any] = [WholeFiles()]
+    plugins: list[Any] = [AtomicCheckpointIO()]
     if ranks.starter == "srun":
         plugins.append(SLURMEnvironment(auto_requeue=False))
     elif not ranks.starter:
-        plugins.append(LightningEnvironment())  # also in an allocation of SLURM, where nobody used srun
+        plugins.append(LightningEnvironment())  # also inside a SLURM allocation, if srun was not used
     bar: list[Callback] = [Progress()] if run.progress else []
     trainer = lightning.Trainer(
         accelerator=find_accelerator(run.accelerator),
@@ -150,9 +150,10 @@ def make_trainer(
 
 
 def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: bool) -> JEPA:
-    """The module of a run, with the weights it begins with; those of a run that continues come from Lightning, later.
+    """The module of a run with its initial weights; on resume Lightning loads the weights later.
 
-    A frozen teacher is read once: afterwards it is part of the checkpoint, and `frozen` its architecture.
+    A frozen teacher is loaded once, at the first start: afterwards it is part of the checkpoint, and `frozen` is its
+    architecture.
     """
     teacher = None
     if config.teacher.weights and not continues:
@@ -166,20 +167,20 @@ def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: boo
 
 
 def start(model: JEPA, config: TrainConfig) -> None:
-    """Give a new run the weights at run.start; the target encoder begins as a copy of the context encoder.
+    """Load the weights at run.start into a new run; the target encoder starts as a copy of the context encoder.
 
-    Raises ValueError where the architecture differs; another number of frames or crop size is fine.
+    Raises ValueError if the architecture differs; a different number of frames or crop size is fine.
     """
     found = read_origin(config.run.start or "", config.run.start_weights or "").pretrained
     start_from(found, model.context_encoder, model.predictor if found.predictor else None)
-    model.target_encoder.update(model.context_encoder, momentum=0.0)  # moves a moving average only
+    model.target_encoder.update(model.context_encoder, momentum=0.0)  # only a moving average changes
     print(f"starting from {found}")
     if found.predictor is None:
-        print("it has no predictor: a new one is trained")
+        print("it has no predictor: a new one is initialised")
 
 
 def describe(config: TrainConfig, world: int, share: Share, step: int) -> str:
-    """What the run is about to do, in words."""
+    """A summary of the run, printed at the start."""
     run, encoder = config.run, config.encoder
     lines = [
         f"pretraining {encoder.size} encoder ({encoder.shape.depth} blocks of width {encoder.shape.width}), "
@@ -188,12 +189,12 @@ def describe(config: TrainConfig, world: int, share: Share, step: int) -> str:
         f"{_count(share.batches, 'batch', 'batches')}, {run.total_steps} steps, {run.precision}, into {run.output}",
     ]
     if step:
-        lines.append(f"continuing after step {step}")
+        lines.append(f"resuming after step {step}")
     return "\n".join(lines)
 
 
 class Stream:
-    """The loader as Lightning sees it: an iterable; its place is kept by the module, not by prefetching."""
+    """The loader as an iterable for Lightning; the module tracks the stream position, so prefetching is harmless."""
 
     def __init__(self, loader: TrainLoader) -> None:
         self.loader = loader
@@ -204,7 +205,7 @@ class Stream:
         return self.opened[-1]
 
     def close(self) -> None:
-        """End the loading processes now; at the end of the process it would take seconds."""
+        """Stop the loader workers now; at interpreter exit it would take seconds."""
         for batches in self.opened:
             batches.close()
 

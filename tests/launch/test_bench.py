@@ -96,7 +96,7 @@ def test_plain_step_is_the_same_step(words: list[str]) -> None:
     ],
 )
 def test_plain_step_of_another_recipe_is_refused(word: str, field: str) -> None:
-    with pytest.raises(ValueError, match=f"--plain needs {field}"):
+    with pytest.raises(ValueError, match=f"--plain requires {field}"):
         PlainStep(tiny(word, "dense.levels=2"), CPU)
 
 
@@ -151,9 +151,9 @@ def test_one_device_takes_its_share_and_says_where_memory_ends(
     monkeypatch.setattr("launch.bench.bench.bench_step", run_out)
     large = str(CONFIG.with_name("vjepa2_vitl.yaml"))
     assert main(["bench", "step", large, "run.nodes=4", "run.devices=8"]) == 2
-    assert "error: 96 clips at once need more memory than this device has" in capsys.readouterr().err
+    assert "error: a batch of 96 clips needs more memory than this device has" in capsys.readouterr().err
     assert main(["bench", "step", large, "run.batch_per_device=24"]) == 2
-    assert "error: 24 clips at once" in capsys.readouterr().err
+    assert "error: a batch of 24 clips" in capsys.readouterr().err
 
 
 def test_the_limit_of_a_job_counts_as_memory(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_loader_says_how_many_workers_a_step_needs(words: list[str], monkeypatch
         (["step", "--most-clips", "2"], "--most-clips goes with --sweep"),
         (["step", "--sweep", "--vary", "batch"], "--vary takes precision, compile, checkpoint"),
         (["step", "--repeats", "0"], "--repeats must be at least 1, got 0"),
-        (["step", "--plain", "objective=views"], "--plain needs objective=masked, got views"),
+        (["step", "--plain", "objective=views"], "--plain requires objective=masked, got views"),
         (["decode"], "data.path is required"),
     ],
 )

@@ -39,5 +39,5 @@ def test_the_budget_is_measured_once_and_kept(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(fitted))
     assert within_budget(train, config, ranks=8).run.steps == 120
     assert len(tried) == 1
-    with pytest.raises(ValueError, match=r"measured by one process, there are 8"):
+    with pytest.raises(ValueError, match=r"requires a single process, got 8"):
         within_budget(train, replace(config, run=replace(config.run, budget="2min")), ranks=8)

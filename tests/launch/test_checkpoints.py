@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there; a damaged one is passed over loudly; one that does not fit names the key."""
+"""A checkpoint is whole or not there; a damaged one is skipped loudly; one that does not fit names the key."""
 
 import logging
 import os
@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.training.checkpoints import WholeFiles, find_fault, latest_checkpoint, list_checkpoints, read_checkpoint
+from launch.training.checkpoints import (
+    AtomicCheckpointIO,
+    find_fault,
+    latest_checkpoint,
+    list_checkpoints,
+    read_checkpoint,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
@@ -35,9 +41,10 @@ def test_a_killed_save_never_leaves_half_a_file_under_the_final_name(tmp_path: P
     program = f"""
 import torch
 from pathlib import Path
-from launch.training.checkpoints import WholeFiles
+from launch.training.checkpoints import AtomicCheckpointIO
+path = Path({str(tmp_path)!r}) / "step-1.ckpt"
 for number in range(10**6):
-    WholeFiles().save_checkpoint({{"x": torch.full((400_000,), number)}}, Path({str(tmp_path)!r}) / "step-1.ckpt")
+    AtomicCheckpointIO().save_checkpoint({{"x": torch.full((400_000,), number)}}, path)
 """
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     path = tmp_path / "step-1.ckpt"
@@ -57,7 +64,7 @@ def test_what_is_saved_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeyp
     real = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), real[0](file)))
     monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("replace"), real[1](old, new)))
-    WholeFiles().save_checkpoint({"x": 1}, tmp_path / "folder" / "step-1.ckpt")
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, tmp_path / "folder" / "step-1.ckpt")
     assert calls == ["fsync", "replace", "fsync"]
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["step-1.ckpt"]
 
@@ -75,7 +82,7 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(
     newest.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert latest_checkpoint(finished) == before
-    assert f"CHECKPOINT DAMAGED: {newest} is passed over" in caplog.text
+    assert f"CHECKPOINT DAMAGED: skipping {newest}" in caplog.text
     assert main(["train", CONFIG, *quick]) == 0
     assert latest_checkpoint(finished) == newest, "written again"
 
@@ -86,15 +93,15 @@ def test_where_all_are_damaged_the_run_does_not_begin_anew(
     for path in list_checkpoints(finished).values():
         path.write_bytes(b"nothing")
     assert main(["train", CONFIG, *quick]) == 2
-    assert "None is left to go on from" in capsys.readouterr().err
+    assert "No checkpoint is intact" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("missing", "weights: objective.context_encoder.norm.weight is missing"),
-        ("extra", "weights: somebody.elses is not known to the config"),
-        ("shape", "weights: objective.context_encoder.norm.weight is [23] in the file and [24] in the config"),
+        ("extra", "weights: somebody.elses is not part of the model"),
+        ("shape", "weights: objective.context_encoder.norm.weight has shape [23] in the file and [24] in the config"),
         ("moment", "the optimiser's state: "),
         ("position", "it lacks position"),
     ],

@@ -94,7 +94,7 @@ def test_values_are_compared_by_their_errors(tmp_path: Path, capsys: pytest.Capt
     assert re.search(r"linear +b, encoder +a, encoder +60 +-1\.\d+ .* significant$", shown, re.MULTILINE), shown
     write_probe(tmp_path / "c", {"encoder": [True] * 60})
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 2
-    assert "results of one task can be compared, got classification and regression" in capsys.readouterr().err
+    assert "only results of the same task can be compared, got classification and regression" in capsys.readouterr().err
 
 
 def test_questions_without_an_answer_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_questions_without_an_answer_say_so(tmp_path: Path, capsys: pytest.Captu
     assert main(["compare", str(folder), str(folder)]) == 2
     assert "named twice" in capsys.readouterr().err
     assert main(["compare", str(folder), "--features", "encodr"]) == 2
-    assert "there are the features encoder and the heads linear, knn" in capsys.readouterr().err
+    assert "the features are encoder and the heads are linear, knn" in capsys.readouterr().err
     assert main(["compare", str(folder)]) == 0
     assert "no pair of results with the same head" in capsys.readouterr().out
     shutil.copytree(folder, tmp_path / "x" / "a")

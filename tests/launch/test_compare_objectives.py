@@ -102,7 +102,7 @@ def test_a_run_may_diverge_while_it_is_measured_and_stays_so_until_its_settings_
     content["only"] = ["wild"]
     study.write_text(yaml.safe_dump(content))
     assert main(["compare-objectives", str(study)]) == 0
-    assert "diverged before and is not tried again" in capsys.readouterr().out
+    assert "diverged before and is not retried" in capsys.readouterr().out
     content["choices"]["wild"]["settings"]["optim"]["lr"] = 1e-4
     study.write_text(yaml.safe_dump(content))
     assert main(["compare-objectives", str(study)]) == 2

@@ -48,14 +48,16 @@ def test_a_file_starts_from_its_base_and_that_from_its_own(tmp_path: Path) -> No
 
 def test_a_missing_base_is_named_with_the_file_that_asks_for_it(tmp_path: Path) -> None:
     write(tmp_path, one="base: vitL.yaml", vitl="{}")
-    with pytest.raises(FileNotFoundError, match=r"one\.yaml: base: vitL\.yaml is not there.*did you mean .*vitl\.yaml"):
+    with pytest.raises(
+        FileNotFoundError, match=r"one\.yaml: base: vitL\.yaml does not exist.*did you mean .*vitl\.yaml"
+    ):
         load_config(TrainConfig, tmp_path / "one.yaml", [])
 
 
-@pytest.mark.parametrize(("start", "circle"), [("one", r"one\.yaml -> .*two\.yaml -> .*one\.yaml"), ("self", r"self")])
-def test_a_circle_of_bases_is_refused_and_names_the_files(tmp_path: Path, start: str, circle: str) -> None:
+@pytest.mark.parametrize(("start", "cycle"), [("one", r"one\.yaml -> .*two\.yaml -> .*one\.yaml"), ("self", r"self")])
+def test_a_cycle_of_bases_is_refused_and_names_the_files(tmp_path: Path, start: str, cycle: str) -> None:
     write(tmp_path, one="base: two.yaml", two="base: one.yaml", self="base: self.yaml")
-    with pytest.raises(ValueError, match=rf"closes a circle, .*{circle}"):
+    with pytest.raises(ValueError, match=rf"closes a cycle, .*{cycle}"):
         load_config(TrainConfig, tmp_path / f"{start}.yaml", [])
 
 
@@ -77,7 +79,7 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, message: s
     [
         (["configs/pretrain/vjepa2_vitll.yaml"], "vjepa2_vitl.yaml"),
         (["vjepa2-vitl"], "vjepa2_vitl.yaml"),
-        (["run.steps=3"], "give the YAML file first"),
+        (["run.steps=3"], "the YAML file must come first"),
     ],
 )
 def test_a_missing_config_is_answered_with_the_nearest_files(

@@ -53,7 +53,7 @@ def test_probe_without_an_encoder_says_so(capsys: pytest.CaptureFixture[str]) ->
 
 def test_doctor_finds_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
-    assert "decodes: pyav" in capsys.readouterr().out
+    assert "decoder: pyav" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["step", "loader"])

@@ -75,7 +75,7 @@ def test_what_is_shown_loads_as_the_same_config(path: Path, tmp_path: Path) -> N
 
 def test_the_command_shows_comments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml"), "--show"]) == 0
-    assert "# [default: 3072] clips of an optimiser step" in capsys.readouterr().out
+    assert "# [default: 3072] clips per optimiser step" in capsys.readouterr().out
 
 
 def test_the_page_of_all_keys_is_up_to_date() -> None:

@@ -97,7 +97,7 @@ def test_export_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return save_encoder(other, folder, *others)
 
     monkeypatch.setattr("launch.exchange.formats.save_encoder", save_altered)
-    with pytest.raises(ValueError, match=r"what was loaded differs by .*; do not use it"):
+    with pytest.raises(ValueError, match=r"the reloaded encoder differs by .*; do not use it"):
         export_origin(make_origin(), tmp_path, "native")
 
 
@@ -171,7 +171,7 @@ def test_altered_classifier_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert export_origin(origin, tmp_path / "out", "transformers", head=saved) <= TOLERANCE
     altered = {**head.state_dict(), "norm1.bias": head.norm1.bias + 1}
     monkeypatch.setattr(head, "state_dict", lambda: altered)
-    with pytest.raises(ValueError, match=r"what was loaded differs by .*; do not use it"):
+    with pytest.raises(ValueError, match=r"the reloaded encoder differs by .*; do not use it"):
         export_origin(origin, tmp_path / "out", "transformers", head=saved)
 
 
@@ -194,7 +194,7 @@ def test_probe_that_does_not_belong_to_the_encoder_is_refused(
         ("other", "transformers", "trained on the features of another encoder"),
         ("narrow", "transformers", "takes features of width 12, the encoder makes 24"),
         ("heads", "transformers", "probe with heads.attentive.heads=2"),
-        ("own", "onnx", "--probe makes a classifier of --format transformers, got --format onnx"),
+        ("own", "onnx", "--probe requires --format transformers, got --format onnx"),
     ):
         assert main([*words, str(tmp_path / name), "--format", format]) == 2
         assert message in capsys.readouterr().err
@@ -227,7 +227,7 @@ def test_card_of_a_run_shows_its_config_and_gauges(tmp_path: Path) -> None:
     origin = make_origin()
     facts = {**origin.facts, "gauges": "spread 0.8", "config": "run:\n  steps: 7\n"}
     card = write_card(tmp_path, "native", Origin(origin.pretrained, facts), 0.0, CardConfig()).read_text()
-    assert "gauges at the last reading: spread 0.8" in card
+    assert "last gauge readings: spread 0.8" in card
     assert "```yaml\nrun:\n  steps: 7\n```" in card
 
 

@@ -117,7 +117,7 @@ def test_command_writes_resumes_and_refuses_a_mixture(folder: Path, tmp_path: Pa
     output = tmp_path / "out"
     words = ["features", str(folder / "videos"), "--encoder", str(folder / "encoder"), "--output", str(output)]
     assert main([*words, "--stride", "2"]) == 0
-    assert "2 videos, 0 were there already" in capsys.readouterr().out
+    assert "2 videos, 0 already done" in capsys.readouterr().out
     found = load_file(output / "long.safetensors")
     assert found["features"].shape == (13, 8, 24)
     assert found["times"].shape == (13, 2)
@@ -127,7 +127,7 @@ def test_command_writes_resumes_and_refuses_a_mixture(folder: Path, tmp_path: Pa
     before = (output / "long.safetensors").stat().st_mtime_ns
     (output / "short.safetensors").unlink()
     assert main([*words, "--stride", "2"]) == 0
-    assert "1 videos, 1 were there already" in capsys.readouterr().out
+    assert "1 videos, 1 already done" in capsys.readouterr().out
     assert (output / "long.safetensors").stat().st_mtime_ns == before
     assert main([*words, "--stride", "3"]) == 2
     assert "made with another windows" in capsys.readouterr().err
@@ -142,7 +142,7 @@ def test_attentive_pooling_is_the_vector_of_the_trained_query(folder: Path, tmp_
     path, output = str(folder / "videos" / "long.mp4"), tmp_path / "out"
     words = ["features", path, "--encoder", str(folder / "encoder"), "--output", str(output), "--pool", "attentive"]
     assert main(words) == 2
-    assert "--pool attentive and --head belong together" in capsys.readouterr().err
+    assert "--pool attentive and --head must be given together" in capsys.readouterr().err
     words += ["--head", str(tmp_path / "probe")]
     assert main([*words, "--layers", "0"]) == 2
     assert "drop --layers" in capsys.readouterr().err
@@ -172,7 +172,7 @@ def test_npz_holds_what_safetensors_holds(folder: Path, tmp_path: Path, capsys: 
     assert read_metadata(tmp_path / "long.npz") == read_metadata(tmp_path / "long.safetensors")
     capsys.readouterr()
     assert main([*words, "--to", "npz"]) == 0
-    assert "0 videos, 2 were there already" in capsys.readouterr().out
+    assert "0 videos, 2 already done" in capsys.readouterr().out
     assert main([*words, "--to", "npz", "--pool", "mean"]) == 2
     assert "made with another windows" in capsys.readouterr().err
     (tmp_path / "long.npz").write_bytes(b"PK\x03\x04 cut off")

@@ -19,7 +19,7 @@ from launch.training.config import HealthConfig, TrainConfig
 from launch.training.health import watchers
 from launch.training.trainer import train
 from launch.training.watchers.collapse import CollapseReader
-from launch.training.watchers.speed import Speed, describe_hunger
+from launch.training.watchers.speed import Speed, describe_data_wait
 from launch.training.watchers.watch import Watch
 from vjepa.gauges import NAMES
 from vjepa.jepa import JEPA, JepaConfig
@@ -120,7 +120,7 @@ def test_a_collapse_is_announced_once_a_crossing(caplog: pytest.LogCaptureFixtur
     trainer: Any = SimpleNamespace(is_global_zero=True, global_step=500, loggers=[])
     with caplog.at_level(logging.WARNING):
         for rank, spread in ((50, 0.9), (5, 0.9), (4, 0.9), (10.5, 0.9), (9, 0.9), (30, 0.9), (50, 0.01)):
-            alarm.judge(trainer, rank, spread, 100)
+            alarm.check(trainer, rank, spread, 100)
     told = [record.getMessage() for record in caplog.records]
     assert ["COLLAPSING" in message for message in told] == [True, False, True]
     assert "step 500: THE REPRESENTATION IS COLLAPSING: effective rank 5.0 of 100" in told[0]
@@ -131,11 +131,11 @@ def test_a_collapse_is_announced_once_a_crossing(caplog: pytest.LogCaptureFixtur
 def test_fresh_weights_of_few_directions_are_no_collapse(caplog: pytest.LogCaptureFixture) -> None:
     alarm = CollapseReader(100, min_rank=0.1, min_spread=0.05)
     trainer: Any = SimpleNamespace(is_global_zero=True, global_step=1, loggers=[])
-    alarm.judge(trainer, 5, 0.9, 100)
-    alarm.judge(trainer, math.nan, math.nan, 100)
+    alarm.check(trainer, 5, 0.9, 100)
+    alarm.check(trainer, math.nan, math.nan, 100)
     assert not caplog.records
-    alarm.judge(trainer, 50, 0.9, 100)
-    alarm.judge(trainer, 5, 0.9, 100)
+    alarm.check(trainer, 50, 0.9, 100)
+    alarm.check(trainer, 5, 0.9, 100)
     assert len(caplog.records) == 1
 
 
@@ -211,32 +211,37 @@ def test_waiting_for_data_is_told_from_working(monkeypatch: pytest.MonkeyPatch) 
     assert speed.latest["speed/utilisation"] == pytest.approx(80 * 5e11 / 1e14)
 
 
-def test_a_hungry_device_says_once_how_many_workers_would_feed_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_slow_loader_warns_once_how_many_workers_would_keep_up(caplog: pytest.LogCaptureFixture) -> None:
     speed, trainer = Speed(workers=3), SimpleNamespace(is_global_zero=True, global_step=7, loggers=[])
     for waited in (0.5, 0.5, 0.0, 0.5, 0.5):
-        speed._feed(trainer, 60, waited)  # type: ignore[arg-type]
+        speed._warn_if_slow(trainer, 60, waited)  # type: ignore[arg-type]
     assert not caplog.messages, "twice in a row may be a start"
-    speed._feed(trainer, 60, 0.0)  # type: ignore[arg-type]
+    speed._warn_if_slow(trainer, 60, 0.0)  # type: ignore[arg-type]
     for waited in (0.55, 0.625, 0.70, 0.625):
-        speed._feed(trainer, 10, waited)  # type: ignore[arg-type]
+        speed._warn_if_slow(trainer, 10, waited)  # type: ignore[arg-type]
     (said,) = caplog.messages
-    assert "62% of the time goes into waiting for clips from 3 loading processes" in said
+    assert "62% of the time is spent waiting for clips from 3 workers" in said
     assert "about 8 would keep up" in said
 
 
 def test_the_first_seconds_say_nothing_of_hunger(caplog: pytest.LogCaptureFixture) -> None:
     speed, trainer = Speed(workers=3), SimpleNamespace(is_global_zero=True, global_step=7, loggers=[])
     for _ in range(20):
-        speed._feed(trainer, 1, 0.5)  # type: ignore[arg-type]
+        speed._warn_if_slow(trainer, 1, 0.5)  # type: ignore[arg-type]
     assert not caplog.messages
 
 
 @pytest.mark.parametrize(
     ("waited", "workers", "said"),
-    [(0.61, 0, "about 2 would"), (0.73, 0, "about 3 would"), (0.5, 4, "about 8 would"), (0.99, 4, "no number of them")],
+    [
+        (0.61, 0, "about 2 would"),
+        (0.73, 0, "about 3 would"),
+        (0.5, 4, "about 8 would"),
+        (0.99, 4, "more workers alone"),
+    ],
 )
-def test_workers_that_would_feed_a_device(waited: float, workers: int, said: str) -> None:
-    assert said in describe_hunger(waited, workers)
+def test_workers_that_would_keep_up(waited: float, workers: int, said: str) -> None:
+    assert said in describe_data_wait(waited, workers)
 
 
 @pytest.mark.parametrize("words", [[], ["teacher.source=pixels"], ["objective=dense", "dense.levels=2"]])

@@ -51,7 +51,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, clock: Any) -> None:
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    run(Progress(quiet=30), make_trainer(), 70, clock)
+    run(Progress(line_interval=30), make_trainer(), 70, clock)
     lines = log.getvalue().splitlines()
     assert lines == [
         "step 10 of 1,000, loss 0.5123, 312 clips/s, 3 % data wait, 0:16:30 left",
@@ -64,7 +64,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, clock: 
 def test_the_last_step_is_told_however_soon(monkeypatch: pytest.MonkeyPatch, clock: Any) -> None:
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    run(Progress(quiet=1e9), make_trainer(steps=14), 14, clock)
+    run(Progress(line_interval=1e9), make_trainer(steps=14), 14, clock)
     assert [line.split(",")[0] for line in log.getvalue().splitlines()] == ["step 10 of 14", "step 14 of 14"]
 
 
@@ -96,5 +96,5 @@ def test_other_ranks_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, trainer = Terminal(), make_trainer()
     monkeypatch.setattr(sys, "stderr", screen)
     trainer.is_global_zero = False
-    run(Progress(quiet=0), trainer, 10)
+    run(Progress(line_interval=0), trainer, 10)
     assert screen.getvalue() == ""

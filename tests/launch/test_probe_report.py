@@ -40,7 +40,7 @@ def test_page_stands_alone_and_shows_everything(tmp_path: Path) -> None:
     assert len(asked) == 12, "the six best and the six worst"
     assert page.count("<figure>") == 12
     assert page.count("<img ") == 2 + 11, "few-shot curves, confusion matrix, and what could be shown"
-    for words in ("class 2", "With fewer labels", "What it confuses", "Class by class", "Worst", "Best"):
+    for words in ("class 2", "With fewer labels", "Confusion matrix", "Per-class accuracy", "Worst", "Best"):
         assert words in page
     assert "video &lt;99&gt;" in page, "what is missing is named, and names are no HTML"
     assert "<a>" not in page
@@ -50,8 +50,8 @@ def test_page_of_values_has_no_classes(tmp_path: Path) -> None:
     results = measure(0, torch.randn(30))
     write_results(tmp_path, results, [], CONFIG)
     page = write_probe_report(tmp_path).read_text()
-    assert "Mean absolute error over the whole reported set" in page
-    assert "What it confuses" not in page
+    assert "Mean absolute error on the whole test set" in page
+    assert "Confusion matrix" not in page
     assert page.count("<img ") == 2, "curves, and values against the truth"
     assert "off by" in page
 

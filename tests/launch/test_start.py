@@ -64,7 +64,7 @@ def test_training_goes_on_from_the_weights(
     assert main(["train", CONFIG, *words, f"run.start={folder}", "run.steps=1", "optim.start_lr=1e-9"]) == 0
     shown = capsys.readouterr().out
     assert f"starting from {folder}" in shown
-    assert "it has no predictor: a new one is trained" in shown
+    assert "it has no predictor: a new one is initialised" in shown
     begun = load_module(tmp_path / "run").context_encoder.state_dict()
     for name, value in trained[0].state_dict().items():
         torch.testing.assert_close(begun[name], value, atol=1e-6, rtol=0)

@@ -67,7 +67,7 @@ def test_a_run_elsewhere_without_a_sign_of_life_is_called_silent(
     write_progress(tmp_path, age=7200)
     said = shown(tmp_path, capsys)
     assert "silent" in said
-    assert "no sign of life since 2:00:0" in said
+    assert "last heartbeat 2:00:0" in said
     write_progress(tmp_path, age=3)
     assert "running" in shown(tmp_path, capsys)
 

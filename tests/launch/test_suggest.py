@@ -54,9 +54,9 @@ def test_every_other_name_leads_to_a_key_and_is_none_itself() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("data.batch_size=8", "run.batch (clips of an optimiser step, over all devices and accumulated batches) or"),
+        ("data.batch_size=8", "run.batch (clips per optimiser step, over all devices and accumulated batches) or"),
         ("wandb.project=x", "no logger for Weights & Biases"),
-        ("base=other.yaml", "base: stands in a YAML file"),
+        ("base=other.yaml", "base: works only in a YAML file"),
         ("zzqq=1", "the config has objective, encoder"),
         ("run.steps", "run.steps is a key without a value, it must have the form key=value: run.steps=... (int)"),
         ("run.stesp", "'run.stesp' must have the form key=value"),

@@ -30,7 +30,7 @@ def losses(folder: Path) -> list[float]:
 
 def test_a_run_directory_explains_itself(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", CONFIG, *quick]) == 0
-    assert "48 clips seen; 0 unreadable ones replaced" in capsys.readouterr().out
+    assert "48 clips seen; 0 unreadable clips replaced" in capsys.readouterr().out
     run = tmp_path / "run"
     assert load_config(TrainConfig, run / "config.yaml", []) == load_config(TrainConfig, CONFIG, quick)
     assert "torch" in (run / "environment.yaml").read_text()
@@ -126,9 +126,9 @@ def test_another_share_of_the_batch_is_refused_where_learning_depends_on_it(
     assert main(["train", CONFIG, *words, "run.batch_per_device=4"]) == 0
     assert main(["train", CONFIG, *words, "run.batch_per_device=8"]) == 2
     shown = capsys.readouterr().err
-    assert "took 4 at once, now a device would take 8; give run.batch_per_device=4" in shown
+    assert "used 4 clips per device, this start would use 8; give run.batch_per_device=4" in shown
     assert main(["train", CONFIG, *words, f"run.output={tmp_path / 'one'}", "run.batch_per_device=1"]) == 2
-    assert "must take at least 2 at once, not 1" in capsys.readouterr().err
+    assert "must be at least 2 clips, got 1" in capsys.readouterr().err
 
 
 def test_a_moved_mixture_goes_on_and_other_shares_do_not(quick: list[str], shards: Path, tmp_path: Path) -> None:

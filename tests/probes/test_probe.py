@@ -144,7 +144,7 @@ def test_a_probe_of_several_processes_needs_a_place_to_exchange_features(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="cache=memory is for one process, there are 2: give cache=FOLDER"):
+    with pytest.raises(ValueError, match="cache=memory works only with one process, got 2: give cache=FOLDER"):
         probe(config)
 
 
@@ -201,7 +201,7 @@ def test_sets_that_name_other_classes_are_refused_before_anything_is_encoded(
     (tmp_path / "other" / "a").mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "other" / "a" / "1.png")
     pack(str(tmp_path / "other"), str(tmp_path / "other-shards"), PackConfig(jobs=0))
-    with pytest.raises(ValueError, match="must name the same classes"):
+    with pytest.raises(ValueError, match="must have the same classes"):
         probe(replace(config, test=str(tmp_path / "other-shards")))
 
 
@@ -237,7 +237,7 @@ def test_results_of_another_probe_are_not_replaced(config: ProbeConfig, tmp_path
 def test_a_file_that_is_no_probe_of_ours_is_not_replaced(config: ProbeConfig, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text('{"format": "vjepa-demo-1"}')
-    with pytest.raises(ValueError, match="got 'vjepa-demo-1'.* It is not replaced: give another output"):
+    with pytest.raises(ValueError, match="got 'vjepa-demo-1'.* It will not be overwritten: give another output"):
         probe(config)
 
 

@@ -1,1 +1,1 @@
-"""What watches a training run, as Lightning callbacks; `launch.health` puts them together."""
+"""Lightning callbacks that monitor a training run; `launch.training.health` assembles them."""

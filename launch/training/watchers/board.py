@@ -1,4 +1,4 @@
-"""Where watchers write: every logger of the run, and TensorBoard for what is no number. Nothing on ranks beyond 0."""
+"""Output of the watchers: numbers go to every logger, pictures and text to TensorBoard. Only rank 0 writes."""
 
 import logging
 import sys
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def current_step(trainer: lightning.Trainer) -> int:
-    """The step that Lightning writes beside the loss of the batch just done: updates count from 0 there."""
+    """The step under which Lightning logs the batch just done; it counts updates from 0."""
     return max(0, trainer.global_step - 1)
 
 
 def has_stepped(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Did this batch end an optimiser step, or is it one of several that are added up?"""
+    """Did this batch end an optimiser step? False while gradients are still being accumulated."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
@@ -32,10 +32,10 @@ def is_logging(trainer: lightning.Trainer, batch_idx: int) -> bool:
 
 
 def log_numbers(trainer: lightning.Trainer, values: Mapping[str, float]) -> None:
-    """Write numbers to TensorBoard and csv; what is not a number has nothing to say and is left out."""
-    known = {name: value for name, value in values.items() if value == value}
+    """Write numbers to TensorBoard and csv, leaving out NaN."""
+    defined = {name: value for name, value in values.items() if value == value}
     for one in trainer.loggers:
-        one.log_metrics(known, current_step(trainer))
+        one.log_metrics(defined, current_step(trainer))
 
 
 def log_picture(trainer: lightning.Trainer, name: str, picture: npt.NDArray[np.uint8]) -> None:
@@ -45,9 +45,9 @@ def log_picture(trainer: lightning.Trainer, name: str, picture: npt.NDArray[np.u
 
 
 def warn(trainer: lightning.Trainer, name: str, message: str) -> None:
-    """Say it in the log and keep it in TensorBoard's texts."""
+    """Write a warning to the log and to TensorBoard's text tab."""
     if trainer.is_global_zero:
-        with tqdm.external_write_mode(file=sys.stderr):  # a bar must not run into it
+        with tqdm.external_write_mode(file=sys.stderr):  # so that the progress bar does not overwrite it
             logger.warning("step %d: %s", trainer.global_step, message)
     for board in _boards(trainer):
         board.add_text(f"warnings/{name}", f"step {trainer.global_step}: {message}", current_step(trainer))

@@ -1,7 +1,7 @@
-"""Pictures of a training step: what was hidden, what the teacher's features tell apart, where the prediction errs.
+"""Pictures of a training step: the masks, the features in colour, and the prediction error of each token.
 
-B clips, T frames, H W pixels, (t, h, w) the token grid, N = t*h*w tokens, M to predict, D width; m of the t times are
-shown, S pixels the side of a frame in a picture.
+B clips, T frames, H W pixels, (t, h, w) the token grid, N = t*h*w tokens, M to predict, D width; m of the t time steps
+are shown, S is the side of a frame in a picture in pixels.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from vjepa.objectives.objective import MaskPrediction, StepOutput
 from vjepa.pixels import MEAN, STD
 from vjepa.positions import Grid
 
-CLIPS = 3  # in a picture: the first of the batch
-MOMENTS = 8  # of a clip, at most
-SIDE = 112  # pixels of a frame in a picture
+CLIPS = 3  # clips per picture: the first of the batch
+MAX_TIMES = 8  # time steps shown per clip, at most
+SIDE = 112  # side of a frame in a picture, in pixels
 GAP = 4  # pixels between frames
 
-Row = tuple[str, Images]  # what it shows, [m, S, S, 3]
+Row = tuple[str, Images]  # label, frames [m, S, S, 3]
 
 
 class PictureReader:
-    """Three pictures to TensorBoard: masks, features, error."""
+    """Logs three pictures to TensorBoard: masks, features and prediction error."""
 
     name = "pictures"
 
@@ -42,7 +42,7 @@ class PictureReader:
     def read(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, output: StepOutput, video: Tensor
     ) -> None:
-        """Draw the first clips of a step; nothing where it went wrong altogether."""
+        """Draw the first clips of a step; nothing if its loss or features are not finite."""
         assert isinstance(module, JEPA)
         features = learned_features(trainer, module, output, video)
         if not output.loss.isfinite() or not features.isfinite().all():
@@ -56,7 +56,7 @@ class PictureReader:
 
 
 def draw_hidden(frames: Images, output: StepOutput) -> Figure:
-    """Clips [B, m, S, S, 3], and what the context encoder sees of them under each kind of mask."""
+    """Clips [B, m, S, S, 3], and below each clip what the context encoder sees under each mask."""
     clips = []
     for clip, shown in enumerate(frames):
         rows = [(f"clip {clip + 1}", shown)]
@@ -77,7 +77,7 @@ def draw_hidden(frames: Images, output: StepOutput) -> Figure:
 
 
 def draw_features(frames: Images, features: Tensor, grid: Grid) -> Figure:
-    """Clips [B, m, S, S, 3] and the features [all clips of the batch, N, D] of their tokens as colours."""
+    """Clips [B, m, S, S, 3], each with its token features as colours; `features` [clips of the batch, N, D]."""
     colours = feature_colours(features)
     clips = [
         [(f"clip {clip + 1}", shown), ("features", spread_tokens(colours[clip], grid))]
@@ -85,86 +85,86 @@ def draw_features(frames: Images, features: Tensor, grid: Grid) -> Figure:
     ]
     figure = make_sheet(clips, grid, lines=2)
     figure.supxlabel(
-        "Three principal components of the features, less the mean of each position, as red, green, blue.\n"
-        "A colour means the same in all clips of a picture, not from one picture to the next.",
+        "First three principal components of the features minus each position's mean, as red, green and blue.\n"
+        "Colours are comparable between the clips of a picture, but not between pictures.",
         fontsize=9, color=INK,
     )  # fmt: skip
     return figure
 
 
 def draw_errors(frames: Images, output: StepOutput, targets: Tensor) -> Figure:
-    """Clips [B, m, S, S, 3] in grey, and over the predicted tokens how far off the prediction was."""
+    """Clips [B, m, S, S, 3] in grey, overlaid with the prediction error of each predicted token."""
     errors = [token_errors(one, targets) for one in output.predictions]
     drawn = torch.cat([error[: len(frames)].flatten() for error, _ in errors])
     low, high = drawn.quantile(torch.tensor([0.01, 0.99])).tolist()
     scale = ScalarMappable(Normalize(low, high), "inferno")
-    clips, words = [], []
+    clips, captions = [], []
     for clip, shown in enumerate(frames):
         grey = 0.3 + 0.7 * shown.mean(-1, keepdims=True).repeat(3, -1)
         rows = [(f"clip {clip + 1}", shown)]
         for one, (error, _) in zip(output.predictions, errors, strict=True):
-            places = one.target_index[clip].cpu()
-            volume = torch.zeros(output.grid).flatten().scatter_(0, places, error[clip])
+            index = one.target_index[clip].cpu()
+            volume = torch.zeros(output.grid).flatten().scatter_(0, index, error[clip])
             shade = scale.norm(spread_tokens(volume[:, None], output.grid)[..., 0])
             heat = np.asarray(scale.cmap(shade))[..., :3]
-            covered = spread_tokens(mark(places, output.grid), output.grid)
+            covered = spread_tokens(mark(index, output.grid), output.grid)
             rows.append((one.name, covered * heat + (1 - covered) * grey))
         clips.append(rows)
-    for one, (error, guess) in zip(output.predictions, errors, strict=True):
-        words.append(
-            f"{one.name}: {float(error.mean()):.3f} on average; the mean of each position as a guess: {guess:.3f}"
+    for one, (error, baseline) in zip(output.predictions, errors, strict=True):
+        captions.append(
+            f"{one.name}: mean error {float(error.mean()):.3f}; predicting each position's mean: {baseline:.3f}"
         )
-    figure = make_sheet(clips, output.grid, lines=len(words), margin=90)
+    figure = make_sheet(clips, output.grid, lines=len(captions), margin=90)
     width, _ = figure.get_size_inches()
     bar = figure.colorbar(scale, cax=figure.add_axes((1 - 0.82 / width, 0.3, 0.14 / width, 0.5)), extend="both")
-    bar.set_label("mean |prediction - target| of a token", fontsize=8, color=INK)
+    bar.set_label("mean |prediction - target| per token", fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=7)
-    figure.supxlabel("\n".join(words), fontsize=9, color=INK)
+    figure.supxlabel("\n".join(captions), fontsize=9, color=INK)
     return figure
 
 
 def token_errors(one: MaskPrediction, targets: Tensor) -> tuple[Tensor, float]:
-    """Mean |prediction - target| of each predicted token [B, M] on the CPU, and that of a guess that knows no clip.
+    """Mean |prediction - target| of each predicted token [B, M] on the CPU, and the mean error of a trivial baseline.
 
-    The guess is the mean of the targets [B, N, D] of the batch at the token's position.
+    The baseline predicts the batch mean of the targets [B, N, D] at the token's position, whatever the clip.
     """
     index = one.target_index.unsqueeze(-1).expand(-1, -1, targets.shape[-1])
     wanted = targets.gather(1, index).float()
-    guess = targets.float().mean(0).expand_as(targets).gather(1, index)
-    return (one.prediction.float() - wanted).abs().mean(-1).cpu(), float((guess - wanted).abs().mean())
+    baseline = targets.float().mean(0).expand_as(targets).gather(1, index)
+    return (one.prediction.float() - wanted).abs().mean(-1).cpu(), float((baseline - wanted).abs().mean())
 
 
 def to_frames(video: Tensor, times: int) -> Images:
-    """The middle frame of m of the t token times: video, normalised [B, C, T, H, W] -> [B, m, S, S, 3] in [0, 1]."""
+    """The middle frame of m of the t time steps: normalised video [B, C, T, H, W] -> [B, m, S, S, 3] in [0, 1]."""
     step = video.shape[2] // times
-    middle = video[:, :, step // 2 :: step][:, :, choose_moments(times)].float().cpu().permute(0, 2, 3, 4, 1)
+    middle = video[:, :, step // 2 :: step][:, :, choose_times(times)].float().cpu().permute(0, 2, 3, 4, 1)
     return enlarge((middle * torch.tensor(STD) + torch.tensor(MEAN)).clamp(0, 1).numpy())
 
 
 def mark(index: Tensor, grid: Grid) -> Tensor:
-    """Token indices [M] -> [N, 1], 1 at these tokens."""
+    """Token indices [M] -> indicator [N, 1], 1 at these tokens."""
     return torch.zeros(grid).flatten().scatter_(0, index.cpu(), 1.0)[:, None]
 
 
 def spread_tokens(values: Tensor, grid: Grid) -> Images:
-    """Values of tokens [N, c] over their pixels, at the times shown: [m, S, S, c]."""
-    return enlarge(values.unflatten(0, grid)[choose_moments(grid[0])].numpy())
+    """Token values [N, c] expanded to pixels, at the time steps shown: [m, S, S, c]."""
+    return enlarge(values.unflatten(0, grid)[choose_times(grid[0])].numpy())
 
 
-def choose_moments(times: int) -> Tensor:
-    """Which of the t token times are shown: int64 [m]."""
-    return torch.linspace(0, times - 1, min(times, MOMENTS)).round().long()
+def choose_times(times: int) -> Tensor:
+    """Which of the t time steps are shown: int64 [m]."""
+    return torch.linspace(0, times - 1, min(times, MAX_TIMES)).round().long()
 
 
 def enlarge(images: Images) -> Images:
-    """[..., h, w, c] -> [..., S, S, c], every value as a square."""
+    """Nearest-neighbour resize: [..., h, w, c] -> [..., S, S, c]."""
     rows, columns = (np.arange(SIDE) * images.shape[axis] // SIDE for axis in (-3, -2))
     wide: Images = images[..., rows, :, :][..., columns, :]
     return wide
 
 
 def make_sheet(clips: Sequence[Sequence[Row]], grid: Grid, lines: int, margin: int = 10) -> Figure:
-    """Labelled rows of frames, clips a little apart; below room for `lines` of text, at the right `margin` pixels."""
+    """Labelled rows of frames, with a gap between clips, `lines` of text below and `margin` pixels on the right."""
     width, top = len(clips[0][0][1]) * (SIDE + GAP), 0
     left, above, below = 110, 20, 14 + 17 * lines  # pixels
     blocks, labels = [], []
@@ -183,9 +183,9 @@ def make_sheet(clips: Sequence[Sequence[Row]], grid: Grid, lines: int, margin: i
     axis = figure.add_axes((left / whole, below / tall, width / whole, top / tall))
     axis.imshow(np.concatenate(blocks), interpolation="nearest", aspect="auto")
     axis.set_axis_off()
-    for place, name in labels:
-        axis.text(-8, place, name, ha="right", va="center", fontsize=9, color=BLUE if name.startswith("clip ") else INK)
-    for column, moment in enumerate(choose_moments(grid[0]).tolist()):
-        time = f"time {moment + 1} of {grid[0]}"
+    for y, name in labels:
+        axis.text(-8, y, name, ha="right", va="center", fontsize=9, color=BLUE if name.startswith("clip ") else INK)
+    for column, step in enumerate(choose_times(grid[0]).tolist()):
+        time = f"time {step + 1} of {grid[0]}"
         axis.text(column * (SIDE + GAP) + SIDE / 2, -7, time, ha="center", va="bottom", fontsize=7, color=INK)
     return figure

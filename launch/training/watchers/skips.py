@@ -1,7 +1,7 @@
-"""Reports the updates that the module's guard skipped, and stops a run that skips one after another.
+"""Reports updates skipped by the module's guard, and stops a run that keeps skipping.
 
-The guard decides on the device in every step; here its counters are read as often as numbers are logged, on every rank
-(they are the same on all), so that all ranks stop at the same step.
+The guard decides on the device at every step; this callback reads its counters whenever numbers are logged, on every
+rank (they are equal on all ranks), so that all ranks stop at the same step.
 """
 
 from typing import Any
@@ -16,25 +16,25 @@ from vjepa.jepa import JEPA
 
 
 class DivergedError(ValueError):
-    """A run whose updates only do harm any more."""
+    """A run that diverged: too many updates in a row were skipped."""
 
 
 class SkipAlarm(Callback):
-    """A warning for skipped updates; DivergedError once more than `max_skips` were skipped in a row."""
+    """Warns of skipped updates; raises DivergedError after more than `max_skips` in a row."""
 
     def __init__(self, max_skips: int) -> None:
         self.max_skips = max_skips
-        self.reported = 0  # skips that were warned of
+        self.reported = 0  # number of skips already reported
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Skips before an interruption were reported then."""
+        """Do not report again the skips from before a restart."""
         assert isinstance(module, JEPA)
         self.reported = int(module.guard.skipped)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Read the counters where numbers are logged."""
+        """Read the counters when numbers are logged."""
         assert isinstance(module, JEPA)
         if not is_logging(trainer, batch_idx):
             return
@@ -44,8 +44,8 @@ class SkipAlarm(Callback):
             warn(
                 trainer,
                 "skipped_updates",
-                f"UPDATES SKIPPED: {skipped - self.reported} since the last report, {skipped} in all, the last {row} "
-                "in a row: the gradient was not finite or far above its average. The weights are as before",
+                f"UPDATES SKIPPED: {skipped - self.reported} since the last report, {skipped} in total, the last {row} "
+                "in a row: the gradient was not finite or far above its average. The weights are unchanged",
             )
             self.reported = skipped
         if row > self.max_skips:
@@ -53,12 +53,12 @@ class SkipAlarm(Callback):
                 f"step {trainer.global_step}: the last {row} updates were all skipped, health.max_skips allows "
                 f"{self.max_skips} in a row: the gradient was not finite or far above its average. "
                 f"{name_checkpoint(trainer, trainer.global_step - row)}. Look at grad_norm/* and loss/* before the "
-                "first skip; docs/health.md says what to change"
+                "first skip; docs/health.md explains what to change"
             )
 
 
 def name_checkpoint(trainer: lightning.Trainer, step: int) -> str:
-    """A sentence on the newest checkpoint that was written at `step` or before."""
+    """A sentence naming the newest checkpoint written at `step` or before."""
     saver = find_callback(trainer, Saver)
     written = list_checkpoints(saver.folder) if saver else {}
     good = [path for at, path in written.items() if at <= step]

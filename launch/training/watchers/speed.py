@@ -1,8 +1,8 @@
-"""How fast a run is, what it waits for, and how much of the device it uses.
+"""Throughput of a run, its data wait, and the utilisation of the device.
 
-On a GPU times are taken on the device, with events: the host runs ahead, and only where the device has nothing to do
-while the next clips are fetched does the data hold the run up. Under DDP the waiting and the memory are those of rank
-0; another rank that waits shows in the length of a step, as all wait for it.
+On a GPU, times are measured on the device with events: the host runs ahead, so data is a bottleneck only if the device
+idles while the next clips are fetched. Under DDP, data wait and memory are those of rank 0; waiting on another rank
+shows up in the step time, because all ranks wait for it.
 """
 
 import math
@@ -19,20 +19,20 @@ from launch.training.lightning import find_callback
 from launch.training.watchers.board import has_stepped, is_logging, log_numbers, warn
 from vjepa.jepa import JEPA
 
-HUNGRY = 0.1  # share of the time spent waiting for clips
-PATIENCE = 3  # such readings in a row before it is said,
-SETTLED = 30.0  # seconds that they cover: at first the loader's processes are still starting
-MOST_TIMES = 8  # no number is named beyond so many times the workers there are
+DATA_WAIT_LIMIT = 0.1  # fraction of the time spent waiting for clips above which a reading counts as slow
+SLOW_READINGS = 3  # warn after this many slow readings in a row
+SLOW_SECONDS = 30.0  # that cover at least this time: at startup the workers are still starting
+MAX_WORKER_FACTOR = 8  # recommend no more than this many times the present workers
 
 
 class Clock:
-    """Marks in the order of the work, and the seconds between two of them."""
+    """Time marks in the order of the device's work, and the seconds between two of them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def mark(self) -> Any:
-        """Now, in the device's own time."""
+        """A mark at the current point of the device's work."""
         if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -40,7 +40,7 @@ class Clock:
         return event
 
     def seconds(self, begin: Any, end: Any) -> float:
-        """From mark to mark; on a GPU this waits until the device has come to the second."""
+        """Seconds between two marks; on a GPU this waits until the device has reached the second."""
         if self.device.type != "cuda":
             return float(end - begin)
         end.synchronize()
@@ -48,26 +48,26 @@ class Clock:
 
 
 class Speed(Callback):
-    """Rates over the steps since the last reading, as often as numbers are logged.
+    """Rates over the steps since the last reading, whenever numbers are logged.
 
-    `latest` holds the last reading, for whoever shows it. Time of checkpoints, pictures and probes is part of the rate,
-    not of the waiting.
+    `latest` holds the last reading, for display. Time spent on checkpoints, pictures and probes counts towards the rate
+    but not as data wait.
     """
 
     def __init__(self, matrix_tflops: float = 0.0, workers: int = 0) -> None:
-        self.workers = workers  # loading processes of a rank; 0: the training process loads
-        self.hungry: list[tuple[float, float]] = []  # readings in a row that waited too long: seconds, waited ones
-        self.told = False  # it has been said
-        self.rate = 1e12 * matrix_tflops  # operations a second of one device; 0: measured at the start
-        self.flops = 0.0  # operations for a clip
+        self.workers = workers  # loader workers per rank; 0: the training process loads
+        self.slow: list[tuple[float, float]] = []  # consecutive slow readings: seconds, of which data wait
+        self.warned = False
+        self.rate = 1e12 * matrix_tflops  # peak FLOP/s of one device; 0: measured at startup
+        self.flops = 0.0  # FLOPs per clip
         self.latest: dict[str, float] = {}
         self.clock = Clock(torch.device("cpu"))
-        self.opened: tuple[Any, int, int] | None = None  # of the window: mark, step, clips seen
+        self.opened: tuple[Any, int, int] | None = None  # start of the window: mark, step, clips seen
         self.ended: Any = None  # mark at the end of the last batch
-        self.waits: list[tuple[Any, Any]] = []  # of the window: from the end of a batch to the begin of the next
+        self.waits: list[tuple[Any, Any]] = []  # in the window: from the end of a batch to the start of the next
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Measure the device."""
+        """Measure the device's peak rate."""
         self.clock = Clock(module.device)
         if trainer.is_global_zero and not self.rate:
             half = str(trainer.precision).startswith("bf16")
@@ -78,19 +78,19 @@ class Speed(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The clips are here."""
+        """The clips have arrived: record the wait for them."""
         if self.ended is not None:
             self.waits.append((self.ended, self.clock.mark()))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The batch is done; read where numbers are logged."""
+        """The batch is done; take a reading when numbers are logged."""
         assert isinstance(module, JEPA)
         self.ended = self.clock.mark()
         if not has_stepped(trainer, batch_idx):
             return
-        if self.opened is None:  # not before the first step is over: it compiles and warms up
+        if self.opened is None:  # the first step is excluded: it compiles and warms up
             self.flops = module.config.clip_flops(batch.size)
         elif is_logging(trainer, batch_idx):
             self._read(trainer, module)
@@ -115,28 +115,29 @@ class Speed(Callback):
         if module.device.type == "cuda":
             self.latest["speed/peak_memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
         log_numbers(trainer, self.latest)
-        self._feed(trainer, seconds, self.latest["speed/data_wait"])
+        self._warn_if_slow(trainer, seconds, self.latest["speed/data_wait"])
 
-    def _feed(self, trainer: lightning.Trainer, seconds: float, waited: float) -> None:
-        """Say once how many loading processes would keep up: the rest of the time the device works at its own pace."""
-        self.hungry = [*self.hungry, (seconds, waited * seconds)] if waited > HUNGRY else []
-        total = sum(whole for whole, _ in self.hungry)
-        if self.told or len(self.hungry) < PATIENCE or total < SETTLED:
+    def _warn_if_slow(self, trainer: lightning.Trainer, seconds: float, waited: float) -> None:
+        """Warn once if data loading is the bottleneck, with the number of workers that would keep up."""
+        self.slow = [*self.slow, (seconds, waited * seconds)] if waited > DATA_WAIT_LIMIT else []
+        total = sum(whole for whole, _ in self.slow)
+        if self.warned or len(self.slow) < SLOW_READINGS or total < SLOW_SECONDS:
             return
-        self.told = True
-        warn(trainer, "data_wait", describe_hunger(sum(part for _, part in self.hungry) / total, self.workers))
+        self.warned = True
+        warn(trainer, "data_wait", describe_data_wait(sum(part for _, part in self.slow) / total, self.workers))
 
 
-def describe_hunger(waited: float, workers: int) -> str:
-    """What to do about a share of the time that goes into waiting for what so many loading processes deliver.
+def describe_data_wait(waited: float, workers: int) -> str:
+    """What to do if the fraction `waited` of the time goes into waiting for this number of workers.
 
-    They deliver a batch in the time of a step. Without them the training process loads in what is called waiting here.
+    While the data is the bottleneck, the workers produce one batch per step time. Without workers the training process
+    loads the data itself, and that is the time counted as waiting.
     """
     needed = math.ceil((workers or waited) / max(1 - waited, 1e-9))
-    remedy = f"about {needed} would keep up where there are cores for them"
-    if needed > MOST_TIMES * max(1, workers):
-        remedy = "no number of them mends that alone: look at the storage first, and at what decoding costs"
+    remedy = f"about {needed} would keep up, given enough cores"
+    if needed > MAX_WORKER_FACTOR * max(1, workers):
+        remedy = "more workers alone will not fix this: check the storage first, and the cost of decoding"
     return (
-        f"{waited:.0%} of the time goes into waiting for clips from {workers} loading processes (data.workers): "
-        f"{remedy}; cheaper clips help too (docs/data.md)"
+        f"{waited:.0%} of the time is spent waiting for clips from {workers} workers (data.workers): "
+        f"{remedy}; clips that are cheaper to decode help too (docs/data.md)"
     )

@@ -1,6 +1,6 @@
-"""Looks into a training step where a reading is due: asks the module to leave its output, hands it to the readers.
+"""Inspects a training step when a reading is due: makes the module keep its output, and passes it to the readers.
 
-Only rank 0 reads, and only its own part of the batch: nothing is exchanged between ranks, so nothing can hang.
+Only rank 0 reads, and only its own part of the batch: no communication between ranks, so nothing can hang.
 """
 
 import time
@@ -17,15 +17,15 @@ from vjepa.objectives.objective import StepOutput
 
 
 class Watchable(Protocol):
-    """What a training module offers to whoever watches it."""
+    """What a training module must offer to be watched."""
 
-    watching: bool  # set before a step: leave what was worked out
-    watched: StepOutput | None  # of the latest such step, without its graph
+    watching: bool  # set before a step to make the module keep its output
+    watched: StepOutput | None  # output of the last such step, detached
     watched_video: Tensor | None  # its clips, normalised [B, C, T, H, W]
 
 
 class Reader(Protocol):
-    """Reads a step's output, every `every` optimiser steps."""
+    """Reads the output of a step every `every` optimiser steps."""
 
     name: str
     every: int  # 0: never
@@ -44,14 +44,14 @@ class Watch(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Ask for the output; of accumulated batches only for the last one, which ends the step."""
+        """Request the output; with gradient accumulation only of the last batch, which ends the step."""
         due = self._due(trainer, trainer.global_step + 1)
         cast(Watchable, module).watching = trainer.is_global_zero and has_stepped(trainer, batch_idx) and bool(due)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Hand the output to the readers that are due; what each took is logged as well."""
+        """Pass the output to the readers that are due, and log the time each one took."""
         watchable = cast(Watchable, module)
         output, video = watchable.watched, watchable.watched_video
         watchable.watching, watchable.watched, watchable.watched_video = False, None, None
@@ -67,12 +67,12 @@ class Watch(Callback):
         log_numbers(trainer, costs)
 
     def _due(self, trainer: lightning.Trainer, step: int) -> list[Reader]:
-        """Readers for the state after `step` optimiser steps."""
+        """The readers due after `step` optimiser steps."""
         edge = step in (1, trainer.max_steps)
         return [one for one in self.readers if one.every and (edge or step % one.every == 0)]
 
 
 def _wait_for(device: torch.device) -> None:
-    """Until the device has done what it was told: what a reader costs must not include the step before it."""
+    """Wait for the device to finish, so that the time of a reader does not include the step before it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
