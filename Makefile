@@ -1,4 +1,4 @@
-# Everything sets itself up in .venv on a fresh clone.
+# Every target sets up .venv by itself on a fresh clone.
 PYTHON ?= python3
 MINUTES ?= 5
 BIN := .venv/bin
@@ -26,8 +26,8 @@ format: .venv/installed
 install: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit(f"Python 3.10 or newer is needed, found {v[0]}.{v[1]}; set one with: make PYTHON=python3.12 ...")'
-	@echo "Installing into .venv (PyTorch is large: some minutes) ..."
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit(f"Python 3.10 or newer is required, found {v[0]}.{v[1]}; set one with: make PYTHON=python3.12 ...")'
+	@echo "Installing into .venv (PyTorch is large: takes some minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" torchvision
 	@touch $@
