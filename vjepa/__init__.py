@@ -41,7 +41,7 @@ _MODULES = {
     "start_from": "vjepa.formats.accounting",
 }
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "JEPA",
     "Encoder",
