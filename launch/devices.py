@@ -18,6 +18,11 @@ def count_devices(accelerator: str) -> int:
     return torch.cuda.device_count() if find_accelerator(accelerator) == "gpu" else 1
 
 
+def find_device() -> torch.device:
+    """The device to measure: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def share_cores(data: DataConfig) -> None:
     """On a CPU, leave one core to each loader worker: more threads than cores slow each other down."""
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:

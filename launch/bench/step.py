@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from data.loading.loader import TrainLoader
 from launch.bench.loader import drain_prefetched
+from launch.devices import find_device
 from launch.meter import Border, PartClock, matrix_product, peak_gib, release, time_in_turn
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
@@ -138,11 +139,6 @@ def describe(config: TrainConfig, size: int) -> dict[str, Any]:
         "compile": config.run.compile,
         "checkpoint_activations": config.encoder.checkpoint_activations,
     }
-
-
-def find_device() -> torch.device:
-    """The device to measure: a GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class StepBench:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from launch.bench.step import OurStep, StepBench, find_device
+from launch.bench.step import OurStep, StepBench
+from launch.devices import find_device
 from launch.meter import available_gib, release
 from launch.training.config import TrainConfig
 from probes.tables import align_columns

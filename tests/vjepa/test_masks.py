@@ -141,3 +141,18 @@ def test_impossible_masks_are_refused_by_name(wrong: dict, message: str) -> None
 def test_a_grid_too_small_for_the_mask_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves 0 context"):
         draw_masks(LONG_RANGE, (1, 2, 2), torch.arange(2), 0)
+
+
+def test_halves_of_an_odd_grid_do_not_overlap() -> None:
+    halves = MaskConfig(kind="random", hidden=(0.5, 0.5), keep=0.5, predict=0.5)
+    masks = draw_masks(halves, (3, 7, 7), torch.arange(3), seed=0)  # 147 tokens: each half would round up to 74
+    assert masks.context.shape[1] + masks.target.shape[1] == 147
+    for context, target in zip(masks.context, masks.target, strict=True):
+        assert not set(context.tolist()) & set(target.tolist())
+
+
+def test_the_aspect_of_a_box_is_width_over_height() -> None:
+    wide = MaskConfig(num_blocks=1, spatial_scale=(0.25, 0.25), aspect=(3.99, 4.0))
+    hidden = hide_blocks(wide, (1, 16, 16), ClipRandom(0, torch.arange(4))).view(4, 16, 16)
+    assert (hidden.any(1).sum(1) == 16).all()  # 64 places: 16 wide
+    assert (hidden.any(2).sum(1) == 4).all()  # and 4 high
