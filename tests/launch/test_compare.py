@@ -100,7 +100,7 @@ def test_values_are_compared_by_their_errors(tmp_path: Path, capsys: pytest.Capt
 def test_questions_without_an_answer_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_probe(tmp_path / "a", {"encoder": [True] * 10})
     assert main(["compare", str(folder), str(folder)]) == 2
-    assert "named twice" in capsys.readouterr().err
+    assert "given twice" in capsys.readouterr().err
     assert main(["compare", str(folder), "--features", "encodr"]) == 2
     assert "the features are encoder and the heads are linear, knn" in capsys.readouterr().err
     assert main(["compare", str(folder)]) == 0

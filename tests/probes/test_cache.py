@@ -166,7 +166,7 @@ def test_what_timed_out_is_tried_again_the_next_time(
     planned.write(7, late)
     with caplog.at_level(logging.WARNING):
         assert cache.fetch([order])[0]["encoder"].missing == {"timeout": block.keys}
-    assert f"{block.keys[0]} timed out; the next probe tries again" in caplog.text
+    assert f"{block.keys[0]} timed out; the next probe will try to read it again" in caplog.text
     check_same(cache.fetch([order])[0]["encoder"], whole)
 
 

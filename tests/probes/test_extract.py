@@ -118,7 +118,7 @@ def test_shards_of_large_samples_have_sixteen_where_memory_allows(data: DataConf
 
 def test_impossible_layers_are_refused(encoder: Encoder) -> None:
     for layers in ((3,), (-4,), (2, -1)):
-        with pytest.raises(ValueError, match=r"layers must be different ones in \[-3, 2\]"):
+        with pytest.raises(ValueError, match=r"layers must be distinct and in \[-3, 2\]"):
             FrozenEncoder(encoder, layers=layers)
 
 
