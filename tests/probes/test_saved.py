@@ -102,7 +102,9 @@ def test_head_is_for_its_own_encoder_alone(tmp_path: Path) -> None:
     save_head(SavedHead(make_attentive(), CLASSES, "runs/a", "0123"), tmp_path)
     saved = load_attentive(tmp_path)
     saved.check_encoder(24, "0123")
-    with pytest.raises(ValueError, match=r"takes features of width 24, the encoder makes 32; .* trained on runs/a"):
+    with pytest.raises(
+        ValueError, match=r"takes features of width 24, but the encoder has width 32; .* trained on runs/a"
+    ):
         saved.check_encoder(32, "0123")
     with pytest.raises(ValueError, match="features of another encoder"):
         saved.check_encoder(24, "4567")

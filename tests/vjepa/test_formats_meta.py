@@ -228,7 +228,7 @@ DAMAGES: dict[str, tuple[Callable[[Checkpoint], Any], str]] = {
     ),
     "predictor of another encoder": (
         lambda c: changed(c, "predictor", predictor_embed__weight=torch.zeros(12, 32)),
-        r"width 32, the encoder makes 24",
+        r"width 32, but the encoder has width 24",
     ),
     "predictor block missing": (
         lambda c: without(c, "predictor", r"predictor_blocks\.0\."),
