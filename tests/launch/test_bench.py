@@ -302,7 +302,10 @@ def test_loader_says_how_many_workers_a_step_needs(words: list[str], monkeypatch
         (["probe", "--sweep"], "--sweep belongs to `bench step`"),
         (["step", "--sweep", "--plain"], "--plain does not go with --sweep"),
         (["step", "--most-clips", "2"], "--most-clips goes with --sweep"),
-        (["step", "--sweep", "--vary", "batch"], "--vary takes a comma-separated list of precision"),
+        (
+            ["step", "--sweep", "--vary", "batch"],
+            "--vary takes a comma-separated list of precision, compile, checkpoint",
+        ),
         (["step", "--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["step", "--plain", "objective=views"], "--plain requires objective=masked, got views"),
         (["decode"], "data.path is required"),

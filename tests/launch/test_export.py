@@ -112,7 +112,7 @@ def test_official_checkpoint_is_exported_on(tmp_path: Path, capsys: pytest.Captu
     assert "--weights target is for runs" in capsys.readouterr().err
     assert main([*words, "--weights", "target_encoder"]) == 0
     shown = capsys.readouterr().out
-    assert "ignored: encoder (" in shown
+    assert "ignored: encoder (another encoder, target_encoder was requested)" in shown
     loaded = load_pretrained(tmp_path / "hf")
     assert torch.equal(loaded.encoder.norm.bias, origin.pretrained.encoder.norm.bias)
 
