@@ -7,6 +7,7 @@ from importlib import import_module
 
 from omegaconf.errors import OmegaConfBaseException
 
+from launch.config import PLUGINS
 from launch.suggest import explain_command
 from launch.training import signals
 from vjepa.registry import import_plugins
@@ -56,6 +57,7 @@ def main(argv: list[str]) -> int:
     )
     command.add_arguments(parser)
     arguments = parser.parse_intermixed_args(rest)
+    given = PLUGINS.set(tuple(plugins))
     try:
         command.run(arguments)
     except (ValueError, OSError, ImportError, OmegaConfBaseException) as error:
@@ -69,6 +71,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        PLUGINS.reset(given)
     return 0
 
 

@@ -6,6 +6,7 @@ implementation detail of this module: `load_config` returns plain frozen datacla
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -20,6 +21,9 @@ from launch.suggest import explain_file, explain_key, explain_value
 from vjepa.registry import Registry, import_plugins
 
 BASE = "base"  # the key with which a file names the file it starts from
+PLUGIN_KEYS = ("plugins", "run.plugins")  # where a config lists the modules with extensions
+
+PLUGINS: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())  # those given with --plugin
 
 Config = TypeVar("Config")
 
@@ -45,8 +49,9 @@ def read_config(kind: type[Config], arguments: argparse.Namespace) -> Config | N
 def load_config(kind: type[Config], path: str | Path | None, overrides: list[str]) -> Config:
     """A config of the dataclass `kind` from a YAML file (None: the defaults) and `key=value` overrides.
 
-    Raises FileNotFoundError for a missing file, and ValueError for a cycle of base files, an unknown key (naming the
-    closest ones), a value of the wrong type, or a value that the dataclass rejects.
+    What the command line names with --plugin is added to the plugins of the config, so whoever reads its copy later
+    imports the same. Raises FileNotFoundError for a missing file, and ValueError for a cycle of base files, an unknown
+    key (naming the closest ones), a value of the wrong type, or a value that the dataclass rejects.
     """
     files = [] if path is None else [(str(file), values) for file, values in read_files(path)]
     given = [OmegaConf.from_dotlist([override]) for override in overrides if "=" in override]
@@ -56,6 +61,11 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
         merged = _merge(merged, values, source, schema)
     for override in overrides:
         merged = _merge(merged, _parse_override(override, schema), override, schema)
+    for key in PLUGIN_KEYS:
+        named = OmegaConf.select(merged, key)
+        if named is not None:
+            words = [f"{key}=[{','.join(dict.fromkeys([*named, *PLUGINS.get()]))}]"]
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(words))
     return cast(Config, OmegaConf.to_object(merged))
 
 
@@ -74,7 +84,7 @@ def _open_schema(kind: type, layers: Sequence[Any]) -> type:
     """
     named: list[str] = []
     for layer in layers:
-        for key in ("plugins", "run.plugins"):
+        for key in PLUGIN_KEYS:
             found = OmegaConf.select(layer, key)
             if found is not None:
                 named = [found] if isinstance(found, str) else list(found)

@@ -16,7 +16,7 @@ import torch
 from data.loading.loader import TrainLoader
 from launch.cluster.slurm import Job, JobConfig, Kind
 from launch.cluster.snapshot import digest
-from launch.config import load_config, to_yaml
+from launch.config import PLUGINS, load_config, to_yaml
 from launch.probing.probe import MEMORY, OFF, ProbeConfig, check_cache
 from launch.training.budget import keep_steps
 from launch.training.checkpoints import list_checkpoints
@@ -77,6 +77,8 @@ def prepare(request: dict[str, Any], options: JobConfig) -> tuple[Job, dict[Path
             _need(str(checkpoint), "the run to export")
         home = output.with_name(output.name + ".job")
         command = ("export", *map(shlex.quote, (str(checkpoint), str(output))), "--format", request["format"])
+        for name in _absolute_plugins(PLUGINS.get()):
+            command += ("--plugin", shlex.quote(name))
         return Job(kind, command, (home,), home, home / "code" / digest()), {home: ""}
     files: dict[Path, str] = {}
     variants = list(expand(request["sweep"]))
@@ -122,7 +124,14 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
         data=replace(config.data, path=_absolute(config.data.path), mix=mix, cache=_absolute(config.data.cache)),
         health=replace(health, probe_train=_absolute(health.probe_train), probe_test=_absolute(health.probe_test)),
         teacher=replace(config.teacher, weights=_absolute(config.teacher.weights)),
-        run=replace(run, output=str(folder), start=_absolute(run.start), devices=None, nodes=None),
+        run=replace(
+            run,
+            output=str(folder),
+            start=_absolute(run.start),
+            plugins=_absolute_plugins(run.plugins),
+            devices=None,
+            nodes=None,
+        ),
     )
     if not options.after:
         _need(config.run.start, "run.start")
@@ -157,6 +166,7 @@ def check_probe(request: dict[str, Any], sweep: list[str], options: JobConfig) -
         test=_absolute(config.test),
         targets=_absolute(config.targets),
         cache=config.cache if config.cache in (MEMORY, OFF) else _absolute(config.cache),
+        plugins=_absolute_plugins(config.plugins),
         output=str(folder),
     )
     for name in ("train", "test", "targets", *(() if options.after else ("encoder",))):
@@ -185,6 +195,10 @@ Text = TypeVar("Text", str, str | None)
 def _absolute(path: Text) -> Text:
     """Make local paths absolute, because the job runs in another folder; URLs, pipes and model names are unchanged."""
     return str(Path(path).absolute()) if path and _is_local(path) else path
+
+
+def _absolute_plugins(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(Path(name).expanduser().absolute()) if name.endswith(".py") else name for name in names)
 
 
 def _need(path: str | None, name: str) -> None:

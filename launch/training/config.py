@@ -129,16 +129,14 @@ class TrainConfig(ModelConfig):
     @classmethod
     def schema(cls) -> "type[TrainConfig]":
         """This class with a section for each objective registered so far."""
-        return _with_sections(tuple(OBJECTIVES))
+        options = ((name, OBJECTIVES.find(name).Options) for name in OBJECTIVES)
+        return _with_sections(tuple((name, kind) for name, kind in options if fields(kind)))
 
 
 @lru_cache
-def _with_sections(names: tuple[str, ...]) -> type[TrainConfig]:
+def _with_sections(options_of: tuple[tuple[str, Any], ...]) -> type[TrainConfig]:
     base, sections = TrainConfig, []
-    for name in names:
-        options = OBJECTIVES.find(name).Options
-        if not fields(options):
-            continue
+    for name, options in options_of:
         if name in {entry.name for entry in fields(base)}:
             raise ValueError(f"the objective name {name!r} is already a config section; choose another name")
         sections.append((name, options, field(default_factory=options)))

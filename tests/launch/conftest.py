@@ -1,11 +1,16 @@
 """A packed data set of generated motions, once for all tests."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from data.generated.sprites import SyntheticConfig, write_videos
 from data.packing.pack import PackConfig, pack
+from launch.exchange.formats import FORMATS
+from probes.kinds import HEADS
+from vjepa.registry import ENCODERS, MASKS, OBJECTIVES, REGULARISERS, TARGETS, Registry
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +38,15 @@ def words(shards: Path, tmp_path: Path) -> list[str]:
 def quick(words: list[str]) -> list[str]:
     """The same without what costs seconds and is tested elsewhere."""
     return [*words, "health.pictures_every=null", "health.matrix_tflops=1"]
+
+
+@pytest.fixture(autouse=True)
+def _registries() -> Iterator[None]:
+    """What a test's plugins registered is gone after it."""
+    registries: list[Registry] = [ENCODERS, FORMATS, HEADS, MASKS, OBJECTIVES, REGULARISERS, TARGETS]
+    before = [{name: registry.find(name) for name in registry} for registry in registries]
+    yield
+    for registry, parts in zip(registries, before, strict=True):
+        registry._parts = parts
+    for name in [name for name in sys.modules if name.startswith("vjepa_plugin_")]:
+        del sys.modules[name]

@@ -1,13 +1,16 @@
 """Parts of a user's own, in a file that no package knows, train, probe and export through the command line."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from launch.__main__ import main, take_plugins
+from launch.config import load_config
 from launch.training.checkpoints import load_module
+from launch.training.config import TrainConfig
 from vjepa.registry import MASKS, OBJECTIVES, import_plugins
 
 PARTS = str(Path(__file__).parent / "plugins" / "parts.py")
@@ -83,3 +86,18 @@ def test_plugins_stand_anywhere_on_the_command_line() -> None:
         ["train", "x.yaml"],
         ["a.b", "c.py"],
     )
+
+
+def test_a_submission_takes_along_what_the_command_line_named(
+    quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 17\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(Path(PARTS).parent)
+    words = [*quick, "masks.ahead.kind=checkerboard", "--gpus-per-node=0"]
+    assert main(["--plugin", "parts.py", "submit", str(TINY), *words]) == 0
+    submitted = str(tmp_path / "run" / "submitted.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(TrainConfig, submitted, []).run.plugins == (PARTS,)
+    assert load_config(TrainConfig, str(TINY), quick).run.plugins == ()
