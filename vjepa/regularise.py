@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vjepa.balance import Balance
 from vjepa.positions import Grid
 from vjepa.ranks import sum_over_ranks
 from vjepa.registry import REGULARISERS
@@ -33,6 +34,7 @@ class RegulariserConfig:
     over: Literal["tokens", "pooled"] = (
         "tokens"  # tokens: minus the batch mean at their token index; pooled: the mean token of each clip
     )
+    balance: bool = False  # let a factor of all terms follow the variance term: up while features shrink, else down
     motion: bool = False  # moving tokens weigh 51 times as much as static ones
     over_ranks: bool = False  # compute statistics over the clips of all ranks, not of each rank alone
     expander: int = 0  # width of a three-layer projection before the terms; 0: none
@@ -55,6 +57,8 @@ class RegulariserConfig:
             raise ValueError(
                 "regulariser.expander has no effect without a term: set variance, covariance or sigreg above 0"
             )
+        if self.balance and not self.variance:
+            raise ValueError("regulariser.balance follows the variance term: set regulariser.variance above 0")
         if self.slices < 1 or self.knots < 2:
             raise ValueError(f"regulariser needs slices >= 1 and knots >= 2, got {self.slices} and {self.knots}")
         if self.temporal_margin <= 0:
@@ -82,20 +86,27 @@ class Regulariser(nn.Module):
         super().__init__()
         self.config = config
         self.expander = Expander(width, config.expander) if config.expander else nn.Identity()
+        self.balance = Balance() if config.balance else None
 
     def forward(
         self, features: Tensor, index: Tensor, tokens: int, draw: int,
         *, weights: Tensor | None = None, grid: Grid | None = None,
     ) -> Tensor:  # fmt: skip
-        """Terms of features [B, K, D] at token indices index [B, K] out of `tokens` -> scalar; `draw` seeds the slices.
+        """Terms of features [B, K, D] at token indices index [B, K] out of `tokens`, times `balance`'s factor.
 
+        Returns a scalar. `draw` seeds the slices.
         weights [B, K]: token weights of any scale (`motion_weights`). grid: the token grid, needed by `temporal`.
         """
+        return self._balanced(self._token_terms(features, index, tokens, draw, weights, grid))
+
+    def _token_terms(
+        self, features: Tensor, index: Tensor, tokens: int, draw: int, weights: Tensor | None, grid: Grid | None
+    ) -> Tensor:
         config = self.config
         if not config.active:
             return features.new_zeros((), dtype=torch.float32)
         if config.over == "pooled":
-            return self.score_rows(self.expander(features.mean(1)), draw)
+            return self._row_terms(self.expander(features.mean(1)), draw)
         if config.motion and weights is None:
             raise ValueError(
                 "regulariser.motion needs token weights, which this objective does not provide; set it to false"
@@ -112,7 +123,13 @@ class Regulariser(nn.Module):
             return total
 
     def score_rows(self, rows: Tensor, draw: int) -> Tensor:
-        """Terms of rows [n, E], which are centred first -> scalar."""
+        """Terms of rows [n, E], which are centred first, times the factor that `balance` finds -> scalar."""
+        return self._balanced(self._row_terms(rows, draw))
+
+    def _balanced(self, total: Tensor) -> Tensor:
+        return total if self.balance is None else self.balance.factor * total
+
+    def _row_terms(self, rows: Tensor, draw: int) -> Tensor:
         config = self.config
         with torch.autocast(rows.device.type, enabled=False):
             rows = rows.float()
@@ -129,6 +146,8 @@ class Regulariser(nn.Module):
         if not (config.variance or config.covariance):
             return centred.new_zeros(())
         variance, covariance = variance_covariance(centred, freedom, over_ranks=config.over_ranks)
+        if self.balance is not None and self.training:
+            self.balance.follow(variance)
         return config.variance * variance + config.covariance * covariance
 
     def _own(self, centred: Tensor, freedom: Tensor) -> Tensor:

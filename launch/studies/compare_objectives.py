@@ -57,7 +57,7 @@ class Transfer:
 class StudyConfig:
     """The objectives to compare, the data, and the compute."""
 
-    pretrain: str = "configs/pretrain/demo.yaml"  # base config of pretraining for every choice
+    pretrain: str = "configs/bench/motions_cpu.yaml"  # base config of pretraining for every choice
     probe: str = "configs/probe/synthetic.yaml"  # probe config
     train: str = ""  # folder of shards for pretraining and for training the probes; required
     test: str = ""  # folder of shards of the test set; required

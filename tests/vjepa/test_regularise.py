@@ -1,6 +1,7 @@
 """What keeps the representation from collapsing, on distributions whose answer is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -245,3 +246,43 @@ def test_equal_weights_pay_for_shrinking_low_rank_features(variance: float, cova
     found = scales[torch.stack([regulariser(scale * features, index, 4, 0) for scale in scales]).argmin()]
     wanted = (rank * variance / (4 * covariance * width)) ** (1 / 3)
     assert float(found) == pytest.approx(wanted, rel=0.1)
+
+
+def balanced_terms(features: Tensor, steps: int) -> tuple[Regulariser, list[float]]:
+    """A balanced regulariser and its factor after each of `steps` calls on the same features."""
+    regulariser = Regulariser(RegulariserConfig(variance=1.0, covariance=0.04, balance=True), features.shape[2])
+    index, factors = torch.arange(features.shape[1]).expand(len(features), -1), []
+    for step in range(steps):
+        regulariser(features, index, features.shape[1], step)
+        assert regulariser.balance is not None
+        factors.append(regulariser.balance.factor.item())
+    return regulariser, factors
+
+
+def test_the_factor_of_all_terms_rises_while_features_shrink_and_falls_while_they_do_not() -> None:
+    features = torch.randn(32, 4, 8, generator=torch.Generator().manual_seed(0))
+    _, shrunk = balanced_terms(0.01 * features, 20)
+    _, spread = balanced_terms(2 * features, 20)
+    assert shrunk == sorted(shrunk)
+    assert shrunk[-1] > 2
+    assert spread == sorted(spread, reverse=True)
+    assert spread[-1] < 0.95
+
+
+def test_the_factor_multiplies_all_terms_and_rests_in_evaluation() -> None:
+    features = 0.1 * torch.randn(32, 4, 8, generator=torch.Generator().manual_seed(0))
+    regulariser, factors = balanced_terms(features, 20)
+    plain = Regulariser(replace(regulariser.config, balance=False), 8).eval()
+    index = torch.arange(4).expand(32, -1)
+    scaled = regulariser.eval()(features, index, 4, 0)
+    torch.testing.assert_close(scaled, factors[-1] * plain(features, index, 4, 0))
+    assert regulariser.balance is not None
+    assert regulariser.balance.factor.item() == factors[-1]
+
+
+def test_the_factor_is_bounded_and_stored() -> None:
+    regulariser, factors = balanced_terms(torch.zeros(4, 2, 8), 200)
+    assert factors[-1] == pytest.approx(10.0)
+    assert "balance.log_factor" in regulariser.state_dict()
+    with pytest.raises(ValueError, match=r"regulariser.balance follows the variance term"):
+        RegulariserConfig(sigreg=0.1, balance=True)

@@ -111,7 +111,8 @@ class Objective(nn.Module, ABC):
     @classmethod
     def follows_device_batch(cls, config: JepaConfig) -> bool:
         """Does what is learned depend on the batch size per device, not only on the global batch size?"""
-        return config.regulariser.active and not config.regulariser.over_ranks
+        terms = config.regulariser
+        return terms.active and (terms.balance or not terms.over_ranks)
 
     @property
     def trained_encoder(self) -> Any:
