@@ -35,7 +35,7 @@ class PlannerConfig:
     warm_start: bool = True  # start from the last plan, shifted by what was executed
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.iterations, *self.knots) < 1 or not self.knots:
+        if not self.knots or min(self.samples, self.iterations, *self.knots) < 1:
             raise ValueError(
                 f"planner.samples, iterations and every knot must be at least 1, got {self.samples}, "
                 f"{self.iterations} and {list(self.knots)}"

@@ -11,18 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from data.generated.rooms import (
-    BORDER,
-    CLEARANCE,
-    HALF_DOOR,
-    HALF_WALL,
-    REACH,
-    SIZE,
-    Layout,
-    draw_layout,
-    draw_rooms,
-    move,
-)
+from data.generated import rooms
+from data.generated.rooms import CLEARANCE, HALF_DOOR, HALF_WALL, REACH, Layout
 from data.generated.rooms_env import TwoRooms
 from vjepa.planning import Limit
 from vjepa.registry import Registry
@@ -69,7 +59,7 @@ class Rooms:
         position = np.stack([info["position"] for info in infos])[:, None].repeat(actions.shape[1], 1)
         found = []
         for step in range(actions.shape[2]):
-            position = move(position, actions[:, :, step], Layout(wall, door))
+            position = rooms.move(position, actions[:, :, step], Layout(wall, door))
             found.append(position)
         return np.stack(found, 2)
 
@@ -80,7 +70,7 @@ class Rooms:
         return heading
 
     def place_disc(self, info: Info) -> Array:
-        """Centre [2] of a forbidden disc on the natural way, in the middle of its longer leg: to the door, or from it."""
+        """Centre [2] of a forbidden disc: in the middle of the longer leg of the way, to the door or from it."""
         door = np.array(info["layout"], float)
         ends = (info["position"], info["goal"])
         middle: Array = (max(ends, key=lambda end: float(np.linalg.norm(end - door))) + door) / 2
@@ -95,12 +85,12 @@ class Rooms:
         frames: list[Array] = []
         actions, walls, sides = [], [], []
         while len(frames) < count:
-            layout = draw_layout(random, self.settings["layouts"], self.settings["split"])
-            side, y = float(random.choice((-1, 1))), random.uniform(BORDER + CLEARANCE, SIZE - BORDER - CLEARANCE)
+            layout = rooms.draw_layout(random, self.settings["layouts"], self.settings["split"])
+            side, y = float(random.choice((-1, 1))), random.uniform(rooms.LOW, rooms.HIGH)
             x = layout.wall + side * (HALF_WALL + CLEARANCE + random.uniform(0.1, 4))
             if abs(y - layout.door) < HALF_DOOR + 3:
                 continue
-            frames.append(draw_rooms(np.array([[x, y]]), layout)[0])
+            frames.append(rooms.draw_rooms(np.array([[x, y]]), layout)[0])
             actions.append((-side, 0.0))
             walls.append(float(layout.wall))
             sides.append(side)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from data.files import claim_folder, write_json
+from launch.exchange.world import load_world
 from launch.planning.config import PlanConfig
 from launch.planning.environments import open_environment
 from launch.planning.episodes import Recorder, run_row
@@ -28,11 +29,10 @@ from launch.planning.policies import (
     imagine,
 )
 from launch.planning.report import write_page
-from launch.training.checkpoints import load_module
 from probes.extractors import hash_weights
 from probes.tables import align_columns
 from vjepa.encoder import build_encoder
-from vjepa.world.model import DESCRIPTION, Transition, WorldModel
+from vjepa.world.model import Transition, WorldModel
 
 RESULTS, REPORT = "results.json", "report.html"
 HORIZON = 16  # steps of the model in the gauges of rollouts
@@ -118,20 +118,6 @@ def measure_world(
     if hasattr(environment, "push_at_walls"):
         found["through_walls"] = walk_through_walls(world, measure, environment, stride, config.seed)
     return found
-
-
-def load_world(path: str) -> WorldModel:
-    """The world model of a folder, a run or a checkpoint, in evaluation mode; ValueError if it is none."""
-    if (Path(path) / DESCRIPTION).is_file():
-        return WorldModel.load(path)
-    module = load_module(path)
-    world = getattr(module.objective, "world", None)
-    if not isinstance(world, WorldModel):
-        raise ValueError(
-            f"model={path} is a run of objective={module.config.objective}, which has no world model; train one with "
-            "objective=rollout"
-        )
-    return world.eval()
 
 
 def make_untrained(world: WorldModel) -> WorldModel:
