@@ -12,8 +12,8 @@ demo: .venv/installed
 world: .venv/installed
 	$(BIN)/python -m launch generate rooms runs/world/train --clips 700 --seed 0 layouts=fixed frames=129 crf=14
 	$(BIN)/python -m launch generate rooms runs/world/test --clips 100 --seed 1 layouts=fixed split=held_out frames=65 crf=14
-	$(BIN)/python -m launch train configs/world/fixed.yaml data.path=runs/world/train/shards run.output=runs/world/run
-	$(BIN)/python -m launch plan configs/world/plan_fixed.yaml model=runs/world/run
+	$(BIN)/python -m launch train configs/world/two_rooms.yaml data.path=runs/world/train/shards run.output=runs/world/run
+	$(BIN)/python -m launch plan configs/plan/two_rooms.yaml model=runs/world/run
 
 test: check
 	$(BIN)/python -m pytest

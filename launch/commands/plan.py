@@ -1,6 +1,6 @@
 """Plan with a world model in closed loop, and compare with floor and ceiling.
 
-    python -m launch plan configs/world/plan_fixed.yaml model=runs/world/run
+    python -m launch plan configs/plan/two_rooms.yaml model=runs/world/run
     python -m launch plan CONFIG model=RUN planner.kind=cem energy.goal=summed output=runs/plan-cem
     python -m launch plan CONFIG model=RUN energy.forbidden=2 output=runs/plan-guarded
 
@@ -17,7 +17,7 @@ from launch.planning.plan import REPORT, RESULTS, describe, run_plan
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `plan`."""
-    add_config_arguments(parser, "configs/world/")
+    add_config_arguments(parser, "configs/plan/")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -99,10 +99,10 @@ def run_chunk(
     frames, infos = np.stack([frame for frame, _ in started]), [dict(info) for _, info in started]
     discs = _place_discs(config, environment, infos)
     outcome = Outcome(violated=[False] * count if discs else [])
-    reached = np.zeros(count, bool)
+    reached, ended = np.zeros(count, bool), np.zeros(count, bool)
     policy.begin(infos)
     if recorder is not None:
-        recorder.begin(frames, infos)
+        recorder.begin(frames.copy(), infos)
     now = 0
     while now < config.steps:
         begun = time.perf_counter()
@@ -111,14 +111,17 @@ def run_chunk(
         if recorder is not None:
             recorder.plan(policy, frames, now)
         for action in np.moveaxis(actions, 1, 0):
-            moved = [one.step(np.asarray(a)) for one, a in zip(environments, action, strict=True)]
-            frames, infos = np.stack([step[0] for step in moved]), [dict(step[4]) for step in moved]
+            for number, one in enumerate(environments):
+                if not ended[number]:  # an episode that ends early stays as it ended
+                    frame, _, terminated, truncated, info = one.step(action[number])
+                    frames[number], infos[number] = frame, dict(info)
+                    ended[number] = terminated or truncated
             now, reached = now + 1, reached | np.array([bool(info["success"]) for info in infos])
             for number, disc in enumerate(discs):
                 deep = np.linalg.norm(infos[number]["position"] - disc) < config.energy.radius
                 outcome.violated[number] |= bool(deep)
             if recorder is not None:
-                recorder.see(frames, infos)
+                recorder.see(frames.copy(), infos)
     outcome.last = [bool(info["success"]) for info in infos]
     outcome.any = reached.tolist()
     outcome.distance = [float(info["distance"]) for info in infos if "distance" in info]

@@ -68,6 +68,7 @@ def run_plan(config: PlanConfig, say: Callable[[str], None] = print) -> dict[str
         measure = fit_measure(world, *clips, stride)
         say(f"probe of position: R2 {measure.r2:.3f}; typical action {measure.unit:.3f} in the latent")
         blank = make_untrained(world)
+        blank_measure = fit_measure(blank, *clips, stride)
         makers: dict[str, Callable[[int], Policy]] = {
             "model": lambda first: ModelPolicy(config, environment.limit, space.shape[0], world, measure),
             "random": lambda first: RandomPolicy(config, space, first),
@@ -77,7 +78,7 @@ def run_plan(config: PlanConfig, say: Callable[[str], None] = print) -> dict[str
                 environment.limit,
                 space.shape[0],
                 blank,
-                fit_measure(blank, *clips, stride),
+                blank_measure,
             ),
             "simulator": lambda first: SimulatorPolicy(config, environment, space.shape[0], stride, measure),
             "model_position": lambda first: ModelPolicy(

@@ -190,13 +190,13 @@ def test_a_run_is_trained_exported_and_planned_with(
         f"data.path={walks}", f"run.output={run}", "run.steps=2", "run.batch=8", "data.workers=0", "data.frames=3",
         "run.precision=fp32", "run.progress=false", "health.matrix_tflops=1", "rollout.width=16",
     ]  # fmt: skip
-    assert main(["train", "configs/world/fixed.yaml", *words]) == 0, capsys.readouterr().err
+    assert main(["train", "configs/world/two_rooms.yaml", *words]) == 0, capsys.readouterr().err
     assert main(["export", str(run), str(exported), "--format", "world"]) == 0
     assert "largest difference imagined is 0.0e+00" in capsys.readouterr().out
     assert main(["export", str(exported), str(tmp_path / "again"), "--format", "world"]) == 0
     plan = [
         "plan",
-        "configs/world/plan_fixed.yaml",
+        "configs/plan/two_rooms.yaml",
         f"data={walks}",
         "test=''",
         f"output={tmp_path / 'plan'}",
@@ -214,5 +214,5 @@ def test_a_run_is_trained_exported_and_planned_with(
     assert main([*plan, f"model={run}"]) == 0, capsys.readouterr().err
     assert "planner on the world model" in capsys.readouterr().out
     broken = [*words, "data.flip=0.5", f"run.output={tmp_path / 'other'}"]
-    assert main(["train", "configs/world/fixed.yaml", *broken]) == 2
+    assert main(["train", "configs/world/two_rooms.yaml", *broken]) == 2
     assert "mirrors the frames but not the actions" in capsys.readouterr().err
