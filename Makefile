@@ -3,10 +3,17 @@ PYTHON ?= python3
 MINUTES ?= 5
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format install clean
+.PHONY: demo world test test-all check format install clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch demo --minutes $(MINUTES)
+
+# Two Rooms: explore, pack, train a world model, plan, report. A target that was interrupted continues.
+world: .venv/installed
+	$(BIN)/python -m launch generate rooms runs/world/train --clips 700 --seed 0 layouts=fixed frames=129 crf=14
+	$(BIN)/python -m launch generate rooms runs/world/test --clips 100 --seed 1 layouts=fixed split=held_out frames=65 crf=14
+	$(BIN)/python -m launch train configs/world/two_rooms.yaml data.path=runs/world/train/shards run.output=runs/world/run
+	$(BIN)/python -m launch plan configs/plan/two_rooms.yaml model=runs/world/run
 
 test: check
 	$(BIN)/python -m pytest

@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": "submit a training run, probe or export to SLURM: job script, code snapshot, requeue",
     "status": "show the progress of runs: step, rate, time left, requeues",
     "probe": "evaluate a frozen encoder: attentive, linear and k-NN classification",
+    "plan": "plan with a world model in closed loop: success against floor and ceiling",
     "compare-objectives": "train objectives with equal compute and compare them",
     "windows": "build a labelled data set from unlabelled videos: forward or backward, or which video",
     "compare": "test which probe results differ significantly",

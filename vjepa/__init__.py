@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vjepa.masks import MaskConfig, draw_masks
     from vjepa.pixels import normalise
     from vjepa.predictor import Predictor, PredictorConfig
+    from vjepa.world.model import WorldModel, WorldState
 
 # Imported lazily: loading an encoder needs neither the training loop nor Lightning.
 _MODULES = {
@@ -31,6 +32,8 @@ _MODULES = {
     "Predictor": "vjepa.predictor",
     "PredictorConfig": "vjepa.predictor",
     "Pretrained": "vjepa.formats.accounting",
+    "WorldModel": "vjepa.world.model",
+    "WorldState": "vjepa.world.model",
     "draw_masks": "vjepa.masks",
     "inflate_image_vit": "vjepa.formats.timm",
     "load_encoder": "vjepa.formats.loading",
@@ -52,6 +55,8 @@ __all__ = [
     "Predictor",
     "PredictorConfig",
     "Pretrained",
+    "WorldModel",
+    "WorldState",
     "__version__",
     "draw_masks",
     "inflate_image_vit",

@@ -106,7 +106,8 @@ def _identity(part: Any) -> str:
 
 
 OBJECTIVES: Registry[Any] = Registry("objective", "vjepa.objectives")
-ENCODERS: Registry[Any] = Registry("encoder.kind", "vjepa.encoder")
+ENCODERS: Registry[Any] = Registry("encoder.kind", "vjepa.encoders")
 MASKS: Registry[Any] = Registry("masks.NAME.kind", "vjepa.masks")
 TARGETS: Registry[Any] = Registry("teacher.source", "vjepa.targets")
 REGULARISERS: Registry[Any] = Registry("regulariser.terms", "vjepa.regularise")
+DYNAMICS: Registry[Any] = Registry("rollout.predictor", "vjepa.world.dynamics")

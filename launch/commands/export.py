@@ -6,6 +6,7 @@
     python -m launch export runs/vitl vitl-onnx --format onnx               for onnxruntime
     python -m launch export runs/vitl vitl-pt2 --format program             for torch.export.load
     python -m launch export runs/vitl vitl-meta --format meta               for the public V-JEPA code
+    python -m launch export runs/world/run world --format world             for vjepa.WorldModel.load
     python -m launch export vitl.pt vitl --weights target_encoder           an official checkpoint as input
 
 The export is loaded again and compared with the original on a clip; a difference above the tolerance is an error.
@@ -21,14 +22,17 @@ from launch.exchange.encoders import add_encoder_arguments, read_head, read_hint
 from launch.exchange.export import _read_run, describe_head, export_origin, find_results
 from launch.exchange.features import read_clip
 from launch.exchange.formats import FORMATS
+from launch.exchange.world import export_world
 from probes.results import read_results
+
+WORLD = "world"  # encoder, predictor and read-out of a world model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `export`."""
     parser.add_argument("checkpoint", help="run directory, .ckpt file, exported folder or official checkpoint")
     parser.add_argument("output", help="folder to write")
-    parser.add_argument("--format", choices=list(FORMATS), default="native")
+    parser.add_argument("--format", choices=[*FORMATS, WORLD], default="native")
     add_encoder_arguments(parser)
     parser.add_argument(
         "--probe",
@@ -44,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Export, check the round trip, and write the model card."""
+    """Export, check the round trip, and write the model card (of an encoder)."""
+    if arguments.format == WORLD:
+        apart = export_world(arguments.checkpoint, Path(arguments.output))
+        print(f"world model written to {arguments.output}; reloaded, the largest difference imagined is {apart:.1e}")
+        return
     if arguments.probe and arguments.format != "transformers":
         raise ValueError(f"--probe requires --format transformers, got --format {arguments.format}")
     results = arguments.results or find_results(arguments.probe)

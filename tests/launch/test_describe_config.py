@@ -11,13 +11,21 @@ from launch.__main__ import main
 from launch.config import load_config
 from launch.config_keys import list_keys, read_comments
 from launch.describe_config import reference, show_config
+from launch.planning.config import PlanConfig
 from launch.probing.probe import ProbeConfig
 from launch.studies.compare_objectives import StudyConfig
 from launch.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
-KINDS = {"pretrain": TrainConfig, "bench": TrainConfig, "probe": ProbeConfig, "objectives": StudyConfig}
+KINDS = {
+    "pretrain": TrainConfig,
+    "bench": TrainConfig,
+    "world": TrainConfig,
+    "plan": PlanConfig,
+    "probe": ProbeConfig,
+    "objectives": StudyConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ def test_the_page_of_all_keys_is_up_to_date() -> None:
     kinds = {
         "Pretraining: `train`, `submit`, `bench`": TrainConfig,
         "Probes: `probe`": ProbeConfig,
+        "Planning: `plan`": PlanConfig,
         "Studies: `compare-objectives`": StudyConfig,
     }
     page = reference("Configuration", INTRODUCTION, kinds)

@@ -1,5 +1,5 @@
-"""Training objectives, one file each: predict hidden tokens, predict hidden and visible tokens, align views."""
+"""Training objectives, one file each: hidden tokens, hidden and visible tokens, views, the future under actions."""
 
-from vjepa.objectives import dense, masked, views
+from vjepa.objectives import dense, masked, rollout, views
 
-__all__ = ["dense", "masked", "views"]
+__all__ = ["dense", "masked", "rollout", "views"]

@@ -1,0 +1,1 @@
+"""Planning in closed loop: environments, policies, episodes, gauges of a world model, the report."""

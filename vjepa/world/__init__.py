@@ -1,0 +1,1 @@
+"""World models: encode a frame, imagine in representation space what a sequence of actions would bring."""
