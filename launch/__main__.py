@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "export an encoder (safetensors, transformers, ONNX, torch.export, V-JEPA's own format)",
     "features": "extract features from videos of any length with a sliding window",
     "decode": "decode what a model imagines into pixels, and measure how close it comes",
+    "surprise": "tell possible from impossible videos by the energy of what is seen",
     "bench": "benchmark a training step, the loader, the decoders or a probe on this machine",
     "doctor": "show what is installed, which devices and decoders work, and what is missing",
 }
