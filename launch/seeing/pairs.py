@@ -22,6 +22,7 @@ from data.loading.augment import crop_resize, square_boxes
 from launch.exchange.features import read_video, show_windows
 
 POSSIBLE, IMPOSSIBLE = ("possible", "plausible"), ("impossible", "implausible")
+NOTE = ".generated.json"  # written by `generate` beside its videos
 PICTURES, VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4", ".avi", ".mov", ".webm", ".mkv")
 
 
@@ -57,12 +58,21 @@ def read_groups(folder: Path, layout: str = "auto") -> list[Group]:
     )
 
 
+def read_forks(folder: Path) -> list[Path]:
+    """Videos of `generate forks`, the two futures of a past next to each other; ValueError if it holds none."""
+    videos = folder / "videos" if (folder / "videos").is_dir() else folder
+    found = {int(path.stem): path for path in videos.glob("*/[0-9]*.mp4")}
+    chosen = [found[index] for index in sorted(found) if index ^ 1 in found]
+    if _kind_of(videos) != "forks" or not chosen:
+        raise ValueError(f"{folder} is no output of `python -m launch generate forks`")
+    return chosen
+
+
 def _read_twins(folder: Path) -> list[Group]:
     videos = folder / "videos" if (folder / "videos").is_dir() else folder
-    note = videos / ".generated.json"
-    if not note.is_file() or json.loads(note.read_text())["kind"] != "twins":
+    if _kind_of(videos) != "twins":
         return []
-    events = json.loads(note.read_text())["config"]["events"]
+    events = json.loads((videos / NOTE).read_text())["config"]["events"]
     quadruplets: dict[int, dict[int, Path]] = defaultdict(dict)
     for path in videos.glob("*/[0-9]*.mp4"):
         quadruplet, member = divmod(int(path.stem), 4)
@@ -141,6 +151,12 @@ def _read_picture(path: Path, crop: int) -> Tensor:
     with Image.open(path) as picture:
         pixels = np.array(picture.convert("RGB"))[None]
     return crop_resize(pixels, square_boxes(pixels.shape[1], pixels.shape[2], 1)[0], crop)
+
+
+def _kind_of(videos: Path) -> str:
+    """The kind of generated data in a folder of videos; "" if it is not generated."""
+    note = videos / NOTE
+    return str(json.loads(note.read_text())["kind"]) if note.is_file() else ""
 
 
 def _list_videos(folder: Path) -> list[Path]:

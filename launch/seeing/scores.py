@@ -58,9 +58,9 @@ def score(found: Surprises, validation: Sequence[int], test: Sequence[int], seed
     for pool in POOLS:
         chosen = choose_context(found.pooled[pool][list(validation)])
         scores = found.pooled[pool][list(test)][..., chosen]
-        result |= {f"context_{pool}": chosen, f"pairs_{pool}": _interval(pair_hits(scores).mean(1), seed)}
+        result |= {f"context_{pool}": chosen, f"pairs_{pool}": interval(pair_hits(scores).mean(1), seed)}
         if pool == "mean":
-            result["groups_mean"] = _interval(group_hits(scores), seed)
+            result["groups_mean"] = interval(group_hits(scores), seed)
             result["auroc"] = _auroc_interval(scores, seed)
     return result
 
@@ -73,7 +73,7 @@ def compare(
         pair_hits(found.pooled["mean"][list(test)][..., context]).mean(1)
         for found, context in zip((one, two), contexts, strict=True)
     )
-    return _interval(first - second, seed)
+    return interval(first - second, seed)
 
 
 def split_groups(properties: Sequence[str], validation: float, seed: int) -> tuple[list[int], list[int]]:
@@ -94,7 +94,7 @@ def split_groups(properties: Sequence[str], validation: float, seed: int) -> tup
     return sorted(chosen), rest
 
 
-def _interval(values: Numbers, seed: int) -> list[float]:
+def interval(values: Numbers, seed: int) -> list[float]:
     """Mean over groups with its 95 % bootstrap interval: value, low, high."""
     drawn = np.random.default_rng(seed).integers(len(values), size=(DRAWS, len(values)))
     low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
