@@ -83,7 +83,8 @@ def property_lines(outcome: Outcome) -> list[list[str]]:
 
 
 def _context(outcome: Outcome, found: Mapping[str, Mapping[str, Any]]) -> int:
-    return outcome.contexts[found["all"]["context_mean"]]
+    chosen: int = outcome.contexts[found["all"]["context_mean"]]
+    return chosen
 
 
 def _plain(values: Sequence[float]) -> str:
