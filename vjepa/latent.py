@@ -17,6 +17,7 @@ from vjepa.blocks import Mlp
 from vjepa.masks import ClipRandom
 from vjepa.positions import Grid, sincos_table
 
+_NARROW = -4.0  # log variance of z at the start
 _STREAM = 504  # masks hash (seed * 1009 + kind); z must not reuse their numbers
 
 
@@ -64,6 +65,19 @@ class LatentVariable(nn.Module):
         self.head = nn.Linear(2 * width, 2 * config.dims)
         self.expand = nn.Linear(config.dims, width)
         self._tables: dict[tuple[Grid, str], Tensor] = {}
+
+    @torch.no_grad()
+    def start_informative(self) -> None:
+        """Initial weights with which z says something about the target: narrow distributions with different means.
+
+        From distributions as wide as the prior, z would be noise at first, and training would learn to ignore it.
+        """
+        nn.init.normal_(self.head.weight[: self.dims], std=self.head.in_features**-0.5)
+        nn.init.constant_(self.head.bias[self.dims :], _NARROW)
+        nn.init.normal_(self.embed.weight, std=self.embed.in_features**-0.5)
+        nn.init.normal_(self.token.fc1.weight, std=self.token.fc1.in_features**-0.5)
+        nn.init.normal_(self.token.fc2.weight, std=self.token.fc2.in_features**-0.5)
+        nn.init.normal_(self.expand.weight, std=self.dims**-0.5)
 
     def infer(self, target: Tensor, index: Tensor, context: Tensor, grid: Grid) -> Posterior:
         """The distribution of z given targets [B, M, W] at token index [B, M] and the embedded context [B, K, P]."""

@@ -81,6 +81,8 @@ class Predictor(nn.Module):
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
         initialise(self)
+        if self.variable is not None:
+            self.variable.start_informative()
 
     def forward(
         self,

@@ -33,12 +33,16 @@ def make_config(latent: LatentConfig | None = None) -> JepaConfig:
 
 
 def make_clips(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A dark past, and a light in the left or the right half of the future, at random: clips and sides [B]."""
-    generator = torch.Generator().manual_seed(seed)
-    side = torch.randint(2, (count,), generator=generator)
-    clips = torch.randint(60, 70, (count, 4, 16, 16, 3), generator=generator, dtype=torch.uint8)
+    """A grey past; in the future, rows in one half and columns in the other, at random: clips and sides [B].
+
+    Stripes, because targets of pixels are normalised in each token.
+    """
+    side = torch.randint(2, (count,), generator=torch.Generator().manual_seed(seed))
+    stripes = (torch.arange(16) % 2 * 200).to(torch.uint8)
+    rows, columns = stripes[:, None].expand(16, 8), stripes[None, :8].expand(16, 8)
+    clips = torch.full((count, 4, 16, 16, 3), 100, dtype=torch.uint8)
     for clip, right in enumerate(side.tolist()):
-        clips[clip, 2:, :, 8 * right : 8 * right + 8] += 150
+        clips[clip, 2:] = torch.cat([columns, rows] if right else [rows, columns], 1)[..., None]
     return clips, side
 
 
