@@ -58,7 +58,9 @@ class Outcome:
             "validation_groups": self.validation,
             "methods": {name: dict(found) for name, found in self.methods.items()},
             "model_minus": {name: list(found) for name, found in self.differences.items()},
-            "curves": {name: list(values) for name, values in self.curves.items()},
+            "curves": {
+                name: [None if np.isnan(value) else value for value in values] for name, values in self.curves.items()
+            },
         }
 
 
