@@ -1,4 +1,4 @@
-"""The predictor's variable: off it changes nothing, on it is limited, and draws cover several futures."""
+"""The predictor's variable: off it changes nothing; on, it is limited, trained and stored."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,10 @@ from vjepa.encoder import EncoderConfig
 from vjepa.formats.native import load_native, save_encoder
 from vjepa.jepa import JEPA
 from vjepa.latent import LatentConfig, Posterior, minimise_energy, normal_numbers
-from vjepa.masks import MaskConfig, Masks, draw_all
+from vjepa.masks import MaskConfig, Masks
 from vjepa.objectives.objective import StepContext
-from vjepa.optim import OptimConfig
 from vjepa.pixels import normalise
 from vjepa.predictor import Predictor, PredictorConfig
-from vjepa.targets import TeacherConfig
 
 ENCODER = EncoderConfig(size="custom", width=24, depth=1, heads=2, patch=8, tubelet=2, frames=4, crop=16)
 PREDICTOR = PredictorConfig(width=24, depth=1, heads=2)
@@ -30,20 +28,6 @@ TWO = LatentConfig(dims=2, kl=0.003)
 def make_config(latent: LatentConfig | None = None) -> JepaConfig:
     predictor = replace(PREDICTOR, latent=latent or LatentConfig())
     return JepaConfig(encoder=ENCODER, predictor=predictor, masks=MASKS, steps=10)
-
-
-def make_clips(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A grey past; in the future, rows in one half and columns in the other, at random: clips and sides [B].
-
-    Stripes, because targets of pixels are normalised in each token.
-    """
-    side = torch.randint(2, (count,), generator=torch.Generator().manual_seed(seed))
-    stripes = (torch.arange(16) % 2 * 200).to(torch.uint8)
-    rows, columns = stripes[:, None].expand(16, 8), stripes[None, :8].expand(16, 8)
-    clips = torch.full((count, 4, 16, 16, 3), 100, dtype=torch.uint8)
-    for clip, right in enumerate(side.tolist()):
-        clips[clip, 2:] = torch.cat([columns, rows] if right else [rows, columns], 1)[..., None]
-    return clips, side
 
 
 def step(model: JEPA, clips: Tensor, first: int = 0) -> Tensor:
@@ -140,38 +124,3 @@ def test_settings_that_cannot_work_are_named() -> None:
         LatentConfig(dims=1, kl=-1)
     with pytest.raises(ValueError, match="objective=dense"):
         replace(make_config(TWO), objective="dense")
-
-
-def train(latent: LatentConfig, steps: int) -> JEPA:
-    """A model of the pixels of the future, which is one of two."""
-    config = replace(make_config(latent), teacher=TeacherConfig(source="pixels"), optim=OptimConfig(lr=3e-3))
-    model = JEPA(config)
-    optimiser = torch.optim.Adam(model.objective.parameters(), lr=5e-3)
-    for number in range(steps):
-        clips, _ = make_clips(16, 1 + number)
-        optimiser.zero_grad()
-        step(model, clips, 16 * number).backward()
-        optimiser.step()
-    return model.eval()
-
-
-@torch.no_grad()
-def best_errors(model: JEPA, draws: int) -> Tensor:
-    """Error of the best of K draws for each K up to `draws`, mean over clips."""
-    clips, _ = make_clips(64)
-    video, predictor = normalise(clips), model.predictor
-    assert predictor is not None
-    (mask,) = draw_all(MASKS, ENCODER.grid, torch.arange(len(clips)), 0)
-    context = model.context_encoder(video, mask.context)
-    target = model.target_encoder(video, model.context_encoder).gather(
-        1, mask.target[..., None].expand(-1, -1, model.target_encoder.width)
-    )
-    generator, errors = torch.Generator().manual_seed(0), []
-    for _ in range(draws):
-        z = (
-            None
-            if predictor.variable is None
-            else torch.randn(len(clips), predictor.variable.dims, generator=generator)
-        )
-        errors.append((predictor(context, mask.context, mask.target, latent=z) - target).abs().mean((1, 2)))
-    return torch.stack(errors, 1).cummin(1).values.mean(0)
