@@ -27,6 +27,9 @@ COMMANDS = {
     "compare": "test which probe results differ significantly",
     "export": "export an encoder (safetensors, transformers, ONNX, torch.export, V-JEPA's own format)",
     "features": "extract features from videos of any length with a sliding window",
+    "decode": "decode what a model imagines into pixels, and measure how close it comes",
+    "surprise": "tell possible from impossible videos by the energy of what is seen",
+    "futures": "draw several futures of one past from a predictor with a latent variable",
     "bench": "benchmark a training step, the loader, the decoders or a probe on this machine",
     "doctor": "show what is installed, which devices and decoders work, and what is missing",
 }

@@ -4,14 +4,17 @@ B clips, K context tokens, M target tokens, D encoder width, P predictor width, 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vjepa.blocks import Block, Mlp, check_heads, initialise, run_block
 from vjepa.encoder import EncoderConfig, PositionCache
+from vjepa.latent import LatentConfig, LatentVariable, Posterior
 from vjepa.masks import Masks
+from vjepa.patches import gather_tokens
 from vjepa.positions import Grid, interpolate_table, sincos_table
 
 
@@ -24,6 +27,7 @@ class PredictorConfig:
     heads: int | None = None  # attention heads; None: the same number as the encoder
     mlp_ratio: float = 4.0
     mask_tokens: int | None = None  # learnable mask tokens, one per mask; None: as many as there are masks
+    latent: LatentConfig = field(default_factory=LatentConfig)  # a variable for what the context does not determine
 
     def __post_init__(self) -> None:
         if (self.heads is not None and self.heads < 1) or (self.mask_tokens is not None and self.mask_tokens < 1):
@@ -33,6 +37,18 @@ class PredictorConfig:
             )
         if self.width < 1 or self.depth < 0:
             raise ValueError(f"predictor needs width >= 1 and depth >= 0, got {self.width} and {self.depth}")
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for a file; `latent` only where there is a variable."""
+        described = asdict(self)
+        if self.latent.dims is None:
+            del described["latent"]
+        return described
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> "PredictorConfig":
+        """Build from the plain data stored in a file; TypeError for a field unknown to this version."""
+        return cls(**{**stored, "latent": LatentConfig(**stored.get("latent", {}))})
 
 
 class Predictor(nn.Module):
@@ -49,10 +65,8 @@ class Predictor(nn.Module):
         heads = config.heads or encoder.shape.heads
         check_heads("predictor", config.width, heads, encoder.positions)
         self.config, self.encoder_config, self.heads = config, encoder, heads
-        self.latent = levels == 1 and target_width in (
-            0,
-            encoder.shape.width,
-        )  # as published: predicts the encoder's own final features
+        # As published: predicts the encoder's own final features, and nothing else.
+        self.latent = levels == 1 and target_width in (0, encoder.shape.width) and config.latent.dims is None
         width = levels * encoder.shape.width
         single = nn.Linear(encoder.shape.width, config.width)
         self.predictor_embed = single if levels == 1 else Mlp(width, encoder.shape.width, config.width)
@@ -61,36 +75,78 @@ class Predictor(nn.Module):
         self.predictor_blocks = nn.ModuleList(Block(config.width, heads, config.mlp_ratio) for _ in range(config.depth))
         self.predictor_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.predictor_proj = nn.Linear(config.width, target_width or width)
+        has_variable = config.latent.dims is not None
+        self.variable = LatentVariable(config.latent, config.width, target_width or width) if has_variable else None
         table = sincos_table(config.width, encoder.grid) if encoder.positions == "sincos" else torch.empty(0)
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
         initialise(self)
+        if self.variable is not None:
+            self.variable.start_informative()
 
     def forward(
-        self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int = 0, grid: Grid | None = None
+        self,
+        context: Tensor,
+        context_index: Tensor,
+        target_index: Tensor,
+        kind: int = 0,
+        grid: Grid | None = None,
+        latent: Tensor | None = None,
     ) -> Tensor:
         """Predict the tokens `target_index` [B, M] from the tokens `context_index` [B, K] -> [B, M, D].
 
         context [B, K, D] is the encoder's output; `kind` selects the mask token; `grid` is the clip's token grid
-        (None: the grid of the encoder's config).
+        (None: the grid of the encoder's config); `latent` [B, Z] is the variable z (None: its prior mean, zero).
         """
-        return self._predict(context, {kind: Masks(context_index, target_index)}, grid, hidden_only=True)[0]
+        latents = None if latent is None else [latent]
+        return self._predict(context, {kind: Masks(context_index, target_index)}, grid, True, latents)[0]
 
-    def hidden(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
+    def hidden(
+        self,
+        context: Tensor,
+        masks: Sequence[Masks],
+        grid: Grid | None = None,
+        latents: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
         """Predict the hidden tokens of each mask, all masks in one pass -> [B, M, D] each.
 
-        context [B, sum of K, D]: the encoded context tokens of each mask, concatenated.
+        context [B, sum of K, D]: the encoded context tokens of each mask, concatenated; latents: [B, Z] for each mask.
         """
-        return self._predict(context, dict(enumerate(masks)), grid, hidden_only=True)
+        return self._predict(context, dict(enumerate(masks)), grid, True, latents)
+
+    def infer(
+        self, target: Tensor, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None
+    ) -> list[Posterior]:
+        """The distribution of z for each mask, from targets of all tokens [B, N, W] and the context as in `hidden`.
+
+        ValueError without a variable.
+        """
+        if self.variable is None:
+            raise ValueError("this predictor has no latent variable; set predictor.latent.dims")
+        parts = self.predictor_embed(context).split([mask.context.shape[1] for mask in masks], 1)
+        grid = grid or self.encoder_config.grid
+        return [
+            self.variable.infer(gather_tokens(target, mask.target), mask.target, part, grid)
+            for mask, part in zip(masks, parts, strict=True)
+        ]
 
     def everywhere(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
         """Like `hidden`, but for visible and hidden tokens, in this order: [B, K + M, D] each."""
         return self._predict(context, dict(enumerate(masks)), grid, hidden_only=False)
 
     def _predict(
-        self, context: Tensor, masks: Mapping[int, Masks], grid: Grid | None, hidden_only: bool
+        self,
+        context: Tensor,
+        masks: Mapping[int, Masks],
+        grid: Grid | None,
+        hidden_only: bool,
+        latents: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
-        x = self._transform(context, masks, grid or self.encoder_config.grid)
+        if latents is not None and self.variable is None:
+            raise ValueError(
+                "this predictor has no latent variable, so it takes no `latent`; set predictor.latent.dims"
+            )
+        x = self._transform(context, masks, grid or self.encoder_config.grid, latents)
         lengths = [mask.target.shape[1] if hidden_only else _length(mask) for mask in masks.values()]
         if hidden_only:
             halves = [half.shape[1] for mask in masks.values() for half in mask]
@@ -98,14 +154,19 @@ class Predictor(nn.Module):
         prediction: Tensor = self.predictor_proj(self.predictor_norm(x))
         return list(prediction.split(lengths, 1))
 
-    def _transform(self, context: Tensor, masks: Mapping[int, Masks], grid: Grid) -> Tensor:
+    def _transform(
+        self, context: Tensor, masks: Mapping[int, Masks], grid: Grid, latents: Sequence[Tensor] | None
+    ) -> Tensor:
         """Output of the blocks for the context and mask tokens of each mask: [B, sum of K + M, P]."""
         embedded: Tensor = self.predictor_embed(context)
         segments = []
-        for visible, (kind, mask) in zip(
-            embedded.split([mask.context.shape[1] for mask in masks.values()], 1), masks.items(), strict=True
-        ):
-            segments += [visible, self.mask_tokens[kind].to(visible.dtype).expand(*mask.target.shape, -1)]
+        parts = embedded.split([mask.context.shape[1] for mask in masks.values()], 1)
+        for number, (visible, (kind, mask)) in enumerate(zip(parts, masks.items(), strict=True)):
+            token = self.mask_tokens[kind].to(visible.dtype)
+            if self.variable is not None:
+                z = visible.new_zeros(len(visible), self.variable.dims) if latents is None else latents[number]
+                token = token + self.variable(z).to(visible.dtype)
+            segments += [visible, token.expand(*mask.target.shape, -1)]
         x = torch.cat(segments, 1)
         index = torch.cat([half for mask in masks.values() for half in mask], 1)
         rotation = None

@@ -108,6 +108,6 @@ def test_a_set_has_equal_bytes_again_and_carries_values_and_actions(tmp_path: Pa
 
 
 def test_an_unknown_kind_names_those_that_exist() -> None:
-    with pytest.raises(ValueError, match="bodies, equations, rooms, sprites, textures, twins"):
+    with pytest.raises(ValueError, match="bodies, equations, forks, rooms, sprites, textures, twins"):
         find_kind("sprits")
     assert all(kind.summary.endswith(".") for kind in all_kinds().values())

@@ -6,7 +6,6 @@ too, it is in `predictor.safetensors`.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def save_encoder(
     (folder / PREDICTOR).unlink(missing_ok=True)
     if predictor is not None:
         _save_weights(predictor, folder / PREDICTOR)
-        description["predictor"] = asdict(predictor.config)
+        description["predictor"] = predictor.config.describe()
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     return folder
 
@@ -63,7 +62,7 @@ def load_native(folder: str | Path) -> Pretrained:
     encoder = _load_encoder(folder, description)
     predictor = None
     if "predictor" in description:
-        config = PredictorConfig(**description["predictor"])
+        config = PredictorConfig.from_stored(description["predictor"])
         predictor = build_empty(lambda: Predictor(config, encoder.config)).eval()
         fill(predictor, read_safetensors(folder / PREDICTOR), str(folder / PREDICTOR))
     return Pretrained(encoder, predictor, str(folder))

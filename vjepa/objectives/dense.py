@@ -59,6 +59,11 @@ class DenseObjective(MaskedObjective):
             raise ValueError(
                 f"objective=dense compares encoder levels, but teacher.source={config.teacher.source} has none"
             )
+        if config.predictor.latent.dims is not None:
+            raise ValueError(
+                f"predictor.latent.dims must be null with objective=dense, which has no latent variable, got "
+                f"{config.predictor.latent.dims}; objective=masked has one"
+            )
         depth = config.encoder.shape.depth
         if config.objective_options.levels > depth:
             raise ValueError(

@@ -13,8 +13,9 @@ from vjepa.batch import ClipGroup
 from vjepa.config import JepaConfig
 from vjepa.encoder import EncoderConfig, build_encoder, encode_selections
 from vjepa.flops import trained_encoder_flops, transformer_flops
+from vjepa.latent import Posterior, normal_numbers
 from vjepa.loss import prediction_loss
-from vjepa.masks import draw_all, draw_masks
+from vjepa.masks import Masks, draw_all, draw_masks
 from vjepa.objectives.objective import MaskPrediction, Objective, StepContext, StepOutput, summarise
 from vjepa.patches import gather_tokens
 from vjepa.positions import Grid
@@ -54,14 +55,44 @@ class MaskedObjective(Objective):
         target = self.target_encoder(video, self.context_encoder)
         masks = draw_all(config.masks, grid, context.samples, config.seed)
         visible = encode_selections(self.context_encoder, video, [mask.context for mask in masks])
-        hidden = self.predictor.hidden(torch.cat(visible, 1), masks, grid)
+        found = self.infer_latents(target, visible, masks, grid)
+        latents = None if found is None else self.draw_latents(found, context)
+        hidden = self.predictor.hidden(torch.cat(visible, 1), masks, grid, latents)
         moving = self.weigh_motion(video)
         predictions, penalties = [], []
         for name, mask, seen, prediction in zip(config.masks, masks, visible, hidden, strict=True):
             loss = prediction_loss(prediction, gather_tokens(target, mask.target), config.loss.power)
             penalties.append(self.penalise(seen, mask.context, grid, moving, context))
             predictions.append(MaskPrediction(name, mask.context, mask.target, seen, prediction, loss))
-        return summarise(predictions, penalties, grid, target)
+        output = summarise(predictions, penalties, grid, target)
+        return output if found is None else self.limit_latents(output, found)
+
+    def infer_latents(
+        self, target: Tensor, visible: list[Tensor], masks: list[Masks], grid: Grid
+    ) -> list[Posterior] | None:
+        """The distribution of the predictor's variable for each mask, or None without one."""
+        if self.predictor.variable is None:
+            return None
+        return self.predictor.infer(target, torch.cat(visible, 1), masks, grid)
+
+    def draw_latents(self, found: list[Posterior], context: StepContext) -> list[Tensor]:
+        """z for each mask [B, Z]; the noise depends only on the seed and each clip's stream position."""
+        variable = self.predictor.variable
+        assert variable is not None
+        return [
+            variable.draw(one, normal_numbers(context.samples, self.config.seed, kind, variable.dims))
+            for kind, one in enumerate(found)
+        ]
+
+    def limit_latents(self, output: StepOutput, found: list[Posterior]) -> StepOutput:
+        """Add the penalty on the variable to the loss, and log it with the KL divergence in nats."""
+        variable = self.predictor.variable
+        assert variable is not None
+        penalty = torch.stack([variable.penalty(one) for one in found]).mean()
+        kl = torch.stack([one.kl().mean() for one in found]).mean()
+        output.loss = output.loss + penalty
+        output.parts |= {"latent": penalty.detach(), "latent_kl": kl.detach()}
+        return output
 
     def weigh_motion(self, video: Tensor) -> Tensor | None:
         """Token weights for the regulariser: [B, N], or None for equal weights."""
@@ -120,5 +151,8 @@ def count_prediction(config: JepaConfig, clips: int, levels: int, visible: bool)
         width = encoder.shape.width
         embed = predictor.width if levels == 1 else levels * width + predictor.width  # one layer, or two
         projections = 2 * (context * width * embed + predicted * target_width * predictor.width)
-        total += trained_encoder_flops(encoder, context) + 3 * (blocks + projections)
+        inference = (
+            0 if predictor.latent.dims is None else target * predictor.width * (target_width + 4 * predictor.width)
+        )
+        total += trained_encoder_flops(encoder, context) + 3 * (blocks + projections + 2 * inference)
     return total
