@@ -156,6 +156,8 @@ def _next_answer(iterator: Iterator[Any], board: Board, limit: float) -> Any:
     while True:
         try:
             return next(iterator, None)
+        except (ConnectionError, EOFError, FileNotFoundError) as error:  # it died while it handed over a batch
+            raise _DiedError(f"{type(error).__name__} while receiving a batch") from error
         except RuntimeError as error:
             text = str(error)
             if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
