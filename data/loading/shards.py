@@ -200,7 +200,8 @@ def _open_shard(path: Path, shard: Shard) -> _OpenShard:
 def _read_index(file: BinaryIO) -> list[_Entry]:
     """Samples in the order of their first member; only regular files on the allow-list are used."""
     entries: dict[str, _Entry] = {}
-    with tarfile.open(fileobj=_ShortReads(file), mode="r:") as tar:
+    bounded: Any = _ShortReads(file)
+    with tarfile.open(fileobj=bounded, mode="r:") as tar:
         for member in _whole_members(tar):
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             folder, _, name = member.name.rpartition("/")
