@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import write_bytes
-from data.loading.remote import is_url, join_url, read_url
+from data.loading.remote import OUTAGE, is_url, join_url, read_url
 from data.text import printable
 
 NAME = "manifest.json"
@@ -68,14 +68,14 @@ class Manifest:
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], allow_pipe: bool = False) -> "Manifest":
+    def load(cls, folder: str | os.PathLike[str], allow_pipe: bool = False, outage: float = OUTAGE) -> "Manifest":
         """Read `folder`/manifest.json; a ValueError or FileNotFoundError says what is wrong with it.
 
-        `allow_pipe`: `folder` may be a command, see remote.py.
+        `allow_pipe`: `folder` may be a command, `outage`: seconds to wait for a server, see remote.py.
         """
         if is_url(str(folder)):
             url = join_url(str(folder), NAME)
-            return parse_manifest(read_url(url, allow_pipe), str(folder), url)
+            return parse_manifest(read_url(url, allow_pipe, outage), str(folder), url)
         path = Path(folder) / NAME
         if not path.is_file():
             raise FileNotFoundError(_missing(Path(folder)))

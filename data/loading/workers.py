@@ -47,7 +47,7 @@ class ClipReader:
 
     def __init__(self, config: DataConfig, manifest: Manifest) -> None:
         self.config = config
-        cache = Cache(config.cache, config.cache_gb, config.allow_pipe)
+        cache = Cache(config.cache, config.cache_gb, config.allow_pipe, config.outage)
         self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
         self.decode: Decode = partial(decode_isolated, timeout=config.timeout)  # benchmarks replace it
         self._shapes: dict[str, torch.Size] | None = None

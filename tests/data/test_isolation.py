@@ -7,9 +7,12 @@ import os
 import random
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import hostile
 import numpy as np
@@ -78,6 +81,28 @@ def test_a_helper_killed_at_rest_is_replaced_without_a_word(make_video: MakeVide
     helper.process.kill()
     helper.process.wait()
     assert decode_isolated(make_video(), [0]).shape == (1, 48, 64, 3)
+
+
+def test_a_helper_killed_while_it_starts_is_started_again(
+    make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = subprocess.Popen, []
+
+    def kill_the_first(*words: Any, **options: Any) -> Any:
+        process = start(*words, **options)
+        started.append(process)
+        if len(started) <= kills:
+            process.kill()
+        return process
+
+    monkeypatch.setattr(data.isolation.subprocess, "Popen", kill_the_first)
+    data.isolation._stop_own()
+    kills = 2
+    assert decode_isolated(make_video(), [0]).shape == (1, 48, 64, 3)
+    data.isolation._stop_own()
+    kills = 10
+    with pytest.raises(OSError, match="did not start in 3 attempts"):
+        decode_isolated(make_video(), [0])
 
 
 def test_a_helper_killed_at_work_is_a_reason(make_video: MakeVideo) -> None:
@@ -163,6 +188,22 @@ def test_fifty_kills_cost_no_batch(config: DataConfig) -> None:
             helpers = [child for worker in workers for child in _children(worker)]
             os.kill(draw.choice((*workers, *helpers)), signal.SIGKILL)
             kills += 1
+
+
+_FAIL = """
+import sys
+from data.loading.loader import DataConfig, TrainLoader
+batches = iter(TrainLoader(DataConfig(path=sys.argv[1], frames=4, crop=16, workers=1), 4, 0))
+next(batches)
+raise ValueError("with a loader that is still open")
+"""
+
+
+def test_a_process_that_fails_ends_although_its_loader_is_open(config: DataConfig) -> None:
+    words = [sys.executable, "-c", _FAIL, config.path]
+    ended = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 1
+    assert "ValueError: with a loader" in ended.stderr
 
 
 def test_full_shared_memory_is_named_before_a_run_begins(tmp_path: Path) -> None:
