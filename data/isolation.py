@@ -65,6 +65,16 @@ def stream_isolated(video: bytes, indices: Sequence[int], timeout: float = TIMEO
         helper.stop()
 
 
+def helper_seconds() -> float:
+    """CPU seconds that this process's helper has used; 0 if there is none or the system does not tell."""
+    process = None if _shared is None else _shared.process
+    try:
+        fields = Path(f"/proc/{process.pid if process else 0}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
+
+
 class _Helper:
     """One decoding process, started on demand."""
 
