@@ -152,7 +152,7 @@ class EvalLoader:
         """
         self.missing = {}
         tally = Tally(self.config.max_bad_fraction)
-        batches = EvalBatches(ClipReader(self.config, self.manifest), requests, self.views)
+        batches = EvalBatches(ClipReader(self.config, self.manifest), requests, self.views, self.batch)
         for batch in start_workers(batches, 0, self.config.count_workers(), self.config.timeout, _outage(self.config)):
             for reason, names in batch.skipped.items():
                 self.missing.setdefault(reason, []).extend(names)

@@ -210,8 +210,8 @@ class Request:
 class EvalBatches:
     """Evaluation batches: one for each request, made when a worker is free; requests may be generated lazily."""
 
-    def __init__(self, reader: ClipReader, requests: Iterable[Request], views: Views) -> None:
-        self.reader, self.views = reader, views
+    def __init__(self, reader: ClipReader, requests: Iterable[Request], views: Views, batch: int = 1) -> None:
+        self.reader, self.views, self.batch = reader, views, batch
         self.requests = requests
         self.starts = [0, *accumulate(shard.samples for shard in reader.shards.manifest.shards)]
 
@@ -222,9 +222,9 @@ class EvalBatches:
         yield from self.requests
 
     def batch_bytes(self) -> int:
-        """Bytes of a single sample: the size of a request is not known in advance."""
+        """Bytes of a batch with one view of each sample; a request may ask for more."""
         config = self.reader.config
-        return self.views.segments * config.frames * config.crop**2 * 3
+        return self.batch * self.views.segments * config.frames * config.crop**2 * 3
 
     def make(self, number: Request, board: Board) -> Batch:
         skipped: dict[str, list[str]] = {}

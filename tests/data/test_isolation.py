@@ -23,6 +23,7 @@ from loading import keys_of, make_set, take
 from PIL import Image
 
 import data.isolation
+import data.loading.processes
 from data.decode import HAS_DECORD, DecodeError, decode_frames, probe_video
 from data.isolation import decode_isolated, probe_isolated, stream_isolated
 from data.loading.loader import DataConfig, EvalLoader, TrainLoader
@@ -212,3 +213,12 @@ def test_full_shared_memory_is_named_before_a_run_begins(tmp_path: Path) -> None
     with pytest.raises(OSError, match=r"MB free, 2 workers with 2 batches each .* lower data.workers or the batch"):
         check_shared_memory(free, 2, str(tmp_path))
     check_shared_memory(free, 0, str(tmp_path))
+
+
+def test_full_shared_memory_is_compared_with_whole_batches_in_evaluation(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(data.loading.processes, "check_shared_memory", lambda size, workers: asked.append(size))
+    next(iter(EvalLoader(config, batch=5)))
+    assert asked == [5 * config.frames * config.crop**2 * 3]
