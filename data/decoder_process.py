@@ -73,14 +73,14 @@ def serve(number: int) -> None:
     send(connection, {"ready": True})
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 2)  # decoders print about broken files; the reason is part of the response instead
-    base = _memory_in_use()
+    base = memory_in_use()
     while True:
         try:
             request = receive_header(connection)
             video = bytes(receive_exactly(connection, bytearray(request["bytes"])))
         except (EOFError, OSError):
             return
-        _limit_memory(base + MEMORY + 2 * len(video))
+        limit_memory(base + MEMORY + 2 * len(video))
         try:
             for message, content in _respond(request, video):
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -129,7 +129,7 @@ def _bytes_of(frames: Frames) -> memoryview:
     return np.ascontiguousarray(frames).data.cast("B")
 
 
-def _memory_in_use() -> int:
+def memory_in_use() -> int:
     """Bytes of writable memory reserved by the process; 0 if the system does not report it."""
     try:
         with open("/proc/self/status") as file:
@@ -139,6 +139,7 @@ def _memory_in_use() -> int:
         return 0
 
 
-def _limit_memory(size: int) -> None:
+def limit_memory(size: int) -> None:
+    """Let allocations fail once this process has `size` bytes of writable memory; on Linux only."""
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))

@@ -23,6 +23,7 @@ from data.decode import Decoder, Frames, VideoInfo
 from data.decoder_process import MEMORY, receive_exactly, receive_header, send
 
 TIMEOUT = 60.0  # seconds per response, unless the caller sets its own limit
+START_ATTEMPTS = 3
 START = 120.0  # seconds for the helper to become ready; imports are slow on a busy file system
 GRACE = 10.0  # seconds past the time limit before a helper that the kernel's alarm did not end is killed
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +65,16 @@ def stream_isolated(video: bytes, indices: Sequence[int], timeout: float = TIMEO
         helper.stop()
 
 
+def helper_seconds() -> float:
+    """CPU seconds that this process's helper has used; 0 if there is none or the system does not tell."""
+    process = None if _shared is None else _shared.process
+    try:
+        fields = Path(f"/proc/{process.pid if process else 0}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
+
+
 class _Helper:
     """One decoding process, started on demand."""
 
@@ -86,8 +97,14 @@ class _Helper:
         """Send a request; a helper that died while idle is replaced."""
         if self.process is not None and self.process.poll() is not None:
             self.stop()
-        if self.process is None:
-            self._start()
+        for attempt in range(START_ATTEMPTS if self.process is None else 0):
+            if self._start():
+                break
+            if attempt + 1 == START_ATTEMPTS:
+                raise OSError(
+                    f"the decoding process did not start in {START_ATTEMPTS} attempts; see its own message above, or "
+                    "check whether this machine is out of memory or process slots"
+                )
         assert self.connection is not None
         self.connection.settimeout(timeout + GRACE)
         try:
@@ -129,7 +146,8 @@ class _Helper:
             self.process.wait()
         self.process = self.connection = None
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Start the process; False if it died before it was ready, as when the system kills it."""
         ours, theirs = socket.socketpair()
         program = "import sys; sys.path.insert(0, sys.argv[1]); from data.decoder_process import serve; "
         self.process = subprocess.Popen(
@@ -144,12 +162,10 @@ class _Helper:
         ours.settimeout(START)
         try:
             receive_header(ours)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError):
             self.stop()
-            raise RuntimeError(
-                "the decoding process did not start; see its own message above, or check whether this machine is out "
-                "of memory or process slots"
-            ) from error
+            return False
+        return True
 
     def _explain(self, timeout: float) -> DecodeError:
         """Why there is no response."""

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from data.files import write_bytes
-from data.loading.remote import is_url, join_url, read_url
+from data.loading.remote import OUTAGE, is_url, join_url, read_url
+from data.text import printable
 
 NAME = "manifest.json"
 FORMAT = "video-shards/1"
 MIN_SAMPLE_BYTES = 512  # of a sample in a tar: its header alone
 MAX_SHARD_SAMPLES = 4_000_000  # samples are permuted in memory
+MAX_TOTAL = 1e18
+COUNTS = ("labels", "sizes", "rates", "codecs")  # the totals that count values
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,14 @@ class Manifest:
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], allow_pipe: bool = False) -> "Manifest":
+    def load(cls, folder: str | os.PathLike[str], allow_pipe: bool = False, outage: float = OUTAGE) -> "Manifest":
         """Read `folder`/manifest.json; a ValueError or FileNotFoundError says what is wrong with it.
 
-        `allow_pipe`: `folder` may be a command, see remote.py.
+        `allow_pipe`: `folder` may be a command, `outage`: seconds to wait for a server, see remote.py.
         """
         if is_url(str(folder)):
             url = join_url(str(folder), NAME)
-            return parse_manifest(read_url(url, allow_pipe), str(folder), url)
+            return parse_manifest(read_url(url, allow_pipe, outage), str(folder), url)
         path = Path(folder) / NAME
         if not path.is_file():
             raise FileNotFoundError(_missing(Path(folder)))
@@ -113,8 +116,8 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
             folder=folder,
             shards=shards,
             classes=[str(name) for name in content.get("classes", [])],
-            totals=dict(content.get("totals", {})),
-            made=dict(content.get("made", {})),
+            totals=_parse_totals(content.get("totals", {})),
+            made=_parse_made(content.get("made", {})),
             rejected=rejected,
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -140,9 +143,29 @@ def _parse_shard(content: dict[str, Any]) -> Shard:
         )
     if samples < 0 or size < 0:
         raise ValueError(f"shard {name}: samples and bytes must not be negative")
-    if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"shard {name}: the name must be relative and stay inside the folder of the data set")
+    if name.startswith("/") or ".." in name.split("/") or printable(name) != name:
+        raise ValueError(
+            f"shard {printable(name)}: the name must be relative, stay inside the folder of the data set, and have no "
+            "control characters"
+        )
     return Shard(name, samples, size, str(content.get("sha256", "")))
+
+
+def _parse_totals(content: dict[str, Any]) -> dict[str, Any]:
+    """Sums over all samples: numbers, and how often each value occurs."""
+    for name, value in content.items():
+        counts = value.values() if isinstance(value, dict) else (value,)
+        if not all(type(count) in (int, float) and 0 <= count < MAX_TOTAL for count in counts):
+            raise TypeError(f"totals.{name} must be a number, or an object of numbers, from 0 to {MAX_TOTAL:g}")
+        if isinstance(value, dict) != (name in COUNTS):
+            raise TypeError(f"totals.{name} must be {'an object' if name in COUNTS else 'a number'}")
+    return dict(content)
+
+
+def _parse_made(content: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(content.get("options", {}), dict):
+        raise TypeError("made.options must be an object")
+    return dict(content)
 
 
 def _missing(folder: Path) -> str:

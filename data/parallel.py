@@ -33,12 +33,16 @@ def map_in_order(
     jobs: int,
     timeout: float,
     lost: Callable[[Item, str], Result],
+    prepare: Callable[[Item], None] | None = None,
 ) -> Iterator[Result]:
-    """function(item) for all items, in order; lost(item, why) for an item whose process died or took too long."""
+    """function(item) for all items, in order; lost(item, why) for an item whose process died or took too long.
+
+    `prepare` is called before each item in a worker process, never in this one: it may limit the process's resources.
+    """
     if jobs < 1:
         yield from map(function, items)
         return
-    pool = _Pool(function, items, min(jobs, max(len(items), 1)), timeout, lost)
+    pool = _Pool(function, items, min(jobs, max(len(items), 1)), timeout, lost, prepare)
     try:
         for number in range(len(items)):
             while number not in pool.results:
@@ -61,8 +65,10 @@ class _Pool(Generic[Item, Result]):
         jobs: int,
         timeout: float,
         lost: Callable[[Item, str], Result],
+        prepare: Callable[[Item], None] | None,
     ) -> None:
         self.function, self.items, self.timeout, self.lost = function, items, timeout, lost
+        self.prepare = prepare
         self.results: dict[int, Result] = {}
         self.next = 0
         self.workers = [self._start_worker() for _ in range(jobs)]
@@ -115,18 +121,20 @@ class _Pool(Generic[Item, Result]):
     def _start_worker(self) -> _Worker:
         context = multiprocessing.get_context("spawn")  # decoders do not survive fork
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(self.function, theirs), daemon=True)
+        process = context.Process(target=_work, args=(self.function, self.prepare, theirs), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours)
 
 
-def _work(function: Callable[[Any], Any], pipe: "Connection[Any, Any]") -> None:
+def _work(function: Callable[[Any], Any], prepare: Callable[[Any], None] | None, pipe: "Connection[Any, Any]") -> None:
     while True:
         try:
             item = pipe.recv()
         except (EOFError, KeyboardInterrupt):
             return
+        if prepare is not None:
+            prepare(item)
         try:
             answer: tuple[Any, Exception | None] = (function(item), None)
         except Exception as error:

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from omegaconf.errors import OmegaConfBaseException
 
+from data.text import printable
 from launch.config import PLUGINS
 from launch.suggest import explain_command
 from launch.training import signals
@@ -110,9 +111,9 @@ def _overview() -> str:
 
 
 def _message(error: BaseException) -> str:
-    """The error's text. Of an OmegaConf error only the first line: the rest repeats it in terms of its internals."""
+    """The error's text, printable. Of an OmegaConf error only the first line: the rest repeats it in its own terms."""
     text = str(error) or type(error).__name__
-    return text.splitlines()[0] if isinstance(error, OmegaConfBaseException) else text
+    return printable(text.splitlines()[0] if isinstance(error, OmegaConfBaseException) else text, keep="\n")
 
 
 if __name__ == "__main__":

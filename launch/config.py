@@ -1,10 +1,12 @@
 """Loads a config: a tree of frozen dataclasses filled from YAML files and `key=value` overrides.
 
 A file may name another one as `base:`, relative to itself, whose values it starts from. OmegaConf is an
-implementation detail of this module: `load_config` returns plain frozen dataclasses.
+implementation detail of this module: `load_config` returns plain frozen dataclasses. Its interpolations (`${...}`) are
+refused: they read environment variables, and a config should say the same on every machine.
 """
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, fields, is_dataclass
@@ -26,6 +28,7 @@ PLUGIN_KEYS = ("plugins", "run.plugins")  # where a config lists the modules wit
 PLUGINS: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())  # those given with --plugin
 
 Config = TypeVar("Config")
+INTERPOLATION = re.compile(r"(?<!\\)(\\\\)*\$\{")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
@@ -54,7 +57,7 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
     key (naming the closest ones), a value of the wrong type, or a value that the dataclass rejects.
     """
     files = [] if path is None else [(str(file), values) for file, values in read_files(path)]
-    given = [OmegaConf.from_dotlist([override]) for override in overrides if "=" in override]
+    given = [_read_override(override) for override in overrides if "=" in override]
     schema = _open_schema(kind, [*(values for _, values in files), *given])
     merged = OmegaConf.merge(OmegaConf.structured(schema), declared_defaults(schema))
     for source, values in files:
@@ -71,7 +74,7 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
 
 def read_values(kind: type[Config], values: Mapping[str, Any], source: str) -> Config:
     """A config of the dataclass `kind` from plain data; error messages name `source`."""
-    given = OmegaConf.create(dict(values))
+    given = OmegaConf.create(_escape(dict(values)))
     schema = _open_schema(kind, [given])
     merged = OmegaConf.merge(OmegaConf.structured(schema), declared_defaults(schema))
     return cast(Config, OmegaConf.to_object(_merge(merged, given, source, schema)))
@@ -120,22 +123,62 @@ def read_files(path: str | Path) -> list[tuple[Path, DictConfig]]:
 
 def to_yaml(config: Any) -> str:
     """A config as plain YAML that `load_config` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(_escape(asdict(config))))
 
 
 def _read_yaml(path: Path) -> DictConfig:
     try:
         values = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:  # OmegaConf's word for a single value
+        raise ValueError(f"{path} must hold `key: value` lines, found something else") from error
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: {error.full_key or 'the file'}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, DictConfig):
         raise ValueError(f"{path} must hold `key: value` lines, found a list")
+    _refuse_interpolations(OmegaConf.to_container(values), "", str(path))
     return values
+
+
+def _read_override(text: str) -> DictConfig:
+    """The config of one `key=value`."""
+    try:
+        given = OmegaConf.from_dotlist([text])
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{text}: the value is not YAML: {' '.join(str(error).split())}") from error
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{text}: {str(error).splitlines()[0]}") from error
+    _refuse_interpolations(OmegaConf.to_container(given), "", text)
+    return given
+
+
+def _refuse_interpolations(value: Any, key: str, source: str) -> None:
+    """Raise ValueError for a string with `${`, unless it is escaped."""
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_interpolations(part, f"{key}.{name}" if key else str(name), source)
+    elif isinstance(value, str) and INTERPOLATION.search(value):
+        word = f"{key}={value}"
+        where = "" if source == word else f"{source}: "
+        raise ValueError(
+            f"{where}{word} has an interpolation, and none is resolved, not even of environment variables; write the "
+            r"value itself (the shell can insert it in an override), or \${ if the text shall contain ${"
+        )
+
+
+def _escape(value: Any) -> Any:
+    """Plain data in which OmegaConf takes every string literally."""
+    if isinstance(value, dict):
+        return {name: _escape(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escape(part) for part in value]
+    return value.replace("${", r"\${") if isinstance(value, str) else value
 
 
 def _parse_override(text: str, kind: type) -> Any:
     if "=" in text:
-        return OmegaConf.from_dotlist([text])
+        return _read_override(text)
     key = next((key for key in list_keys(kind) if key.name == text), None)
     if key is not None:
         raise ValueError(f"{text} is a key without a value, it must have the form key=value: {text}=... ({key.type})")

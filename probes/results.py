@@ -18,6 +18,7 @@ from probes.evaluate import Result
 
 FORMAT = "vjepa-probe-2"
 NAME, PREDICTIONS = "results.json", "predictions.csv"
+JSON_NAMES = {str: "string", list: "array", dict: "object"}
 COLUMNS = ("features", "head", "key", "label", "predicted", "probability", "rank")
 
 
@@ -77,15 +78,43 @@ def read_results(path: str | Path) -> Document:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; `python -m launch probe` writes results.json")
     try:
-        found = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); probe again") from error
     kind = found.get("format") if isinstance(found, dict) else None
     if kind != FORMAT:
         raise ValueError(
             f"{path} must be the results.json of a probe, with format {FORMAT!r}, got {kind!r}; probe again"
         )
+    if fault := _find_fault(found):
+        raise ValueError(f"{path} is damaged: {fault}; probe again")
     return Document(path, found["task"], found["classes"], found["missing"], found["results"], found["config"])
+
+
+def _find_fault(found: Mapping[str, Any]) -> str:
+    """What is wrong with the content of a results.json; "" if nothing is."""
+    for name, kind in (("task", str), ("classes", list), ("missing", dict), ("results", list), ("config", dict)):
+        if not isinstance(found.get(name), kind):
+            return f"{name} must be a JSON {JSON_NAMES[kind]}, found {type(found.get(name)).__name__}"
+    if not all(isinstance(names, list) for names in found["missing"].values()):
+        return "missing must list the samples of each reason"
+    for number, row in enumerate(found["results"]):
+        try:
+            _check_row(row)
+        except (KeyError, TypeError, ValueError) as error:
+            return f"results[{number}] lacks a field, or its type is wrong ({error})"
+    return ""
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    """KeyError, TypeError or ValueError unless a row of the results has the fields that `compare` reads."""
+    if not isinstance(row["features"], str) or not isinstance(row["head"], str) or row["samples"] < 1:
+        raise TypeError("features and head must be texts, samples above 0")
+    row["missing"] + 0
+    names, others = (("top1", "top5"), ("mean_class",)) if "top1" in row else ((), ("mae", "r2"))
+    intervals = [row["wilson"][name] for name in names] + [row["bootstrap"][name] for name in others]
+    for low, high in intervals:
+        float(low + high + sum(row[name] for name in (*names, *others)))
 
 
 def read_predictions(document: Document) -> dict[tuple[str, str], Predictions]:
@@ -96,19 +125,10 @@ def read_predictions(document: Document) -> dict[tuple[str, str], Predictions]:
     path = document.path.with_name(PREDICTIONS)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; `python -m launch probe` writes it beside {document.path.name}")
-    found: dict[tuple[str, str], Predictions] = {}
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, got {rows.fieldnames}; probe again")
-        for row in rows:
-            one = found.setdefault((row["features"], row["head"]), Predictions([], [], []))
-            one.keys.append(row["key"])
-            one.labels.append(row["label"])
-            one.predicted.append(row["predicted"])
-            if row["rank"]:
-                one.probabilities.append(float(row["probability"]))
-                one.ranks.append(int(row["rank"]))
+    try:
+        found = _parse_predictions(path)
+    except (TypeError, csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); probe again") from error
     for row in document.rows:
         one = found.get((row["features"], row["head"]), Predictions([], [], []))
         if len(one.keys) != row["samples"] or len(set(one.keys)) != len(one.keys):
@@ -116,6 +136,26 @@ def read_predictions(document: Document) -> dict[tuple[str, str], Predictions]:
                 f"{path} must have each of the {row['samples']} samples of {row['features']}, {row['head']} once, "
                 f"got {len(one.keys)} lines; probe again"
             )
+    return found
+
+
+def _parse_predictions(path: Path) -> dict[tuple[str, str], Predictions]:
+    found: dict[tuple[str, str], Predictions] = {}
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, got {rows.fieldnames}; probe again")
+        for number, row in enumerate(rows, 2):
+            one = found.setdefault((row["features"], row["head"]), Predictions([], [], []))
+            one.keys.append(row["key"])
+            one.labels.append(row["label"])
+            one.predicted.append(row["predicted"])
+            if row["rank"]:
+                try:
+                    one.probabilities.append(float(row["probability"]))
+                    one.ranks.append(int(row["rank"]))
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: {error}; probe again") from error
     return found
 
 

@@ -54,6 +54,7 @@ class DataConfig:
     decoder: Literal["auto", "av", "decord"] = "auto"  # auto: decord, and PyAV for what decord cannot read
     cache: str = "~/.cache/video-shards"  # folder for shards behind URLs
     cache_gb: float = 100.0  # size of that folder
+    outage: float = 600.0  # seconds that a server of shards may be out of reach
     allow_pipe: bool = False  # allow paths "pipe:COMMAND": a shell command whose output is the file
 
     def __post_init__(self) -> None:
@@ -67,6 +68,8 @@ class DataConfig:
             raise ValueError(f"data.fps must be above 0, or null to use data.stride, got {self.fps}")
         if self.timeout <= 0:
             raise ValueError(f"data.timeout must be above 0, got {self.timeout}")
+        if self.outage < 0:
+            raise ValueError(f"data.outage must not be negative, got {self.outage}")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"data.workers must be at least 0, or null for one per core, got {self.workers}")
 

@@ -16,6 +16,7 @@ from data.loading.arrays import check_alignments
 from data.loading.batch import Batch, DataConfig, MixPart, Views
 from data.loading.plan import Mixture, Plan
 from data.loading.processes import start_workers
+from data.loading.remote import is_url
 from data.loading.workers import ClipReader, EvalBatches, Request, Stream, TrainBatches
 from data.manifest import Manifest
 
@@ -49,7 +50,7 @@ class TrainLoader:
         self.parts = config.parts()
         for part, _ in self.parts:
             check_alignments(part.arrays, part.fps, part.flip, part.scale)
-        self.manifests = [Manifest.load(part.path, config.allow_pipe) for part, _ in self.parts]
+        self.manifests = [Manifest.load(part.path, config.allow_pipe, config.outage) for part, _ in self.parts]
         self.mixture = Mixture([weight for _, weight in self.parts], seed)
         self.position = position
         self.tally = Tally(config.max_bad_fraction)
@@ -59,7 +60,9 @@ class TrainLoader:
         batches = TrainBatches(
             self.open_streams(), self.mixture, self.batch, self.rank, self.world, self.config.clips_per_video
         )
-        for batch in start_workers(batches, self.position, self.config.count_workers(), self.config.timeout):
+        for batch in start_workers(
+            batches, self.position, self.config.count_workers(), self.config.timeout, _outage(self.config)
+        ):
             self.tally.add(batch)
             self.position = batch.position
             yield batch
@@ -149,8 +152,8 @@ class EvalLoader:
         """
         self.missing = {}
         tally = Tally(self.config.max_bad_fraction)
-        batches = EvalBatches(ClipReader(self.config, self.manifest), requests, self.views)
-        for batch in start_workers(batches, 0, self.config.count_workers(), self.config.timeout):
+        batches = EvalBatches(ClipReader(self.config, self.manifest), requests, self.views, self.batch)
+        for batch in start_workers(batches, 0, self.config.count_workers(), self.config.timeout, _outage(self.config)):
             for reason, names in batch.skipped.items():
                 self.missing.setdefault(reason, []).extend(names)
             tally.add(batch, replaced=False)
@@ -199,7 +202,12 @@ class Tally:
 
 def load_manifest(config: DataConfig) -> Manifest:
     """The manifest at data.path; ValueError if no path is given."""
-    return Manifest.load(config.parts()[0][0].path, config.allow_pipe)
+    return Manifest.load(config.parts()[0][0].path, config.allow_pipe, config.outage)
+
+
+def _outage(config: DataConfig) -> float:
+    """Seconds that a batch may have to wait for a server."""
+    return config.outage if any(is_url(part.path) for part, _ in config.parts()) else 0.0
 
 
 def _check_share(batch: int, rank: int, world: int) -> None:

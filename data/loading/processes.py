@@ -5,6 +5,7 @@ to a shared board, which shows the culprit when a worker hangs. Workers that die
 restarted and their pending requests are issued again: no batch is lost or delivered twice.
 """
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -60,14 +61,20 @@ class Board:
         return [line.decode(errors="replace") for line in lines if line]
 
 
-def start_workers(batches: Batches, start: int, workers: int, timeout: float) -> Generator[Batch, None, None]:
-    """Batches in order, made by `workers` processes (0: this process); `timeout` is the limit per sample in seconds."""
+def start_workers(
+    batches: Batches, start: int, workers: int, timeout: float, outage: float = 0.0
+) -> Generator[Batch, None, None]:
+    """Batches in order, made by `workers` processes (0: this process).
+
+    timeout: seconds that a sample may take; outage: seconds that a batch may wait for a server in addition.
+    """
+    limit = BATCH_TIMEOUT_FACTOR * timeout + outage
     check_shared_memory(batches.batch_bytes(), workers)
     numbers, deaths = _RequestQueue(batches.numbers(start)), 0
     while True:
         board = Board(workers)
         try:
-            for batch in _run(batches, numbers, board, workers, timeout):
+            for batch in _run(batches, numbers, board, workers, limit):
                 numbers.mark_done()
                 deaths = 0
                 yield batch
@@ -76,7 +83,7 @@ def start_workers(batches: Batches, start: int, workers: int, timeout: float) ->
             deaths += 1
             at = ", ".join(board.read())
             if deaths >= MAX_DEATHS:
-                raise RuntimeError(
+                raise OSError(
                     f"worker processes died {deaths} times without a batch in between ({error}); they were at {at}. "
                     "If the machine is out of memory, lower data.workers or the batch size; else pack without these "
                     "samples"
@@ -103,7 +110,7 @@ class _DiedError(Exception):
 
 
 def _run(
-    batches: Batches, numbers: "_RequestQueue", board: Board, workers: int, timeout: float
+    batches: Batches, numbers: "_RequestQueue", board: Board, workers: int, limit: float
 ) -> Generator[Batch, None, None]:
     loader: DataLoader[Any] = DataLoader(
         _Work(batches, board),
@@ -112,14 +119,16 @@ def _run(
         num_workers=workers,
         collate_fn=_identity,
         pin_memory=torch.cuda.is_available(),
-        timeout=min(LIVENESS_INTERVAL, BATCH_TIMEOUT_FACTOR * timeout) if workers else 0,
+        timeout=min(LIVENESS_INTERVAL, limit) if workers else 0,
         prefetch_factor=PREFETCH if workers else None,
     )
     with _shielded_from_signals():
         iterator: Any = iter(loader)
+    if workers:
+        _alive.update(iterator._workers)
     try:
         while True:
-            answer = _next_answer(iterator, board, BATCH_TIMEOUT_FACTOR * timeout)
+            answer = _next_answer(iterator, board, limit)
             if answer is None:
                 return
             if isinstance(answer, Exception):
@@ -130,6 +139,21 @@ def _run(
             iterator._shutdown_workers()
             for worker in iterator._workers:
                 worker.kill()  # in case it hangs; workers block SIGTERM
+                _alive.discard(worker)
+
+
+_alive: set[Any] = set()  # workers whose batches have not been consumed to the end
+
+
+@atexit.register  # after multiprocessing's own handler was, hence run before it
+def _kill_workers() -> None:
+    """Kill the workers of loaders that nobody closed, for which multiprocessing would wait for ever.
+
+    Its SIGTERM does not reach them, and they only stop by themselves when this process is gone.
+    """
+    for worker in _alive:
+        if worker._parent_pid == os.getpid():
+            worker.kill()
 
 
 @contextmanager
@@ -156,6 +180,8 @@ def _next_answer(iterator: Iterator[Any], board: Board, limit: float) -> Any:
     while True:
         try:
             return next(iterator, None)
+        except (ConnectionError, EOFError, FileNotFoundError) as error:  # it died while it handed over a batch
+            raise _DiedError(f"{type(error).__name__} while receiving a batch") from error
         except RuntimeError as error:
             text = str(error)
             if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
@@ -164,7 +190,7 @@ def _next_answer(iterator: Iterator[Any], board: Board, limit: float) -> Any:
                 raise
             if time.monotonic() - begun < limit:
                 continue
-            raise RuntimeError(
+            raise OSError(
                 f"no batch for {limit:g} s; the workers were at {', '.join(board.read())}. One of these "
                 "samples hangs the decoder: pack without it, or raise data.timeout if the storage is that slow"
             ) from error

@@ -29,9 +29,13 @@ from data.files import Lock, remove_leftovers, replacing
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 6
-READ_TIMEOUT = 30.0  # seconds without a byte
-PAUSE = 0.5  # seconds before the second attempt, doubled for each further attempt
+OUTAGE = 600.0  # seconds without progress after which a download gives up
+READ_TIMEOUT = 30.0  # seconds without a byte, or with fewer than MIN_RATE bytes a second, that end an attempt
+MIN_RATE = 1000  # bytes per second; less is a server that hangs, or one that means to hold the run up
+PAUSE = 0.5  # seconds before the second attempt, doubled for each further attempt up to MAX_PAUSE
+MAX_PAUSE = 20.0
+REPORT = 30.0  # seconds between warnings of one outage
+MAX_MANIFEST = 1 << 28  # bytes
 BLOCK = 1 << 20  # bytes
 PERMANENT = (400, 401, 403, 404, 410)  # HTTP errors that are not retried
 PIPE = "pipe:"
@@ -51,13 +55,15 @@ def join_url(folder: str, name: str) -> str:
     return folder.replace("{}", name) if "{}" in folder else f"{folder.rstrip('/')}/{name}"
 
 
-def read_url(url: str, allow_pipe: bool = False) -> bytes:
-    """The whole content of a small file, with retries."""
+def read_url(url: str, allow_pipe: bool = False, outage: float = OUTAGE) -> bytes:
+    """The whole content of a small file, with retries; ValueError beyond MAX_MANIFEST bytes."""
     _check_pipe(url, allow_pipe)
-    content = b""
-    for block in _stream(url, 0):
+    content = bytearray()
+    for block in _stream(url, 0, outage):
         content += block
-    return content
+        if len(content) > MAX_MANIFEST:
+            raise ValueError(f"{url}: more than {MAX_MANIFEST} bytes, no manifest is that long")
+    return bytes(content)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Cache:
     folder: str
     gigabytes: float = 100.0
     allow_pipe: bool = False
+    outage: float = OUTAGE
 
     def fetch(self, url: str, size: int, sha256: str) -> Path:
         """A local file with the content of `url`; OSError if it cannot be downloaded or differs from the manifest."""
@@ -80,7 +87,7 @@ class Cache:
                 remove_leftovers(folder, path.name)
                 self._make_room(folder, size)
                 with replacing(path) as part:
-                    _download(url, part, size, sha256)
+                    _download(url, part, size, sha256, self.outage)
             os.utime(path)
         return path
 
@@ -110,25 +117,33 @@ def hash_file(path: Path) -> str:
     return state.hexdigest()
 
 
-def _download(url: str, path: Path, size: int, sha256: str) -> None:
+def _download(url: str, path: Path, size: int, sha256: str, outage: float) -> None:
+    """Write exactly `size` bytes; what a server sends beyond them is ignored with a warning."""
+    left = size
     with open(path, "wb") as file:
-        for block in _stream(url, size):
-            file.write(block)
-    found = path.stat().st_size
-    if found != size:
-        raise OSError(f"{url}: {found} bytes, the manifest says {size}; the shard is damaged, upload it again")
+        for block in _stream(url, size, outage):
+            file.write(block[:left])
+            if len(block) > left:
+                logger.warning("%s: longer than the %d bytes in the manifest; the rest is ignored", url, size)
+                break
+            left -= len(block)
     if sha256 and hash_file(path) != sha256:
         raise OSError(f"{url}: the sha256 is not what the manifest says; the shard is damaged, upload it again")
 
 
-def _stream(url: str, size: int) -> Iterator[bytes]:
-    """Blocks of a file of at least `size` bytes; after an interruption the next attempt resumes where it stopped."""
-    done, attempt = 0, 0
+def _stream(url: str, size: int, outage: float) -> Iterator[bytes]:
+    """Blocks of a file of at least `size` bytes; after an interruption the next attempt resumes where it stopped.
+
+    OSError after `outage` seconds without progress, that is, with fewer bytes than MIN_RATE gives in READ_TIMEOUT.
+    """
+    done, fresh, attempt = 0, 0, 0
+    since, reported = time.monotonic(), float("-inf")
     while True:
         try:
-            for block in _read_from(url, done):
-                done += len(block)
-                attempt = 0
+            for block in _refuse_trickle(_read_from(url, done)):
+                done, fresh = done + len(block), fresh + len(block)
+                if fresh >= MIN_RATE * READ_TIMEOUT:
+                    since, fresh, attempt = time.monotonic(), 0, 0
                 yield block
             if done >= size:
                 return
@@ -142,10 +157,30 @@ def _stream(url: str, size: int) -> Iterator[bytes]:
         except (OSError, HTTPException) as error:
             problem = str(error) or type(error).__name__
         attempt += 1
-        if attempt >= ATTEMPTS:
-            raise OSError(f"{url}: gave up after {ATTEMPTS} attempts ({problem}); is the server reachable?")
-        logger.warning("%s: %s; retrying, attempt %d of %d", url, problem, attempt + 1, ATTEMPTS)
-        time.sleep(PAUSE * 2 ** (attempt - 1) * (0.5 + random.random()))
+        now = time.monotonic()
+        if now - since >= outage:
+            raise OSError(
+                f"{url}: gave up after {outage:g} s without progress ({problem}); is the server reachable? "
+                "data.outage is how long to wait for it"
+            )
+        if now - reported >= REPORT:
+            logger.warning("%s: %s; trying again for up to %.0f s", url, problem, outage - (now - since))
+            reported = now
+        pause = min(PAUSE * 2 ** min(attempt - 1, 10), MAX_PAUSE) * (0.5 + random.random())
+        time.sleep(min(pause, max(outage - (now - since), 0.0)))
+
+
+def _refuse_trickle(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same blocks; OSError if fewer than MIN_RATE bytes a second arrive."""
+    begun, found = time.monotonic(), 0
+    for block in blocks:
+        found += len(block)
+        yield block
+        seconds = time.monotonic() - begun
+        if seconds >= READ_TIMEOUT:
+            if found < MIN_RATE * READ_TIMEOUT:
+                raise OSError(f"only {found} bytes in {seconds:.0f} s")
+            begun, found = time.monotonic(), 0
 
 
 def _check_pipe(url: str, allowed: bool) -> None:
@@ -162,10 +197,15 @@ def _read_from(url: str, start: int) -> Iterator[bytes]:
         return
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     with urllib.request.urlopen(request, timeout=READ_TIMEOUT) as answer:
-        if start and answer.status != 206:  # the server ignores Range: skip what was read before
-            _skip(answer, start)
-        while block := answer.read(BLOCK):
+        skipped = start if answer.status != 206 else 0  # a server that ignores Range sends what was read before
+        _skip(answer, skipped)
+        announced = answer.headers.get("Content-Length", "")
+        missing = int(announced) - skipped if announced.isdecimal() else 0
+        while block := answer.read1(BLOCK):  # what has arrived, so that a slow server is noticed
+            missing -= len(block)
             yield block
+        if missing > 0:  # http.client reports this only if the whole body is read at once
+            raise OSError(f"the connection closed {missing} bytes before the end")
 
 
 def _read_fsspec(url: str, start: int) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ read, and nothing is unpickled. Shards are checked against the manifest: a trunc
 
 import json
 import math
+import os
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -20,18 +21,16 @@ from data.isolation import TIMEOUT, probe_isolated
 from data.loading.clips import Timing
 from data.loading.remote import Cache, is_url, join_url
 from data.manifest import Manifest, Shard
+from data.text import printable
 
 PICTURES = ("jpg", "jpeg", "png")
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "wmv", "flv", "ogv", "3gp")
-SIDECARS = ("json", "cls")
+SIDECARS = frozenset(("json", "cls"))
 MAX_FRAMES = 10_000_000  # per video; four days at 25 fps
 MAX_LABEL = 1 << 31
+MAX_SIDECAR = 64 << 20  # bytes; parsed, it takes about twenty times as much
+MAX_HEADER = 1 << 20  # bytes of an extended tar header
 ALLOWED = frozenset((*PICTURES, *VIDEOS, *SIDECARS))
-
-
-def printable(name: str) -> str:
-    """A name in which control characters and bytes that are not UTF-8 are escaped, as in \\x1b."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 @dataclass(frozen=True)
@@ -188,6 +187,8 @@ def _open_shard(path: Path, shard: Shard) -> _OpenShard:
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         file.close()
         raise ValueError(f"{path}: not a valid tar file ({error}); restore the shard or pack again") from error
+    if len(entries) > shard.samples:  # a damaged name separates a sidecar from its video
+        entries = [entry for entry in entries if entry.members.keys() - SIDECARS]
     if len(entries) > shard.samples or not entries:
         file.close()
         raise ValueError(
@@ -199,7 +200,8 @@ def _open_shard(path: Path, shard: Shard) -> _OpenShard:
 def _read_index(file: BinaryIO) -> list[_Entry]:
     """Samples in the order of their first member; only regular files on the allow-list are used."""
     entries: dict[str, _Entry] = {}
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    bounded: Any = _ShortReads(file)
+    with tarfile.open(fileobj=bounded, mode="r:") as tar:
         for member in _whole_members(tar):
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             folder, _, name = member.name.rpartition("/")
@@ -210,6 +212,17 @@ def _read_index(file: BinaryIO) -> list[_Entry]:
             key = f"{folder}/{stem}" if folder else stem
             entries.setdefault(key, _Entry(key)).members[extension] = (member.offset_data, member.size)
     return list(entries.values())
+
+
+class _ShortReads:
+    """A file that returns at most MAX_HEADER bytes at once: tarfile asks for as many as a header claims to have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        return self.file.read(min(max(count, 0), MAX_HEADER))
 
 
 def _whole_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -227,21 +240,26 @@ def _whole_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _read_member(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
+    """The content of a member, shorter than `size` if the file ends before."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(min(offset, end))
+    return file.read(min(size, max(end - offset, 0)))
 
 
 def _read_meta(file: BinaryIO, entry: _Entry) -> dict[str, Any]:
     meta: dict[str, Any] = {}
     if "json" in entry.members:
         try:
-            meta = json.loads(_read_member(file, *entry.members["json"]))
+            offset, size = entry.members["json"]
+            if size > MAX_SIDECAR:
+                raise ValueError(f"{size} bytes, at most {MAX_SIDECAR} are read")
+            meta = json.loads(_read_member(file, offset, size))
         except (ValueError, RecursionError) as error:  # not JSON or UTF-8, integers too long, nested too deeply
             raise DecodeError("malformed sidecar", f"{entry.key}.json: {str(error)[:120]}") from error
         if not isinstance(meta, dict):
             raise DecodeError("malformed sidecar", f"{entry.key}.json must hold an object, found {type(meta).__name__}")
     if "cls" in entry.members and "label" not in meta:
-        text = _read_member(file, *entry.members["cls"])
+        text = _read_member(file, entry.members["cls"][0], min(entry.members["cls"][1], 100))
         try:
             meta["label"] = int(text)
         except ValueError as error:

@@ -5,7 +5,7 @@ A worker makes whole batches, so that batches arrive in order for any number of 
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, groupby
@@ -28,6 +28,7 @@ from data.loading.remote import Cache
 from data.loading.shards import Sample, ShardReader, choose_decoder, read_label, read_timing
 from data.manifest import Manifest
 
+SAMPLES_TRIED = 100  # from the start of a data set, to find one that shows the shapes of its arrays
 Decode = Callable[[bytes, Sequence[int], Decoder], Frames]
 
 
@@ -46,9 +47,10 @@ class ClipReader:
 
     def __init__(self, config: DataConfig, manifest: Manifest) -> None:
         self.config = config
-        cache = Cache(config.cache, config.cache_gb, config.allow_pipe)
+        cache = Cache(config.cache, config.cache_gb, config.allow_pipe, config.outage)
         self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
         self.decode: Decode = partial(decode_isolated, timeout=config.timeout)  # benchmarks replace it
+        self._shapes: dict[str, torch.Size] | None = None
 
     def train(self, sample: Sample, draws: Sequence[random.Random]) -> list[Clip]:
         """A random clip for each generator in `draws`, all decoded in one call.
@@ -67,11 +69,35 @@ class ClipReader:
             flip = draw.random() < config.flip
             box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
             arrays = read_arrays(sample, config.arrays, rows, timing.frames)
+            self._check_shapes(sample.key, arrays)
             classes = len(self.shards.manifest.classes)
             clips.append(
                 Clip(crop_resize(part, box, config.crop, flip), read_label(sample, classes), sample.key, arrays)
             )
         return clips
+
+    def _check_shapes(self, key: str, arrays: Mapping[str, Tensor]) -> None:
+        """Raise DecodeError if arrays do not have the shapes of the data set's first readable sample."""
+        if arrays and self._shapes is None:
+            self._shapes = self._first_shapes()
+        for name, values in arrays.items():
+            expected = (self._shapes or {}).get(name, values.shape)
+            if values.shape != expected:
+                found = f"{key}: {name} gives {list(values.shape)} for a clip, the first sample {list(expected)}"
+                raise DecodeError("malformed array", found)
+
+    def _first_shapes(self) -> dict[str, torch.Size]:
+        config = self.config
+        for index in range(min(self.shards.manifest.shards[0].samples, SAMPLES_TRIED)):
+            try:
+                sample = self.shards.read(0, index)
+                timing = read_timing(sample, config.timeout)
+                rows = choose_frames(timing, config.frames, config.stride, config.fps or 0.0, 0.0)
+                arrays = read_arrays(sample, config.arrays, rows, timing.frames)
+            except DecodeError:
+                continue  # counted when its turn comes
+            return {name: values.shape for name, values in arrays.items()}
+        return {}
 
     def evaluate(self, sample: Sample, views: Views, which: int | None = None) -> Clip:
         """All views of a video, or only view `which`; all segments of the first view come first."""
@@ -184,8 +210,8 @@ class Request:
 class EvalBatches:
     """Evaluation batches: one for each request, made when a worker is free; requests may be generated lazily."""
 
-    def __init__(self, reader: ClipReader, requests: Iterable[Request], views: Views) -> None:
-        self.reader, self.views = reader, views
+    def __init__(self, reader: ClipReader, requests: Iterable[Request], views: Views, batch: int = 1) -> None:
+        self.reader, self.views, self.batch = reader, views, batch
         self.requests = requests
         self.starts = [0, *accumulate(shard.samples for shard in reader.shards.manifest.shards)]
 
@@ -196,9 +222,9 @@ class EvalBatches:
         yield from self.requests
 
     def batch_bytes(self) -> int:
-        """Bytes of a single sample: the size of a request is not known in advance."""
+        """Bytes of a batch with one view of each sample; a request may ask for more."""
         config = self.reader.config
-        return self.views.segments * config.frames * config.crop**2 * 3
+        return self.batch * self.views.segments * config.frames * config.crop**2 * 3
 
     def make(self, number: Request, board: Board) -> Batch:
         skipped: dict[str, list[str]] = {}

@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
+from data.containers import identify
 from data.decode import (
     HAS_DECORD,
     DecodeError,
@@ -23,14 +24,17 @@ from data.decode import (
     VideoInfo,
     decode_frames,
     is_picture,
+    open_video,
     probe_video,
     to_pixels,
 )
+from data.decoder_process import MEMORY
 from data.loading.shards import ALLOWED, SIDECARS
 from data.packing.sources import Source
 from data.packing.transcode import TranscodeConfig, transcode_video
 
 COMPANIONS = ("actions", "states", "values")  # fields that VIDEO.json next to a video may add to its sidecar
+MIN_COMPLETE = 0.9  # of the frames that a container lists; edit lists may hide a few
 KEPT = 16  # reference frames per video: at least this many if it has them, at most twice as many
 
 
@@ -66,7 +70,7 @@ def examine_source(task: Task) -> Examined:
     """Read, check and, if requested, re-encode one source; problems of the file are returned as a rejection."""
     source = task.source
     try:
-        video = Path(source.path).read_bytes()
+        video = Path(source.path).read_bytes()  # its size is part of the worker's memory limit
         if is_picture(video):
             return Examined((_untouched(task, video),))
         settings = task.transcode
@@ -81,6 +85,10 @@ def examine_source(task: Task) -> Examined:
         return Examined(rejected=str(error))
     except OSError as error:
         return Examined(rejected=f"cannot be read: {error.strerror or error}")
+    except MemoryError:
+        return Examined(rejected=f"out of memory: more than {MEMORY >> 30} GiB")
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        return Examined(rejected=f"not decodable: {type(error).__name__}: {str(error)[:160]}")
 
 
 def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
@@ -89,6 +97,7 @@ def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
     info = probe_video(video, reference.add)
     if not reference.frames:
         return info, "auto"
+    _check_complete(video, info.frames)
     if len(reference.sizes) > 1:
         sizes = len(reference.sizes)
         raise DecodeError("size changes", f"frames of {sizes} sizes in one video; --repair re-encodes it")
@@ -105,7 +114,10 @@ def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
 def _find_wrong(video: bytes, reference: "_Reference", decoder: Decoder) -> str:
     """What is wrong with frames read with a stride, as for a clip, and with a single frame; "" if nothing is."""
     kept = sorted(reference.frames)
-    for indices in (kept[::3], [kept[2 * len(kept) // 3]]):
+    before, at = ([key - 1 for key in reference.keys], list(reference.keys))
+    for indices in (kept[::3], [kept[2 * len(kept) // 3]], before, at):
+        if not indices:
+            continue
         try:
             frames = decode_frames(video, indices, decoder)
         except DecodeError as error:
@@ -116,16 +128,37 @@ def _find_wrong(video: bytes, reference: "_Reference", decoder: Decoder) -> str:
     return ""
 
 
+def _check_complete(video: bytes, frames: int) -> None:
+    """Raise DecodeError if clearly fewer frames decode than an ISO file has packets to show: there is a hole in it."""
+    if identify(video) != "mov":
+        return  # in other containers a packet may be half a frame
+    with open_video(video) as container:
+        packets = container.demux(container.streams.video[0])
+        listed = sum(packet.size > 0 and not packet.is_discard for packet in packets)  # edit lists discard some
+    if frames < MIN_COMPLETE * listed - 1:
+        raise DecodeError("damaged", f"only {frames} of {listed} frames decode; --repair keeps those")
+
+
 class _Reference:
-    """Every 2^k-th frame of a video, subsampled; k grows with the length of the video."""
+    """Every 2^k-th frame of a video, subsampled, and the frames at every 2^j-th key frame and before it.
+
+    k and j grow with the length of the video. Key frames are where a decoder that seeks starts: with open groups of
+    pictures, some start at another frame than they were asked for.
+    """
 
     def __init__(self) -> None:
         self.frames: dict[int, Frames] = {}
+        self.keys: dict[int, tuple[Frames, Frames]] = {}  # index of a key frame -> the frame before, the key frame
         self.sizes: set[tuple[int, int]] = set()
-        self._step = 1
+        self._step = self._key_step = 1
+        self._keys_seen = 0
+        self._last: av.VideoFrame | None = None
 
     def add(self, index: int, frame: av.VideoFrame) -> None:
         self.sizes.add((frame.width, frame.height))
+        if frame.key_frame and self._last is not None:
+            self._add_key(index, self._last, frame)
+        self._last = frame
         if index % self._step:
             return
         self.frames[index] = _points(to_pixels(frame))
@@ -133,12 +166,25 @@ class _Reference:
             self._step *= 2
             self.frames = {kept: pixels for kept, pixels in self.frames.items() if kept % self._step == 0}
 
+    def _add_key(self, index: int, before: av.VideoFrame, frame: av.VideoFrame) -> None:
+        if self._keys_seen % self._key_step == 0:
+            self.keys[index] = _points(to_pixels(before)), _points(to_pixels(frame))
+        self._keys_seen += 1
+        if len(self.keys) > KEPT:
+            self._key_step *= 2
+            self.keys = dict(list(self.keys.items())[::2])
+
     def differs(self, index: int, frame: Frames) -> bool:
-        points, found = self.frames[index].astype(np.int16), _points(frame).astype(np.int16)
+        points, found = self._expected(index).astype(np.int16), _points(frame).astype(np.int16)
         if points.shape != found.shape:
             return True
         distance = np.abs(points - found)
         return bool(distance.mean() > 2 or (distance > 24).mean() > 0.01)
+
+    def _expected(self, index: int) -> Frames:
+        if index in self.frames:
+            return self.frames[index]
+        return self.keys[index][1] if index in self.keys else self.keys[index + 1][0]
 
 
 def _points(frame: Frames) -> Frames:
@@ -166,7 +212,7 @@ def _read_companion(path: Path, frames: int) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(companion.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DecodeError("malformed companion", f"{companion.name}: {error}") from error
     found = {name: content[name] for name in COMPANIONS if name in content} if isinstance(content, dict) else {}
     for name, missing in (("actions", 1), ("states", 0)):

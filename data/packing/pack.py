@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data.decoder_process import MEMORY, limit_memory, memory_in_use
 from data.manifest import NAME, Manifest, Rejection, parse_manifest
 from data.packing.examine import Examined, Task, examine_source
 from data.packing.journal import Journal, Totals
@@ -38,7 +39,7 @@ class PackConfig:
     val_fraction: float = 0.0  # of each label's videos, packed into OUTPUT/val next to OUTPUT/train
     part: str = ""  # "i/n" with i from 1: pack only this slice of the sources
     strict: bool = False  # any rejected source is an error
-    jobs: int = -1  # worker processes; 0: only this process; -1: one per core
+    jobs: int = -1  # worker processes; 0: only this process, unprotected; -1: one per core
     timeout: float = 600.0  # seconds per source
 
     def __post_init__(self) -> None:
@@ -194,7 +195,7 @@ def _fill_shards(
     first, skip = journal.cursor
     shard: ShardFile | None = None
     samples = sum(done.samples for done in journal.shards)
-    results = map_in_order(examine_source, tasks[first:], jobs, config.timeout, _lost)
+    results = map_in_order(examine_source, tasks[first:], jobs, config.timeout, _lost, _limit)
     for number, (task, result) in enumerate(zip(tasks[first:], results, strict=True), first):
         if result.rejected:
             journal.rejected.append(Rejection(task.source.name, result.rejected))
@@ -214,6 +215,17 @@ def _fill_shards(
             progress(number + 1, len(tasks), samples, len(journal.rejected))
     if shard is not None:
         journal.record(shard.finish(), (len(tasks), 0))
+
+
+def _limit(task: Task) -> None:
+    """Limit the memory of a worker process: decoding one video may take MEMORY in addition to the video itself."""
+    global _base
+    _base = _base or memory_in_use()
+    size = os.path.getsize(task.source.path) if os.path.isfile(task.source.path) else 0
+    limit_memory(_base + MEMORY + 3 * size)
+
+
+_base = 0  # memory of a worker process before its first video
 
 
 def _lost(task: Task, reason: str) -> Examined:

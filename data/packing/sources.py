@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data.loading.shards import PICTURES, VIDEOS
+from data.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for where, folders, files in os.walk(folder, followlinks=True, onerror=_warn_unreadable):
         status = os.stat(where)
         if (status.st_dev, status.st_ino) in seen:
-            logger.warning("%s: skipped, it links to a folder that was already read", ascii(where))
+            logger.warning("%s: skipped, it links to a folder that was already read", printable(where))
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -109,13 +110,13 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in files:
             path = Path(where) / name
             if not name.startswith(".") and _is_video(path) and path.exists() and not path.is_file():
-                logger.warning("%s: skipped, it is not a regular file", ascii(str(path)))
+                logger.warning("%s: skipped, it is not a regular file", printable(str(path)))
             elif not name.startswith("."):
                 yield path
 
 
 def _warn_unreadable(error: OSError) -> None:
-    logger.warning("%s: skipped, the folder cannot be read (%s)", ascii(error.filename), error.strerror)
+    logger.warning("%s: skipped, the folder cannot be read (%s)", printable(str(error.filename)), error.strerror)
 
 
 def _is_video(path: Path) -> bool:

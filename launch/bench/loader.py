@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from data.decode import HAS_DECORD, DecodeError, Decoder, Frames, decode_frames
+from data.isolation import decode_isolated, helper_seconds
 from data.loading.batch import Batch
 from data.loading.loader import TrainLoader
 from data.loading.processes import Board
@@ -56,22 +57,23 @@ def drain_prefetched(batches: Iterator[Batch], workers: int, least: int = 0) -> 
 
 
 def clip_costs(config: TrainConfig, repeats: int) -> dict[str, float]:
-    """CPU time per clip in one process: the whole pipeline from shard to batch, and decoding the same frames alone.
+    """CPU time per clip: the whole pipeline from shard to batch, and bare decoding of the same frames in this process.
 
-    Single-threaded, as in a worker. The two alternate batch by batch, so that both see the same machine conditions.
+    Single-threaded, as in a worker. The pipeline decodes in the helper process, as training does; its time counts. The
+    two alternate batch by batch, so that both see the same machine conditions.
     """
     reader = Reader(config, share_of_device(config.run).clips)
     threads, pipeline, bare = torch.get_num_threads(), 0.0, 0.0
     torch.set_num_threads(1)
     try:
         for number in range(repeats + 1):
-            begun = time.process_time()
+            begun = time.process_time() + helper_seconds()
             calls = reader.read()
-            made = time.process_time()
+            pipeline_end, made = time.process_time() + helper_seconds(), time.process_time()
             for video, indices, decoder in calls:
                 decode_frames(video, indices, decoder)
-            if number:  # the first batch opens shards and warms up
-                pipeline += made - begun
+            if number:  # the first batch opens shards, starts the helper and warms up
+                pipeline += pipeline_end - begun
                 bare += time.process_time() - made
     finally:
         torch.set_num_threads(threads)
@@ -142,6 +144,6 @@ class Reader:
         return self.calls
 
     def _decode(self, video: bytes, indices: Sequence[int], decoder: Decoder) -> Frames:
-        frames = decode_frames(video, indices, decoder)
+        frames = decode_isolated(video, indices, decoder)
         self.calls.append((video, indices, decoder))
         return frames

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from data.manifest import Manifest
 from data.packing.verify import draw_contact_sheet, verify_shards
+from data.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +23,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the table; ValueError if a check fails."""
     manifest = Manifest.load(arguments.folder)
     for name, value in describe(manifest):
-        print(f"{name:<12} {value}")
+        print(printable(f"{name:<12} {value}"))
     if arguments.rejected:
         for rejection in manifest.rejected:
-            print(f"  {rejection.path}: {rejection.reason}")
+            print(printable(f"  {rejection.path}: {rejection.reason}"))
     if arguments.picture:
         draw_contact_sheet(manifest).save(Path(arguments.picture))
         print(f"contact sheet in {arguments.picture}")
@@ -48,7 +49,8 @@ def describe(manifest: Manifest) -> list[tuple[str, str]]:
     for name, title in (("sizes", "sizes"), ("rates", "fps"), ("codecs", "codecs")):
         if name in totals:
             rows.append((title, _most_common(totals[name])))
-    labels = {_class_name(manifest, label): count for label, count in totals.get("labels", {}).items()}
+    names = {str(number): name for number, name in enumerate(manifest.classes)}
+    labels = {names.get(label, "no label"): count for label, count in totals.get("labels", {}).items()}
     rows.append(("classes", f"{len(manifest.classes)}" + (f": {_most_common(labels)}" if labels else "")))
     rows.append(("rejected", f"{len(manifest.rejected)}"))
     options = manifest.made.get("options", {})
@@ -64,10 +66,6 @@ def _verify(manifest: Manifest, samples: int) -> None:
         more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise ValueError(f"{len(problems)} problems found:\n" + "\n".join(problems[:20]) + more)
     print(f"verified: {len(manifest.shards)} shards match the manifest")
-
-
-def _class_name(manifest: Manifest, label: str) -> str:
-    return manifest.classes[int(label)] if label.isdigit() and int(label) < len(manifest.classes) else "no label"
 
 
 def _most_common(counts: dict[str, int], shown: int = 6) -> str:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data.packing.pack import PackConfig, PackReport, check_output, merge_parts, pack, plan_subsets
 from data.packing.sources import Listing, list_sources
+from data.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="hold out this fraction of the videos as OUTPUT/val",
     )
-    parser.add_argument("--jobs", type=int, default=default.jobs, help="processes (-1: one per core)")
+    parser.add_argument("--jobs", type=int, default=default.jobs, help="processes (-1: one per core; 0 is 1)")
     parser.add_argument("--timeout", type=float, default=default.timeout, metavar="S", help="seconds for one video")
     again = parser.add_argument_group("re-encoding (H.264, no audio); otherwise the files are packed unchanged")
     again.add_argument("--short-side", type=int, default=0, metavar="PIXELS", help="downscale to this short side")
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("OUTPUT is missing: python -m launch pack SOURCE OUTPUT")
     names = [field.name for field in dataclasses.fields(PackConfig)]
     config = PackConfig(**{name: getattr(arguments, name) for name in names})
+    if config.jobs == 0:
+        config = dataclasses.replace(config, jobs=1)  # a broken video must never end the command
     if arguments.dry_run:
         _announce(list_sources(arguments.source), arguments, config)
         return
@@ -75,11 +78,11 @@ def _announce(listing: Listing, arguments: argparse.Namespace, config: PackConfi
     labels = Counter(source.label for source in listing.sources if source.label is not None)
     print(f"{arguments.source}: {len(listing.sources)} videos, {len(listing.classes)} classes")
     if labels:
-        print("labels: " + ", ".join(f"{name} ({count})" for name, count in labels.most_common(10)))
+        print(printable("labels: " + ", ".join(f"{name} ({count})" for name, count in labels.most_common(10))))
     if listing.ignored:
         print(f"{listing.ignored} other files would be ignored")
     for name in listing.repeated[:10]:
-        print(f"listed more than once, packed once: {name}")
+        print(printable(f"listed more than once, packed once: {name}"))
     for subset, sources in plan_subsets(listing, config).items():
         part, parts = config.slice_of_all()
         count = len(sources) * (part + 1) // parts - len(sources) * part // parts
@@ -95,6 +98,6 @@ def _conclude(report: PackReport) -> None:
     if report.rejected:
         print(f"{len(report.rejected)} rejected:")
         for rejection in report.rejected[:20]:
-            print(f"  {rejection.path}: {rejection.reason}")
+            print(printable(f"  {rejection.path}: {rejection.reason}"))
         if len(report.rejected) > 20:
             print("  ... the full list is in manifest.json")

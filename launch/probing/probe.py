@@ -35,7 +35,7 @@ MEMORY, OFF = "memory", "off"
 BASELINES = ("random", "pixels", "first_frame")
 NEUTRAL_KEYS = (
     "output", "batch", "cache", "cache_gb", "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb",
-    "data.allow_pipe",
+    "data.outage", "data.allow_pipe",
 )  # fmt: skip  # settings that do not affect the results
 
 

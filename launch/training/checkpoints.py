@@ -6,6 +6,7 @@ that is found by the checksums inside the file, which `torch.load` does not veri
 
 import logging
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,16 @@ from data.loading.loader import TrainLoader
 from launch.training.lightning import forget_batches
 from launch.training.randomness import gather_random_states, set_random_state
 from vjepa.config import JepaConfig
+from vjepa.formats.pickled import load_pickled
 from vjepa.jepa import JEPA, convert_weights
 
 MODULE = ("state_dict", "config", "position")  # entries needed to rebuild the module
 REQUIRED = (*MODULE, "global_step", "optimizer_states", "loops", "data", "random")  # entries needed to resume a run
+
+KINDS: dict[str, type] = {
+    "state_dict": dict, "config": dict, "position": int, "global_step": int, "optimizer_states": list, "loops": dict,
+    "data": dict, "random": list,
+}  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -61,23 +68,34 @@ def find_fault(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        return f"{error}, {path.stat().st_size} bytes"
-    return f"the checksum of {part} does not match" if part else ""
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        return f"{error or type(error).__name__}, {path.stat().st_size} bytes"
+    if part:
+        return f"the checksum of {part} does not match"
+    try:
+        read_checkpoint(path, ())  # the table of contents has no checksum
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def read_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> dict[str, Any]:
     """The contents of a training checkpoint, with its tensors memory-mapped.
 
-    Raises ValueError if the file is not a training checkpoint.
+    Raises ValueError if the file is damaged, would run code, or is not a training checkpoint.
     """
-    stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    stored = load_pickled(path)
     missing = [name for name in required if name not in stored]
     if missing:
         raise ValueError(
             f"{path} is not a checkpoint of `python -m launch train`: it lacks {', '.join(missing)} and contains "
             f"{', '.join(sorted(map(str, stored))[:8])}"
         )
+    for name, kind in KINDS.items():
+        if name in stored and not isinstance(stored[name], kind):
+            raise ValueError(f"{path} is damaged: {name} must be a {kind.__name__}, not {type(stored[name]).__name__}")
+    if not all(isinstance(tensor, Tensor) for tensor in stored.get("state_dict", {}).values()):
+        raise ValueError(f"{path} is damaged: state_dict must hold nothing but tensors")
     if "state_dict" in stored:
         stored["state_dict"] = convert_weights(stored["state_dict"])
     return stored
@@ -87,7 +105,7 @@ def read_config_of(stored: Mapping[str, Any], path: Path) -> JepaConfig:
     """The JepaConfig stored in a checkpoint; ValueError if an incompatible version of this code wrote it."""
     try:
         return JepaConfig.from_dict(stored["config"])
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} was written by another version of this code ({error}); read it with that version"
         ) from error

@@ -1,10 +1,14 @@
 """Arrays that samples bring along stay with the frames they belong to."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import encode
+from loading import make_set, take
 
 from data.decode import DecodeError
 from data.loading.arrays import read_arrays, stack_arrays
@@ -60,3 +64,14 @@ def test_what_would_break_the_alignment_of_actions_is_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             TrainLoader(replace(config, **change), 2, 0)
+
+
+def test_an_array_of_another_shape_costs_its_sample_not_the_run(tmp_path: Path) -> None:
+    video = encode(frames=4)
+    rows = [[[0.0, 1.0]] * 4, [[0.0, 1.0]] * 4, [[0.0]] * 4, [[0.0, 1.0]] * 4]
+    metas = [json.dumps({"frames": 4, "fps": 12.0, "states": states}).encode() for states in rows]
+    make_set(tmp_path, [{"mp4": video, "json": meta} for meta in metas])
+    config = DataConfig(path=str(tmp_path), frames=2, stride=1, crop=16, workers=0, arrays={"states": "frames"})
+    (batch,) = take(TrainLoader(config, 4, 0), 1)
+    assert batch.skipped == {"malformed array": ["sample002"]}
+    assert batch.arrays["states"].shape == (4, 2, 2)

@@ -7,8 +7,12 @@ import os
 import random
 import signal
 import struct
+import subprocess
+import sys
 import threading
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import hostile
 import numpy as np
@@ -19,6 +23,7 @@ from loading import keys_of, make_set, take
 from PIL import Image
 
 import data.isolation
+import data.loading.processes
 from data.decode import HAS_DECORD, DecodeError, decode_frames, probe_video
 from data.isolation import decode_isolated, probe_isolated, stream_isolated
 from data.loading.loader import DataConfig, EvalLoader, TrainLoader
@@ -77,6 +82,28 @@ def test_a_helper_killed_at_rest_is_replaced_without_a_word(make_video: MakeVide
     helper.process.kill()
     helper.process.wait()
     assert decode_isolated(make_video(), [0]).shape == (1, 48, 64, 3)
+
+
+def test_a_helper_killed_while_it_starts_is_started_again(
+    make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = subprocess.Popen, []
+
+    def kill_the_first(*words: Any, **options: Any) -> Any:
+        process = start(*words, **options)
+        started.append(process)
+        if len(started) <= kills:
+            process.kill()
+        return process
+
+    monkeypatch.setattr(data.isolation.subprocess, "Popen", kill_the_first)
+    data.isolation._stop_own()
+    kills = 2
+    assert decode_isolated(make_video(), [0]).shape == (1, 48, 64, 3)
+    data.isolation._stop_own()
+    kills = 10
+    with pytest.raises(OSError, match="did not start in 3 attempts"):
+        decode_isolated(make_video(), [0])
 
 
 def test_a_helper_killed_at_work_is_a_reason(make_video: MakeVideo) -> None:
@@ -146,11 +173,12 @@ def test_a_killed_worker_costs_no_batch(config: DataConfig, caplog: pytest.LogCa
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fifty_kills_cost_no_batch(config: DataConfig) -> None:
-    draw, kills, before = random.Random(0), 0, set(_children(os.getpid()))
-    plain = iter(TrainLoader(config, batch=4, seed=3))
+    draw, kills, plain = random.Random(0), 0, iter(TrainLoader(config, batch=4, seed=3))
+    expected = chain([next(plain)], plain)
+    before = set(_children(os.getpid()))  # with the helper of the undisturbed loader, which is not to be killed
     batches = iter(TrainLoader(dataclasses.replace(config, workers=2, max_bad_fraction=1.0), batch=4, seed=3))
     while kills < 50:
-        batch, whole = next(batches), next(plain)
+        batch, whole = next(batches), next(expected)
         if batch.skipped:
             assert set(batch.skipped) == {"the decoder was killed"}
         else:
@@ -163,9 +191,34 @@ def test_fifty_kills_cost_no_batch(config: DataConfig) -> None:
             kills += 1
 
 
+_FAIL = """
+import sys
+from data.loading.loader import DataConfig, TrainLoader
+batches = iter(TrainLoader(DataConfig(path=sys.argv[1], frames=4, crop=16, workers=1), 4, 0))
+next(batches)
+raise ValueError("with a loader that is still open")
+"""
+
+
+def test_a_process_that_fails_ends_although_its_loader_is_open(config: DataConfig) -> None:
+    words = [sys.executable, "-c", _FAIL, config.path]
+    ended = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 1
+    assert "ValueError: with a loader" in ended.stderr
+
+
 def test_full_shared_memory_is_named_before_a_run_begins(tmp_path: Path) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     check_shared_memory(free // 20, 2, str(tmp_path))
     with pytest.raises(OSError, match=r"MB free, 2 workers with 2 batches each .* lower data.workers or the batch"):
         check_shared_memory(free, 2, str(tmp_path))
     check_shared_memory(free, 0, str(tmp_path))
+
+
+def test_full_shared_memory_is_compared_with_whole_batches_in_evaluation(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(data.loading.processes, "check_shared_memory", lambda size, workers: asked.append(size))
+    next(iter(EvalLoader(config, batch=5)))
+    assert asked == [5 * config.frames * config.crop**2 * 3]

@@ -181,7 +181,7 @@ def test_a_hang_that_nothing_can_interrupt_ends_with_the_name_of_the_sample(
     monkeypatch.setattr(data.loading.workers, "decode_isolated", hold)
     monkeypatch.setattr(data.loading.processes, "BATCH_TIMEOUT_FACTOR", 2)
     config = DataConfig(path=str(tmp_path), frames=4, stride=2, crop=16, workers=1, timeout=0.5)
-    with pytest.raises(RuntimeError, match="workers were at sample000"):
+    with pytest.raises(OSError, match="workers were at sample000"):
         take(TrainLoader(config, batch=1, seed=0), 1)
 
 

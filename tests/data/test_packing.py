@@ -2,9 +2,11 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -12,7 +14,9 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from conftest import MakeVideo
@@ -381,3 +385,49 @@ def test_links_in_circles_and_pipes_are_left_out_in_words(tmp_path: Path, caplog
     assert [source.name for source in list_sources(str(tmp_path)).sources] == ["a/x.mp4"]
     assert "was already read" in caplog.text
     assert "not a regular file" in caplog.text
+
+
+def _open_groups(frames: int, between: int) -> bytes:
+    """A video whose frames before each key frame refer to it, and are shown before it."""
+    file = io.BytesIO()
+    words = f"open-gop=1:keyint={between}:min-keyint={between}:bframes=3:scenecut=0:b-adapt=0:threads=1"
+    with av.open(file, "w", format="mp4") as output:
+        stream: Any = output.add_stream("libx264", rate=12, options={"x264-params": words})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(frames):
+            pixels = np.full((48, 64, 3), 20 + 37 * number % 200, dtype=np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                output.mux(packet)
+        for packet in stream.encode(None):
+            output.mux(packet)
+    return file.getvalue()
+
+
+@pytest.mark.skipif(not HAS_DECORD, reason="PyAV seeks correctly")
+@pytest.mark.parametrize("between", [15, 50])
+def test_open_groups_are_left_to_pyav(between: int) -> None:
+    assert find_decoder(_open_groups(100, between))[1] == "av"
+
+
+def test_a_hole_is_rejected_with_its_size(make_video: MakeVideo, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    video = _open_groups(100, 10)
+    begin = video.index(b"mdat") + 4
+    middle = begin + (len(video) - begin) // 3
+    (folder / "hole.mp4").write_bytes(video[:middle] + bytes(len(video) // 4) + video[middle + len(video) // 4 :])
+    (folder / "good.mp4").write_bytes(make_video())
+    (rejection,) = pack(str(folder), str(tmp_path / "shards"), PackConfig(jobs=0)).rejected
+    assert rejection.path == "hole.mp4"
+    assert re.search(r"damaged: only \d+ of \d+ frames decode", rejection.reason)
+
+
+def test_a_companion_nested_too_deeply_is_a_rejection(make_video: MakeVideo, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.mp4").write_bytes(make_video())
+    (folder / "a.json").write_bytes(b"[" * 100_000)
+    (rejection,) = pack(str(folder), str(tmp_path / "shards"), PackConfig(jobs=0)).rejected
+    assert rejection.path == "a.mp4"
+    assert rejection.reason.startswith("malformed companion")

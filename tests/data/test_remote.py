@@ -1,5 +1,6 @@
 """Shards behind a real server that drops connections, is busy and is slow."""
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -35,7 +36,7 @@ class _Handler(BaseHTTPRequestHandler):
         server: _Server = self.server  # type: ignore[assignment]
         server.requests[self.path] += 1
         count, mood = server.requests[self.path], server.mood
-        if mood == "busy" and count <= 2:
+        if (mood == "busy" and count <= 2) or (mood == "out of reach" and count <= 12):
             self.send_error(503)
             return
         path = server.folder / self.path.lstrip("/")
@@ -46,9 +47,17 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         start = int(asked[len("bytes=") : -1]) if asked and mood != "no ranges" else 0
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if mood != "endless":
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         rest = content[start:]
+        if mood in ("endless", "trickle"):
+            self._never_end(rest if mood == "endless" else b"", 0.05 if mood == "trickle" else 0)
+            return
+        if mood == "cuts manifests" and count <= 3 and path.suffix == ".json":
+            self.wfile.write(rest[: len(rest) // 3])
+            self.close_connection = True
+            return
         if mood in ("drops", "no ranges") and count <= 3 and path.suffix == ".tar":
             self.wfile.write(rest[: len(rest) // 3])
             self.close_connection = True
@@ -59,6 +68,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(rest[begin : begin + 4096])
             return
         self.wfile.write(rest)
+
+    def _never_end(self, begin: bytes, pause: float) -> None:
+        with contextlib.suppress(OSError):  # the client has gone
+            self.wfile.write(begin)
+            while True:
+                self.wfile.write(b" " if pause else bytes(1 << 16))
+                time.sleep(pause)
 
     def log_message(self, *words: object) -> None:
         pass
@@ -79,7 +95,7 @@ def remote(config: DataConfig, server: _Server, tmp_path: Path) -> DataConfig:
     return dataclasses.replace(config, path=server.url, cache=str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("mood", ["", "busy", "drops", "no ranges", "slow"])
+@pytest.mark.parametrize("mood", ["", "busy", "drops", "no ranges", "slow", "out of reach", "cuts manifests"])
 def test_remote_shards_give_the_same_batches(
     config: DataConfig, remote: DataConfig, server: _Server, mood: str
 ) -> None:
@@ -117,7 +133,7 @@ def test_equal_names_in_different_folders_do_not_collide(server: _Server, packed
 
 
 def test_what_is_not_there_or_not_right_is_a_clear_error(
-    remote: DataConfig, server: _Server, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: DataConfig, server: _Server, packed: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(FileNotFoundError, match=r"/nowhere/manifest.json: HTTP 404"):
         TrainLoader(dataclasses.replace(remote, path=f"{server.url}/nowhere"), 2, 0)
@@ -125,9 +141,39 @@ def test_what_is_not_there_or_not_right_is_a_clear_error(
     with pytest.raises(OSError, match="not what the manifest says"):
         Cache(str(tmp_path)).fetch(f"{server.url}/{shard.name}", shard.bytes, "0" * 64)
     assert not list(tmp_path.glob("*.part"))
-    monkeypatch.setattr(data.loading.remote, "ATTEMPTS", 2)
-    with pytest.raises(OSError, match="gave up after 2 attempts"):
-        Manifest.load("http://127.0.0.1:9")
+    with pytest.raises(OSError, match=r"gave up after 0.1 s .*data.outage"):
+        Manifest.load("http://127.0.0.1:9", outage=0.1)
+
+
+def test_an_outage_is_reported_twice_a_minute_not_at_every_attempt(
+    remote: DataConfig, server: _Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.mood = "out of reach"
+    Manifest.load(remote.path)
+    assert server.requests["/manifest.json"] == 13
+    assert caplog.text.count("HTTP 503") == 1
+    assert "trying again for up to 600 s" in caplog.text
+
+
+def test_a_body_longer_than_announced_is_cut_and_reported(
+    server: _Server, packed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.mood = "endless"
+    shard = Manifest.load(packed).shards[0]
+    found = Cache(str(tmp_path)).fetch(f"{server.url}/{shard.name}", shard.bytes, shard.sha256)
+    assert found.read_bytes() == (packed / shard.name).read_bytes()
+    assert f"longer than the {shard.bytes} bytes in the manifest" in caplog.text
+    monkeypatch.setattr(data.loading.remote, "MAX_MANIFEST", 1 << 20)
+    with pytest.raises(ValueError, match="no manifest is that long"):
+        Manifest.load(server.url)
+
+
+def test_a_trickle_is_given_up_on(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.loading.remote, "READ_TIMEOUT", 0.3)
+    server.mood = "trickle"
+    with pytest.raises(OSError, match=r"gave up after 1 s without progress \(only \d+ bytes in 0 s\)"):
+        Manifest.load(server.url, outage=1)
+    assert server.requests["/manifest.json"] > 1
 
 
 def test_other_schemes_go_through_fsspec(config: DataConfig, packed: Path, tmp_path: Path) -> None:
@@ -171,8 +217,10 @@ def test_a_command_that_fails_is_explained(
     once = f"if [ ! -e {flag} ]; then touch {flag}; head -c 40 {packed}/{{}}; exit 3; fi; cat {packed}/{{}}"
     piped = dataclasses.replace(_pipe(config, tmp_path, once), allow_pipe=True)
     assert len(list(EvalLoader(piped, 6))) == 4  # the second attempt goes on after the first one's bytes
-    nowhere = dataclasses.replace(_pipe(config, tmp_path, f"cat {tmp_path}/nowhere"), allow_pipe=True)
-    with pytest.raises(OSError, match=r"gave up after 6 attempts \(the command ended with 1: .*No such file"):
+    nowhere = dataclasses.replace(_pipe(config, tmp_path, f"cat {tmp_path}/nowhere"), allow_pipe=True, outage=0.3)
+    with pytest.raises(
+        OSError, match=r"gave up after 0.3 s without progress \(the command ended with 1: .*No such file"
+    ):
         EvalLoader(nowhere, 6)
 
 

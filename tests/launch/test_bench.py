@@ -324,3 +324,13 @@ def test_config_of_a_frozen_teacher_counts_its_own_width() -> None:
     assert wider.clip_flops(2) > own.clip_flops(2)
     larger = replace(config, frozen=replace(config.encoder, frames=16, crop=96))
     assert larger.clip_flops(2) == own.clip_flops(2), "it sees the run's clips, whatever it was trained on"
+
+
+def test_the_loader_is_measured_with_the_decoding_it_has_in_training(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, decode = [], bench_data.decode_isolated
+    monkeypatch.setattr(bench_data, "decode_isolated", lambda *given: calls.append(given) or decode(*given))
+    costs = bench_data.clip_costs(load_config(TrainConfig, CONFIG, words), 1)
+    assert len(calls) >= 2
+    assert costs["cpu_ratio"] > 0

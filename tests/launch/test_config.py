@@ -134,3 +134,41 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "x${oc.env:SECRET,none}/y", "${data.path}", "${oc.env:SECRET"])
+def test_interpolations_are_refused_with_file_and_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("SECRET", "swordfish")
+    file = tmp_path / "c.yaml"
+    for text in (f"run: {{output: '{value}'}}", f"run: {{plugins: ['{value}']}}", f"base: '{value}'"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"c.yaml: (run.output|run.plugins|base)") as error:
+            load_config(TrainConfig, file, [])
+        assert "swordfish" not in str(error.value)
+    with pytest.raises(ValueError, match=r"^run.output=.*\$\{") as error:
+        load_config(TrainConfig, None, [f"run.output={value}"])
+    assert "swordfish" not in str(error.value)
+
+
+def test_an_escaped_interpolation_is_text_and_survives_a_round_trip(tmp_path: Path) -> None:
+    config = load_config(TrainConfig, None, [r"data.path='pipe:cat \${FOLDER}/{}'"])
+    assert config.data.path == "pipe:cat ${FOLDER}/{}"
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load_config(TrainConfig, tmp_path / "config.yaml", []) == config
+
+
+@pytest.mark.parametrize("text", ["a: [1,", "a: b: c", "\t- x", "%", "'", "- 1", "plain", "a: !!python/name:os.system"])
+def test_a_file_that_is_no_config_is_an_error_with_its_name(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"c.yaml"):
+        load_config(TrainConfig, file, [])
+
+
+@pytest.mark.parametrize("word", ["data.path=[1,", "data.path='", "data.path={", "data.path=!!python/name:os.system"])
+def test_an_override_that_is_not_yaml_is_an_error_with_its_text(word: str) -> None:
+    with pytest.raises(ValueError, match="not YAML|cannot|Could|could") as error:
+        load_config(TrainConfig, None, [word])
+    assert word in str(error.value)

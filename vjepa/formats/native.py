@@ -5,7 +5,8 @@ too, it is in `predictor.safetensors`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def load_native(folder: str | Path) -> Pretrained:
     encoder = _load_encoder(folder, description)
     predictor = None
     if "predictor" in description:
-        config = PredictorConfig.from_stored(description["predictor"])
+        with _naming(Path(folder) / DESCRIPTION):
+            config = PredictorConfig.from_stored(description["predictor"])
         predictor = build_empty(lambda: Predictor(config, encoder.config)).eval()
         fill(predictor, read_safetensors(folder / PREDICTOR), str(folder / PREDICTOR))
     return Pretrained(encoder, predictor, str(folder))
@@ -76,10 +78,15 @@ def read_description(folder: Path) -> dict[str, Any]:
                 f"{folder} is not an exported encoder: {name} is missing; "
                 f"`python -m launch export CHECKPOINT {folder}` makes one"
             )
-    description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
-    if description.get("format") != FORMAT:
-        raise ValueError(f"{folder / DESCRIPTION}: format must be {FORMAT!r}, got {description.get('format')!r}")
-    return description
+    try:
+        description = json.loads((folder / DESCRIPTION).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / DESCRIPTION} is not valid JSON ({error}); export the encoder again") from error
+    found = description.get("format") if isinstance(description, dict) else type(description).__name__
+    if found != FORMAT:
+        raise ValueError(f"{folder / DESCRIPTION}: format must be {FORMAT!r}, got {found!r}")
+    checked: dict[str, Any] = description
+    return checked
 
 
 def describe_input(config: EncoderConfig) -> dict[str, Any]:
@@ -112,9 +119,22 @@ def write_safetensors(weights: Mapping[str, Tensor], path: Path, metadata: Mappi
     path.chmod(mode)  # the library creates files readable only by their owner
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn errors of an architecture that cannot be built into a ValueError that names its file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not describe an encoder that this version can build ({type(error).__name__}: {error}); "
+            "export it again"
+        ) from error
+
+
 def _load_encoder(folder: Path, description: Mapping[str, Any]) -> Encoder:
-    config = EncoderConfig.from_stored(description["encoder"])
-    encoder: Encoder = build_empty(lambda: build_encoder(config))
+    with _naming(folder / DESCRIPTION):
+        config = EncoderConfig.from_stored(description["encoder"])
+        encoder: Encoder = build_empty(lambda: build_encoder(config))
     fill(encoder, read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS))
     return encoder.eval()
 
