@@ -75,7 +75,7 @@ def read_official(path: str) -> tuple[dict[str, Tensor], Moments]:
         "predictor": "objective.predictor.",
     }
     named = {places[part] + name: value for part, values in weights.items() for name, value in values.items()}
-    return named, {places[part] + name: state for (part, name), state in moments.items()}
+    return named, {places[part] + name: dict(state) for (part, name), state in moments.items()}
 
 
 def _fits(found: Tensor | None, wanted: Tensor) -> bool:

@@ -161,6 +161,11 @@ def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: boo
     if config.teacher.weights and not continues:
         teacher = read_origin(config.teacher.weights).pretrained.encoder
     model = JEPA(replace(config.jepa, frozen=frozen), teacher)
+    if config.run.start_weights and not config.run.start:
+        raise ValueError(
+            f"run.start_weights={config.run.start_weights} needs run.start: the run or file to load them from (null, "
+            f"to begin with random weights)"
+        )
     if config.run.start and not continues:
         start(model, config)
     if config.run.compile:
