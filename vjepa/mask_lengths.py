@@ -47,7 +47,7 @@ def find_spares(key: Key, hide: Hide, lengths: tuple[int, int], name: str) -> Te
             raise ValueError(
                 f"{name}: {lengths[0]} context and {lengths[1]} target tokens are wanted, but none of {TRIALS} masks "
                 f"leaves both (at most {least} tokens visible, at most {most} hidden of {drawn.shape[1]}); lower "
-                f"masks.keep and masks.predict, or set masks.borrow=true"
+                f"masks.keep and masks.predict (or raise masks.lengths_of_batch), or set masks.borrow=true"
             )
         _spares[key, lengths] = enough[:SPARES]
     return _spares[key, lengths]
