@@ -11,7 +11,7 @@ from torch import Tensor
 
 from launch.training.checkpoints import MODULE, latest_checkpoint, read_checkpoint, read_config_of
 from vjepa.formats.loading import is_pretrained
-from vjepa.formats.meta_training import read_training
+from vjepa.formats.meta_training import Training, read_training
 from vjepa.jepa import JEPA
 
 Moments = dict[str, dict[str, Tensor]]
@@ -76,6 +76,28 @@ def read_official(path: str) -> tuple[dict[str, Tensor], Moments]:
     }
     named = {places[part] + name: value for part, values in weights.items() for name, value in values.items()}
     return named, {places[part] + name: dict(state) for (part, name), state in moments.items()}
+
+
+def read_training_of(path: str) -> Training | None:
+    """What `export --format meta` adds for a run, to resume in the public trainers; None without an EMA encoder."""
+    file = Path(path)
+    if file.is_dir():
+        file = latest_checkpoint(file) or file / "checkpoints"
+    stored = read_checkpoint(file, MODULE)
+    names = stored["state_dict"]
+    if "optimizer_states" not in stored or not any(name.startswith(ENCODERS[1] + "encoder.") for name in names):
+        return None
+    config = read_config_of(stored, file)
+    parts = {"encoder": ENCODERS[0], "predictor": ENCODERS[2]}
+    moments = {
+        (part, name.removeprefix(start)): state
+        for name, state in read_moments(stored, file).items()
+        for part, start in parts.items()
+        if name.startswith(start)
+    }
+    context = {name.removeprefix(ENCODERS[0]): value for name, value in names.items() if name.startswith(ENCODERS[0])}
+    steps = int(stored["global_step"])
+    return Training(context, moments, config.optim, steps, stored["position"] // max(1, steps))
 
 
 def _fits(found: Tensor | None, wanted: Tensor) -> bool:

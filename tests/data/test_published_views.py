@@ -72,7 +72,9 @@ def test_there_are_fifteen_operations_and_each_changes_a_picture() -> None:
     assert len(ALTERATIONS) == 15
     ramp = np.linspace(30, 200, 40).astype(np.uint8)
     planes = [ramp[None] + ramp[:, None] // 4, np.tile(ramp, (40, 1)), np.full((40, 40), 90)]
-    image = Image.fromarray(np.stack(planes, 2).astype(np.uint8))
+    pixels = np.stack(planes, 2).astype(np.uint8)
+    pixels[18:22, 18:22] = 250  # an edge to sharpen
+    image = Image.fromarray(pixels)
     for number, (alter, _) in enumerate(ALTERATIONS):
         assert np.asarray(alter(image, 0.7)).shape == (40, 40, 3)
         assert not np.array_equal(np.asarray(alter(image, 0.7)), np.asarray(image)), number

@@ -6,17 +6,18 @@ as the first weight of the encoder and the first of the predictor, and have no s
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from vjepa.formats.meta import PREDICTOR_TABLE, TABLE, strip_prefix
+from vjepa.formats.meta import PREDICTOR_TABLE, PREFIXES, TABLE, strip_prefix
 from vjepa.formats.pickled import load_pickled
 from vjepa.optim import OptimConfig
 
 State = Mapping[str, Tensor]  # step, exp_avg and exp_avg_sq of a parameter
+Moments = Mapping[tuple[str, str], State]  # by (part, name)
 EPOCH = 300  # steps of an epoch in all published configs
 PARTS = ("encoder", "predictor")
 # torch.amp.GradScaler's initial state; the public trainers make one for every 16-bit dtype.
@@ -35,7 +36,7 @@ def number_parameters(weights: Mapping[str, Mapping[str, Tensor]]) -> list[list[
 
 
 def write_optimiser(
-    weights: Mapping[str, Mapping[str, Tensor]], moments: Mapping[tuple[str, str], State], optim: OptimConfig, lr: float
+    weights: Mapping[str, Mapping[str, Tensor]], moments: Moments, optim: OptimConfig, lr: float
 ) -> dict[str, Any]:
     """The entry `opt`: the state dict of the public trainers' AdamW."""
     states: dict[int, dict[str, Tensor]] = {}
@@ -55,6 +56,34 @@ def write_optimiser(
                 states[place] = {name: value.detach().cpu().clone() for name, value in moments[member].items()}
         first += len(members)
     return {"state": states, "param_groups": groups}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run adds to its exported encoder, so that the public trainers can go on from it."""
+
+    encoder: Mapping[str, Tensor]  # the context encoder's weights
+    moments: Moments
+    optim: OptimConfig
+    steps: int  # optimiser steps done
+    batch: int = 0  # clips per optimiser step; 0: unknown
+
+
+def add_training(content: dict[str, Any], training: Training) -> dict[str, Any]:
+    """A checkpoint of `save_meta` with everything that the public V-JEPA trainers read when they resume.
+
+    `encoder` becomes the context encoder. The public trainers resume at the edges of epochs of 300 steps: further steps
+    are in the weights and moments, but their schedules begin at the last edge.
+    """
+    prefix = PREFIXES[0]
+    tables = {name: value for name, value in content["encoder"].items() if name == prefix + TABLE}
+    context = {prefix + name: value.detach().cpu().contiguous() for name, value in training.encoder.items()}
+    content = {**content, "encoder": {**context, **tables}}
+    whole = {part: strip_prefix(content[part], part) for part in PARTS}
+    lr = training.optim.lr
+    opt = write_optimiser(whole, training.moments, training.optim, lr)
+    numbers = {"epoch": training.steps // EPOCH, "loss": 0.0, "batch_size": training.batch, "world_size": 1, "lr": lr}
+    return {**content, "opt": opt, "scaler": dict(SCALER), **numbers}
 
 
 def read_training(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], dict[tuple[str, str], State]]:
@@ -87,16 +116,6 @@ def read_training(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], dict[
     if faults:
         raise ValueError(f"{path}: opt does not match the weights: {', '.join(faults[:3])}")
     return {part: dict(_without_tables(values)) for part, values in whole.items()}, moments
-
-
-def count_epochs(steps: int) -> int:
-    """Whole epochs of a published config in `steps` optimiser steps; the public trainers resume at epoch edges."""
-    return steps // EPOCH
-
-
-def as_step(value: float) -> Tensor:
-    """Adam's step counter, as torch stores it."""
-    return torch.tensor(value, dtype=torch.float32)
 
 
 def _is_small(name: str, value: Tensor) -> bool:
