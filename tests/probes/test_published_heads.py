@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from probes.evaluate import HeadsConfig, fit
+from probes.features import Features
 from probes.fit import AttentiveConfig
 from probes.heads import AttentiveHead
 from probes.official import load_official
@@ -108,6 +110,20 @@ def test_a_saved_head_keeps_its_epsilon(tmp_path: Path) -> None:
     assert (found.style, found.epsilon) == ("published", 1e-5)
     tokens = torch.randn(2, 9, 32)
     assert torch.equal(found(tokens), head(tokens))
+
+
+def test_a_given_head_answers_the_test_set_without_training(tmp_path: Path) -> None:
+    head, file = make(4), tmp_path / "probe.pt"
+    torch.save({"classifiers": [official(head)]}, file)
+    tokens, labels = torch.randn(6, 2, 9, 32), torch.tensor([0, 1, 2, 3, 4, 0])
+    features = Features.from_tokens(tokens, labels)
+    fitted = fit("given", features, features, 5, HeadsConfig(names=("given",), given=str(file)), 0)
+    wanted = head(tokens.bfloat16().float().flatten(0, 1)).softmax(1).unflatten(0, (6, 2)).mean(1)
+    torch.testing.assert_close(fitted.probabilities, wanted, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="has 5 outputs; the encoder has width 32 and the test set 3 classes"):
+        fit("given", features, features, 3, HeadsConfig(names=("given",), given=str(file)), 0)
+    with pytest.raises(ValueError, match=r"needs heads\.given"):
+        fit("given", features, features, 5, HeadsConfig(names=("given",)), 0)
 
 
 @pytest.mark.parametrize("depth", [1, 2])

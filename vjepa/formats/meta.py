@@ -258,6 +258,9 @@ def _read_predictor(weights: dict[str, Tensor], encoder: EncoderConfig, hints: H
         if table is None:
             raise ValueError(f"{source} has no {PREDICTOR_TABLE} although the encoder has {TABLE}")
         check_table(table, width, encoder.grid, f"{source}: {PREDICTOR_TABLE}")
+    tokens = [value for name, value in weights.items() if name.startswith("mask_tokens.")]
+    if encoder.positions == "rotary" and tokens[0].any() and not any(token.any() for token in tokens[1:]):
+        config = replace(config, mask_token="clip")  # only the first was trained: all masks share it (V-JEPA 2)
     predictor = build_empty(lambda: Predictor(config, encoder))
     fill(predictor, weights, source)
     return predictor.eval()
