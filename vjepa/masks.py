@@ -6,7 +6,8 @@ context tokens, M target tokens, R boxes per mask.
 
 Every random number is a hash of (seed, mask kind, stream position, counter), computed on the device. So ranks draw
 different masks, a resumed run draws the same masks as an uninterrupted one, and two ranks with half the batch each draw
-the same masks as one rank with the whole batch.
+the same masks as one rank with the whole batch. Masks without fixed lengths are the exception: as published, their size
+and length follow from the clips that a device has in one forward pass (`MaskConfig.follows_batch`).
 """
 
 from collections.abc import Callable, Mapping
