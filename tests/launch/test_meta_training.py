@@ -75,7 +75,7 @@ def test_the_public_trainer_resumes_from_an_exported_run(exported: Exported) -> 
                 assert torch.equal(optimizer.state[parameter][key].float(), value.float()), key
     assert [group.get("WD_exclude", False) for group in optimizer.param_groups] == [False, False, True, True]
     torch.amp.GradScaler("cpu").load_state_dict(content["scaler"])
-    assert (content["epoch"], content["batch_size"]) == (0, 4)
+    assert (content["epoch"], content["batch_size"]) == (0, 8)
 
 
 def test_a_run_goes_on_from_an_official_training_checkpoint(exported: Exported, tmp_path: Path) -> None:
