@@ -30,6 +30,7 @@ class HeadsConfig:
     attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
     held_out: float = 0.2  # fraction of the training samples used to select heads
     folds: int = 0  # use cross-validation with this many folds instead, for small sets; 0: off
+    given: str = ""  # for the head "given": an official probe file, or the folder of an earlier probe
     shares: tuple[float, ...] = ()  # fractions of the labels for a few-shot curve, e.g. 0.01, 0.1, 1
     share_seeds: int = 3  # random subsets per fraction
     seed: int = 0
@@ -146,8 +147,11 @@ def fit(
     found: Fitted = HEADS.find(head).fit(
         train,
         test,
-        FitContext(classes, seed, config.held_out, config.folds, config.neighbours, config.attentive, device, place),
-    )
+        FitContext(
+            classes, seed, config.held_out, config.folds, config.neighbours, config.attentive, device, place,
+            config.given,
+        ),
+    )  # fmt: skip
     return found
 
 

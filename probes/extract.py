@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.loading.loader import Batch, EvalLoader, Request, Tally
+from data.loading.loader import Batch, EvalLoader, Request, Tally, Views
 from probes.extractors import Extractor
 from probes.features import Features, Stored, TokenSource
 
@@ -160,6 +160,10 @@ def describe(order: Order, name: str) -> dict[str, Any]:
     data, views = loader.config, asdict(loader.views)
     for unused in ("crops",) if loader.views.augmented else ("scale", "aspect", "flip", "seed"):
         del views[unused]
+    usual = Views()
+    for added in ("augment", "spatial", "temporal"):  # absent at their defaults, so that earlier caches stay valid
+        if views[added] == getattr(usual, added):
+            del views[added]
     rate = {"fps": data.fps} if data.fps else {"stride": data.stride}
     return {
         "extractor": order.extractors[name].describe(),

@@ -17,7 +17,7 @@ from torch import Tensor
 from data.files import replacing
 from probes.choose import hold_out
 from probes.features import Features
-from probes.heads import AttentiveHead
+from probes.heads import AttentiveHead, Style
 from probes.linear import Fitted, fit_linear
 from probes.stack import TOKENS_AT_ONCE, Candidate, Stack
 from probes.task import Loss, Task, choose_best
@@ -38,6 +38,7 @@ class AttentiveConfig:
     batch: int = 64  # samples per step
     heads: int = 0  # attention heads; 0: the same number as the encoder
     loss: Loss = "l1"  # for regression
+    style: Style = "transformers"  # LayerNorm epsilon and initial scale; published: V-JEPA's 1e-5 and 1 / sqrt(2 l)
 
     def __post_init__(self) -> None:
         if not self.lrs or not self.weight_decays:
@@ -97,7 +98,7 @@ def train_heads(features: Features, candidates: list[Candidate], recipe: Recipe,
     width = features.shape[1]
     heads = config.heads or max(1, width // 64)
     shape = (width, heads if width % heads == 0 else math.gcd(width, heads), recipe.task.outputs, recipe.depth)
-    stack = Stack(candidates, shape, config.epochs * -(-count // config.batch), recipe.device)
+    stack = Stack(candidates, shape, config.epochs * -(-count // config.batch), recipe.device, config.style)
     generator = torch.Generator().manual_seed(recipe.seed)
     file = recipe.place / f"{name}.pt" if recipe.place else None
     first, saved = _resume(file, stack, generator), time.monotonic()

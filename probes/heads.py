@@ -5,6 +5,7 @@ K attentive heads of depth 1 on the same tokens are computed together: their que
 
 from collections.abc import Mapping
 from math import sqrt
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from torch.nn import functional
 
 from vjepa.blocks import Block, Mlp
 
-EPSILON = 1e-6  # of the LayerNorms, as in the encoder and in transformers; V-JEPA's own probe has 1e-5
+Style = Literal["transformers", "published"]  # whose LayerNorm epsilon and initial scale
+EPSILONS: dict[Style, float] = {"transformers": 1e-6, "published": 1e-5}
+EPSILON = EPSILONS["transformers"]
 SIMILARITIES = 2**24  # maximum number of k-NN similarities in memory
 
 
@@ -23,23 +26,25 @@ class AttentiveHead(nn.Module):
     q K(x) = (q W_k) x and W V(x) = W_v (W x). So tokens are never projected, only weighted; the result is the same.
     """
 
-    def __init__(self, width: int, heads: int, classes: int, depth: int = 1) -> None:
+    def __init__(self, width: int, heads: int, classes: int, depth: int = 1, style: Style = "transformers") -> None:
         super().__init__()
         if width % heads or depth < 1:
             raise ValueError(
                 f"an attentive head's width must be a multiple of its attention heads and its depth at least 1, "
                 f"got width {width}, {heads} heads, depth {depth}"
             )
-        self.heads, self.depth = heads, depth
+        self.heads, self.depth, self.style, self.epsilon = heads, depth, style, EPSILONS[style]
         blocks = [Block(width, heads, 4.0) for _ in range(depth - 1)]
         self.blocks = nn.ModuleList(blocks)
         self.query_tokens = nn.Parameter(torch.zeros(1, 1, width))
-        self.norm1 = nn.LayerNorm(width, eps=EPSILON)
+        self.norm1 = nn.LayerNorm(width, eps=self.epsilon)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
-        self.norm2 = nn.LayerNorm(width, eps=EPSILON)
+        self.norm2 = nn.LayerNorm(width, eps=self.epsilon)
         self.mlp = Mlp(width, 4 * width)
         self.linear = nn.Linear(width, classes)
+        for block in blocks:
+            block.norm1.eps = block.norm2.eps = self.epsilon
         self._initialise([(block.attn.proj, block.mlp.fc2) for block in blocks])
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -53,10 +58,13 @@ class AttentiveHead(nn.Module):
         for block in self.blocks:
             x = block(x, None)
         weights = {name: parameter[None] for name, parameter in self.named_parameters()}
-        return pool_many(weights, self.heads, standardise_tokens(x))[0]
+        return pool_many(weights, self.heads, standardise_tokens(x, self.epsilon), self.epsilon)[0]
 
     def _initialise(self, outputs: list[tuple[nn.Linear, ...]]) -> None:
-        """Truncated normal 0.02, biases 0; the outputs of layer l (from 1) divided by sqrt(l), as in transformers."""
+        """Truncated normal 0.02, biases 0; the outputs of layer l (from 1) are divided by sqrt(l), as in transformers.
+
+        As published, they are divided by sqrt(2 l), and cross-attention counts as the last self-attention layer.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -64,11 +72,12 @@ class AttentiveHead(nn.Module):
         nn.init.trunc_normal_(self.query_tokens, std=0.02)
         with torch.no_grad():
             for layer, projections in enumerate([*outputs, (self.mlp.fc2,)], 1):
+                published = 2 * max(1, min(layer, len(outputs)))
                 for projection in projections:
-                    projection.weight.div_(sqrt(layer))
+                    projection.weight.div_(sqrt(published if self.style == "published" else layer))
 
 
-def pool_many(weights: Mapping[str, Tensor], heads: int, tokens: Tensor) -> Tensor:
+def pool_many(weights: Mapping[str, Tensor], heads: int, tokens: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Cross-attention blocks of K attentive heads on standardised tokens [n, N, D] -> [K, n, D].
 
     weights: parameters of `AttentiveHead` by name, stacked over K heads. norm1's scale and shift are folded in.
@@ -83,7 +92,7 @@ def pool_many(weights: Mapping[str, Tensor], heads: int, tokens: Tensor) -> Tens
     seen = (attention @ tokens).unflatten(1, (len(query), heads)) * scale + shift  # [n, K, heads, D]
     mixed = torch.einsum("nkhd,khrd->knhr", seen, value).flatten(2)
     pooled = query[:, None] + mixed + weights["kv.bias"].chunk(2, 1)[1][:, None]
-    normed = functional.layer_norm(pooled, pooled.shape[-1:], eps=EPSILON)
+    normed = functional.layer_norm(pooled, pooled.shape[-1:], eps=epsilon)
     normed = normed * weights["norm2.weight"][:, None] + weights["norm2.bias"][:, None]
     hidden = functional.gelu(apply_many(weights, "mlp.fc1", normed))
     return pooled + apply_many(weights, "mlp.fc2", hidden)
@@ -94,9 +103,9 @@ def apply_many(weights: Mapping[str, Tensor], layer: str, x: Tensor) -> Tensor:
     return torch.baddbmm(weights[f"{layer}.bias"][:, None], x, weights[f"{layer}.weight"].mT)
 
 
-def standardise_tokens(tokens: Tensor) -> Tensor:
+def standardise_tokens(tokens: Tensor, epsilon: float = EPSILON) -> Tensor:
     """The part of norm1 that has no parameters: each token [.., D] to mean 0 and variance 1, in fp32."""
-    return functional.layer_norm(tokens.float(), tokens.shape[-1:], eps=EPSILON)
+    return functional.layer_norm(tokens.float(), tokens.shape[-1:], eps=epsilon)
 
 
 class LinearHead(nn.Module):

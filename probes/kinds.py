@@ -13,8 +13,9 @@ from pathlib import Path
 from torch import Tensor
 
 from probes.features import Features
-from probes.fit import AttentiveConfig, Fitted, Recipe, fit_attentive, fit_linear
+from probes.fit import AttentiveConfig, Fitted, Recipe, fit_attentive, fit_linear, predict
 from probes.heads import knn_probabilities, knn_values
+from probes.saved import load_attentive
 from probes.task import Task
 from vjepa.registry import Registry
 
@@ -31,6 +32,7 @@ class FitContext:
     attentive: AttentiveConfig
     device: str
     place: Path | None = None  # folder for training state, to resume after an interruption
+    given: str = ""  # file of the head "given"
 
 
 Fit = Callable[[Features, Features, FitContext], Fitted]
@@ -76,6 +78,23 @@ def fit_knn_head(train: Features, test: Features, context: FitContext) -> Fitted
         answers = knn_probabilities(features, labels, queries, context.classes, count)
     averaged: Tensor = answers.cpu().unflatten(0, (len(others), -1))
     return Fitted(averaged.mean(1), {"neighbours": count})
+
+
+@head("given", tokens=True)
+def use_given_head(train: Features, test: Features, context: FitContext) -> Fitted:
+    """The attentive head in heads.given, not trained: an official probe file, or one saved by an earlier probe."""
+    if not context.given:
+        raise ValueError("heads.names=[given] needs heads.given: an official probe file, or the folder of a probe")
+    saved = load_attentive(context.given)
+    width, outputs = saved.head.linear.in_features, saved.head.linear.out_features
+    if (width, outputs) != (test.shape[1], context.classes or 1):
+        raise ValueError(
+            f"heads.given={context.given} takes tokens of width {width} and has {outputs} outputs; the encoder has "
+            f"width {test.shape[1]} and the test set {context.classes or 'no'} classes"
+        )
+    trained = saved.head.to(context.device)
+    answers = predict(lambda tokens: trained(tokens.to(context.device).float())[None], test, Task(context.classes))
+    return Fitted(answers[0], {})
 
 
 def _attentive(depth: int) -> HeadKind:

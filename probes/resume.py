@@ -54,11 +54,11 @@ class FinishedHeads:
 
 def _plain(fitted: Fitted) -> dict[str, Any]:
     head = fitted.head
-    shape: dict[str, int] = {}
+    shape: dict[str, Any] = {}
     if head is not None:
         shape = {"width": head.linear.in_features, "classes": head.linear.out_features}
     if isinstance(head, AttentiveHead):
-        shape |= {"heads": head.heads, "depth": head.depth}
+        shape |= {"heads": head.heads, "depth": head.depth, "style": head.style}
     return {
         "probabilities": fitted.probabilities,
         "choice": fitted.choice,

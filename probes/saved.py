@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from probes.heads import EPSILON, AttentiveHead, LinearHead
+from probes.heads import EPSILONS, AttentiveHead, LinearHead
+from probes.official import is_official, load_official
 from vjepa.formats.accounting import fill
 from vjepa.formats.classifier import read_classifier
 from vjepa.formats.native import read_safetensors, write_safetensors
@@ -31,7 +32,7 @@ class SavedHead(Generic[Head]):
     head: Head
     classes: tuple[str, ...]  # names, in the order of the logits
     encoder: str  # path of the encoder it was trained on
-    encoder_hash: str  # hash of that encoder's weights
+    encoder_hash: str  # hash of that encoder's weights; empty: unknown (official probe files)
     source: str = ""  # the file it was loaded from
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class SavedHead(Generic[Head]):
                 f"{self.source} takes features of width {wanted}, but the encoder has width {width}; it was trained "
                 f"on {self.encoder}: use that encoder, or probe this one"
             )
-        if encoder_hash != self.encoder_hash:
+        if self.encoder_hash and encoder_hash != self.encoder_hash:
             raise ValueError(
                 f"{self.source} was trained on the features of another encoder ({self.encoder}, weights "
                 f"{self.encoder_hash}; these are {encoder_hash}): use that encoder, or probe this one"
@@ -67,7 +68,7 @@ def save_head(saved: SavedHead[Head], folder: str | Path) -> Path:
         "encoder_hash": saved.encoder_hash,
     }
     if isinstance(head, AttentiveHead):
-        description |= {"heads": head.heads, "depth": head.depth, "epsilon": EPSILON}
+        description |= {"heads": head.heads, "depth": head.depth, "epsilon": head.epsilon}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
     path = Path(folder) / f"{kind}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,14 +101,23 @@ def name_kind(head: AttentiveHead | LinearHead) -> str:
 def load_attentive(path: str | Path) -> SavedHead[AttentiveHead]:
     """Load the attentive head of a probe; `path` is the probe's folder, its results.json or the head's file.
 
-    If a folder has heads of depth 1 and 4, the one of depth 1 is loaded. Raises FileNotFoundError if there is none,
-    ValueError if the file is something else or damaged.
+    It may also be an official probe file (see `probes.official`), whose classes have numbers for names. If a folder has
+    heads of depth 1 and 4, the one of depth 1 is loaded. Raises FileNotFoundError if there is none, ValueError if the
+    file is something else or damaged.
     """
+    if is_official(path):
+        head = load_official(path)
+        names = tuple(str(number) for number in range(head.linear.out_features))
+        return SavedHead(head, names, "the encoder of the official probe", "", str(path))
     file, description = _find(path, ("attentive", "attentive4"))
-    if description["epsilon"] != EPSILON:
-        raise ValueError(f"{file}: epsilon must be {EPSILON}, got {description['epsilon']}; probe again")
+    styles = {epsilon: style for style, epsilon in EPSILONS.items()}
+    style = styles.get(description["epsilon"])
+    if style is None:
+        raise ValueError(
+            f"{file}: epsilon must be {' or '.join(map(str, styles))}, got {description['epsilon']}; probe again"
+        )
     width, heads, depth = description["width"], description["heads"], description.get("depth", 1)
-    return _fill(AttentiveHead(width, heads, len(description["classes"]), depth), file, description)
+    return _fill(AttentiveHead(width, heads, len(description["classes"]), depth, style), file, description)
 
 
 def load_linear(path: str | Path) -> SavedHead[LinearHead]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from probes.heads import AttentiveHead, apply_many, pool_many, standardise_tokens
+from probes.heads import AttentiveHead, Style, apply_many, pool_many, standardise_tokens
 
 TOKENS_AT_ONCE = 2**16  # per pass of a deep head in training: 16 GB of activations at width 1024
 
@@ -33,10 +33,15 @@ class Stack:
     """Heads of one shape, trained by AdamW, each with its own learning rate and weight decay."""
 
     def __init__(
-        self, candidates: Sequence[Candidate], shape: tuple[int, int, int, int], steps: int, device: str = "cpu"
+        self,
+        candidates: Sequence[Candidate],
+        shape: tuple[int, int, int, int],
+        steps: int,
+        device: str = "cpu",
+        style: Style = "transformers",
     ) -> None:
         """shape: width, attention heads, outputs and depth of a head; steps: of the whole training."""
-        self.candidates, self.shape, self.device = list(candidates), shape, device
+        self.candidates, self.shape, self.device, self.style = list(candidates), shape, device, style
         self.template = self._draw(0)
         self.names = [name for name, _ in self.template.named_parameters()]
         self.sizes = [parameter.shape for parameter in self.template.parameters()]
@@ -60,7 +65,7 @@ class Stack:
         self.gradients.zero_()
         labels = labels.to(self.device)
         if self.template.depth == 1:
-            ready = standardise_tokens(tokens.to(self.device))
+            ready = standardise_tokens(tokens.to(self.device), self.template.epsilon)
             measure(self._classify(self.whole, ready), labels).mean(1).sum().backward()
         else:
             for part in torch.arange(len(labels)).split(max(1, TOKENS_AT_ONCE // tokens.shape[1])):
@@ -75,7 +80,7 @@ class Stack:
         """Outputs of every head for tokens [n, N, D] -> [K, n, C]."""
         tokens = tokens.to(self.device)
         if self.template.depth == 1:
-            return self._classify(self.weights, standardise_tokens(tokens))
+            return self._classify(self.weights, standardise_tokens(tokens, self.template.epsilon))
         return torch.stack([self._run(row, tokens) for row in self.weights])
 
     def head(self, number: int) -> AttentiveHead:
@@ -101,7 +106,7 @@ class Stack:
     def _classify(self, weights: Tensor, ready: Tensor) -> Tensor:
         """All heads of depth 1 at once on standardised tokens [n, N, D] -> [K, n, C]."""
         named = self._name(weights)
-        return apply_many(named, "linear", pool_many(named, self.template.heads, ready))
+        return apply_many(named, "linear", pool_many(named, self.template.heads, ready, self.template.epsilon))
 
     def _run(self, row: Tensor, tokens: Tensor) -> Tensor:
         """One deep head on tokens [n, N, D] -> [n, C]; in bf16 on a GPU, where attention is much faster."""
@@ -119,7 +124,7 @@ class Stack:
         width, heads, outputs, depth = self.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return AttentiveHead(width, heads, outputs, depth)
+            return AttentiveHead(width, heads, outputs, depth, self.style)
 
 
 def _flatten(head: AttentiveHead) -> Tensor:

@@ -98,13 +98,15 @@ def compile_blocks(model: nn.Module) -> None:
             module.compile(dynamic=True)
 
 
-def initialise(model: nn.Module) -> None:
-    """Truncated normal 0.02, biases 0; the outputs of block l (from 1) divided by sqrt(2 l) (V-JEPA 2)."""
+def initialise(model: nn.Module, scaled: bool = True) -> None:
+    """Truncated normal 0.02, biases 0; with `scaled`, the outputs of block l (from 1) are divided by sqrt(2 l)."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv3d)):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    if not scaled:
+        return
     blocks = (module for module in model.modules() if isinstance(module, Block))
     with torch.no_grad():
         for number, block in enumerate(blocks, start=1):

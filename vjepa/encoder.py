@@ -67,6 +67,9 @@ class EncoderConfig:
     crop: int = 224  # height and width of training clips, pixels
     positions: Literal["sincos", "rotary"] = "sincos"
     rotary_order: RotaryOrder = "interleaved"  # `tiled` for weights compatible with V-JEPA 2
+    init: Literal["scaled", "plain"] = (
+        "scaled"  # scaled: outputs of block l divided by sqrt(2 l) (V-JEPA 2); plain: not (V-JEPA 1's trainer)
+    )
     checkpoint_activations: bool = False  # recompute activations in the backward pass: less memory, a third more time
 
     def __post_init__(self) -> None:
@@ -196,7 +199,7 @@ class Encoder(nn.Module):
         table = sincos_table(config.shape.width, config.grid) if config.positions == "sincos" else torch.empty(0)
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
-        initialise(self)
+        initialise(self, config.init == "scaled")
 
     def forward(self, video: Tensor, index: Tensor | None = None, lengths: Sequence[int] = ()) -> Tensor:
         """Encode the tokens `index` [B, K] (None: all) of video [B, C, T, H, W] or images [B, C, H, W] -> [B, K, D].

@@ -18,7 +18,14 @@ from vjepa.blocks import compile_blocks
 from vjepa.config import JepaConfig
 from vjepa.guard import Guard
 from vjepa.objectives.objective import StepContext, StepOutput, build_objective
-from vjepa.optim import lr_schedule, make_optimizer, momentum_schedule, set_schedule, weight_decay_schedule
+from vjepa.optim import (
+    lr_schedule,
+    make_optimizer,
+    momentum_schedule,
+    restore_moments,
+    set_schedule,
+    weight_decay_schedule,
+)
 from vjepa.predictor import Predictor
 from vjepa.targets import Targets
 
@@ -50,6 +57,7 @@ class JEPA(lightning.LightningModule):
             self.objective.target_encoder.load_state_dict(weights)
         self.guard = Guard(config.optim.spike)
         self.position = 0  # stream position: samples consumed by all ranks
+        self.moments: dict[str, dict[str, Tensor]] = {}  # Adam's state to start from, by parameter name
         self.watching = False  # set before a step to keep its output in `watched`
         self.watched: StepOutput | None = None
         self.watched_video: Tensor | None = None  # normalised [B, C, T, H, W]
@@ -111,8 +119,11 @@ class JEPA(lightning.LightningModule):
         compile_blocks(self.objective)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the trained modules."""
-        return make_optimizer(self.config.optim, *self.trained_modules().values())
+        """AdamW over the trained modules, with the state in `moments` if the run starts from another's."""
+        optimizer = make_optimizer(self.config.optim, *self.trained_modules().values())
+        restore_moments(optimizer, self.named_parameters(), self.moments)
+        self.moments = {}
+        return optimizer
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the scheduled values, clip gradients per module, and skip the update if the guard rejects it."""
@@ -122,7 +133,7 @@ class JEPA(lightning.LightningModule):
         for name, module in self.trained_modules().items():
             gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
             norms[name] = get_total_norm(gradients)
-            if optim.clip and not (optim.clip_after_warmup and step < optim.warmup(self.config.steps)):
+            if optim.clips_at(step, self.config.steps):
                 clip_grads_with_norm_(module.parameters(), optim.clip, norms[name])
         optimizer.found_inf = self.guard.check(list(norms.values()))  # type: ignore[attr-defined]
         self.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})

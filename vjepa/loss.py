@@ -21,12 +21,17 @@ class LossConfig:
             raise ValueError(f"loss.power must be at least 1, got {self.power}")
 
 
+def in_full_precision(x: Tensor) -> Tensor:
+    """x in fp32; fp64 is kept."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def prediction_loss(prediction: Tensor, target: Tensor, power: float, weight: Tensor | None = None) -> Tensor:
     """mean |z - h|^p / p of prediction and target [B, M, D] (V-JEPA 1, equation 1, p = 1) -> scalar.
 
     With `weight` [B, M], each token's distance is multiplied by its weight before the mean (V-JEPA 2.1).
     """
-    distance = (prediction.float() - target.float()).abs()
+    distance = (in_full_precision(prediction) - in_full_precision(target)).abs()
     distance = distance if power == 1 else distance.pow(power)
     if weight is not None:
         distance = distance.mean(-1) * weight

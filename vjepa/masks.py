@@ -6,26 +6,33 @@ context tokens, M target tokens, R boxes per mask.
 
 Every random number is a hash of (seed, mask kind, stream position, counter), computed on the device. So ranks draw
 different masks, a resumed run draws the same masks as an uninterrupted one, and two ranks with half the batch each draw
-the same masks as one rank with the whole batch.
+the same masks as one rank with the whole batch. Masks without fixed lengths are the exception: as published, their size
+and length follow from the clips that a device has in one forward pass (`MaskConfig.follows_batch`).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vjepa.draws import ClipRandom
+from vjepa.mask_lengths import draw_enough, find_spares, measure_lengths
 from vjepa.positions import Grid
 from vjepa.registry import MASKS
+
+__all__ = ["LONG_RANGE", "SHORT_RANGE", "ClipRandom", "MaskConfig", "Masks", "draw_all", "draw_masks", "mask"]
 
 
 @dataclass(frozen=True)
 class MaskConfig:
     """One kind of mask.
 
-    With `keep` and `predict`, K and M are fixed fractions of N, independent of the batch size. Without them all masks
-    of a batch are truncated to the shortest, as published, so K and M depend on the batch.
+    As published (V-JEPA 1 and 2), all masks of a device's batch have boxes of one size and are truncated to the
+    shortest, so K, M and the boxes depend on that batch. With `keep` and `predict`, or with `lengths_of_batch`, K and M
+    are fixed and every mask depends on its own clip alone.
     """
 
     kind: str = field(default="blocks", metadata={"registry": MASKS})  # a registered mask
@@ -38,6 +45,12 @@ class MaskConfig:
     )  # fraction hidden (tubes, random: of the tokens; future, past: of the clip's duration)
     keep: float | None = None  # context tokens, fraction of N; None: truncate to the shortest context of the batch
     predict: float | None = None  # target tokens, fraction of N; None: truncate to the shortest target of the batch
+    lengths_of_batch: int | None = (
+        None  # replaces keep and predict: the mean K and M that truncation leaves with this many clips per device
+    )
+    borrow: bool = (
+        True  # fixed lengths: a mask with too few tokens takes some from the other side; false: draw it again
+    )
     drop: Literal["random", "last"] = "random"  # which tokens to drop when a mask is too long; `last`: as published
     max_keep: int | None = None  # maximum number of context tokens; None: no limit
     max_temporal_keep: float = 1.0  # take context tokens only from this first fraction of the clip's duration
@@ -62,13 +75,23 @@ class MaskConfig:
                 f"masks.keep and masks.predict must be fractions of the tokens above 0 with a sum of at most 1, "
                 f"got {self.keep} + {self.predict}"
             )
+        if self.lengths_of_batch is not None and (self.lengths_of_batch < 1 or self.keep is not None):
+            raise ValueError(
+                f"masks.lengths_of_batch must be at least 1 clip and replaces masks.keep and masks.predict, got "
+                f"{self.lengths_of_batch} with {self.keep} and {self.predict}"
+            )
         if not 0 < self.max_temporal_keep <= 1:
             raise ValueError(f"masks.max_temporal_keep must lie in (0, 1], got {self.max_temporal_keep}")
 
     @property
+    def fixed(self) -> bool:
+        """Are K and M the same for every batch?"""
+        return self.keep is not None or self.lengths_of_batch is not None
+
+    @property
     def follows_batch(self) -> bool:
-        """Do K and M depend on the other clips in the device's batch?"""
-        return self.keep is None and MASKS.find(self.kind).varies(self)
+        """Do the masks of a clip depend on the other clips in the device's batch?"""
+        return not self.fixed and MASKS.find(self.kind).varies(self)
 
 
 REDRAWS = (
@@ -87,18 +110,18 @@ class Masks(NamedTuple):
 class MaskGenerator:
     """A registered mask generator."""
 
-    hide: Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]  # -> hidden [B, N] bool
+    hide: Callable[[MaskConfig, Grid, ClipRandom], Tensor]  # -> hidden [B, N] bool
     varies: Callable[[MaskConfig], bool]  # can the number of hidden tokens differ between clips?
 
 
 def mask(
     name: str, varies: Callable[[MaskConfig], bool] = lambda config: True
-) -> Callable[[Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]], Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]]:
+) -> Callable[[Callable[[MaskConfig, Grid, ClipRandom], Tensor]], Callable[[MaskConfig, Grid, ClipRandom], Tensor]]:
     """Decorator: register a function (config, grid, random) -> hidden [B, N] bool as the mask `name`."""
 
     def add(
-        hide: Callable[[MaskConfig, Grid, "ClipRandom"], Tensor],
-    ) -> Callable[[MaskConfig, Grid, "ClipRandom"], Tensor]:
+        hide: Callable[[MaskConfig, Grid, ClipRandom], Tensor],
+    ) -> Callable[[MaskConfig, Grid, ClipRandom], Tensor]:
         MASKS.register(name)(MaskGenerator(hide, varies))
         return hide
 
@@ -116,46 +139,24 @@ def draw_masks(config: MaskConfig, grid: Grid, clips: Tensor, seed: int, kind: i
     `seed` and `kind` (the mask's index in the config) seed the random numbers; `name` identifies the mask in errors.
     Raises ValueError if the grid is too small to leave both a context and a target.
     """
-    t, h, w = grid
     random = ClipRandom(seed * 1009 + kind, clips)
-    hidden = MASKS.find(config.kind).hide(config, grid, random)
-    if config.max_temporal_keep < 1:
-        hidden = hidden.view(-1, t, h * w).clone()
-        hidden[:, max(1, int(t * config.max_temporal_keep)) :] = True
-        hidden = hidden.flatten(1)
-    keep, predict = _lengths(config, hidden)
+    hidden = _hide(config, grid, random)
+    keep, predict = _lengths(config, grid, hidden)
     if keep < 1 or predict < 1:
+        t, h, w = grid
         raise ValueError(
             f"masks{name and '.' + name}: a {config.kind} mask on the token grid {t}x{h}x{w} leaves {keep} context and "
             f"{predict} target tokens, at least 1 of each is needed; use a larger data.crop or smaller masks"
         )
+    if config.fixed and not config.borrow:
+        hide = partial(_hide, config, grid)
+        spares = find_spares((repr(config), grid), hide, (keep, predict), f"masks{name and '.' + name}")
+        hidden = draw_enough(hide, hidden, (keep, predict), spares, (clips, seed * 1009 + kind))
     order = random.uniform(hidden.shape[1]) if config.drop == "random" else _ascending(hidden)
-    context = _first(order + hidden, keep)  # visible tokens first; hidden ones only if there are too few
+    context = _first(order + hidden, keep)  # visible tokens first; hidden ones only if there are too few (`borrow`)
     taken = torch.zeros_like(hidden).scatter_(1, context, True)
     target = _first(order + ~hidden + 2 * taken, predict)  # hidden tokens first, never context tokens
     return Masks(context, target)
-
-
-class ClipRandom:
-    """Uniform random numbers per clip, by stream position [B]: counters hashed with splitmix64's finaliser."""
-
-    def __init__(self, seed: int, clips: Tensor) -> None:
-        seeded = _mix(torch.tensor(seed, dtype=torch.int64) + _signed(0x9E3779B97F4A7C15))
-        self.state = _mix(_mix(clips) + seeded)
-        self.counter = 0
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Numbers in [0, 1) with 24 random bits: [B, *shape] float32."""
-        count = torch.Size(shape).numel()
-        steps = torch.arange(self.counter + 1, self.counter + count + 1, device=self.state.device)
-        self.counter += count
-        bits = _mix(self.state[:, None] + steps * _signed(0x9E3779B97F4A7C15))
-        return ((bits >> 40) & 0xFFFFFF).float().mul_(2.0**-24).view(-1, *shape)
-
-    def between(self, limits: tuple[float, float], *shape: int) -> Tensor:
-        """Numbers in [low, high): [B, *shape]."""
-        low, high = limits
-        return low + (high - low) * self.uniform(*shape)
 
 
 def _share_varies(config: MaskConfig) -> bool:
@@ -173,7 +174,7 @@ def hide_blocks(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
     t, h, w = grid
     area = (h * w * random.between(config.spatial_scale, 1)).floor()
     aspect = random.between((1 / config.aspect[1], 1 / config.aspect[0]), 1)  # height over width
-    if config.keep is None:
+    if not config.fixed:
         area, aspect = area[:1], aspect[:1]
     height = (area * aspect).sqrt().round().clamp(1, h)
     width = (area / aspect).sqrt().round().clamp(1, w)
@@ -231,10 +232,24 @@ def _are_shares(keep: float, predict: float) -> bool:
     return min(keep, predict) > 0 and keep + predict <= 1
 
 
-def _lengths(config: MaskConfig, hidden: Tensor) -> tuple[int, int]:
+def _hide(config: MaskConfig, grid: Grid, random: ClipRandom) -> Tensor:
+    """What the mask and `max_temporal_keep` hide of each clip -> [B, N] bool."""
+    t, h, w = grid
+    hidden: Tensor = MASKS.find(config.kind).hide(config, grid, random)
+    if config.max_temporal_keep < 1:
+        hidden = hidden.view(-1, t, h * w).clone()
+        hidden[:, max(1, int(t * config.max_temporal_keep)) :] = True
+        hidden = hidden.flatten(1)
+    return hidden
+
+
+def _lengths(config: MaskConfig, grid: Grid, hidden: Tensor) -> tuple[int, int]:
     """K and M for a batch of masks [B, N]."""
     tokens = hidden.shape[1]
-    if config.keep is not None and config.predict is not None:
+    if config.lengths_of_batch is not None:
+        truncated = replace(config, lengths_of_batch=None)
+        keep, predict = measure_lengths((repr(config), grid), partial(_hide, truncated, grid), config.lengths_of_batch)
+    elif config.keep is not None and config.predict is not None:
         keep = round(tokens * config.keep)
         predict = min(round(tokens * config.predict), tokens - keep)  # both may have been rounded up
     else:
@@ -260,18 +275,6 @@ def _ascending(hidden: Tensor) -> Tensor:
     return (torch.arange(hidden.shape[1], device=hidden.device) / hidden.shape[1]).expand_as(hidden)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """splitmix64's finaliser on int64 (Steele, Lea and Flood 2014); products wrap around."""
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _signed(0x94D049BB133111EB)
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
-
-
-def _signed(value: int) -> int:
-    """An unsigned 64-bit constant reinterpreted as a signed one."""
-    return value - 2**64 if value >= 2**63 else value
-
-
-# The two masks of V-JEPA 1 and 2. keep and predict: what the published truncation leaves for a batch of 24 clips.
+# V-JEPA's two masks with fixed lengths: what truncation leaves of 24 clips on the grid 8x14x14 (224 pixels, 16 frames).
 SHORT_RANGE = MaskConfig(num_blocks=8, spatial_scale=(0.15, 0.15), keep=0.235, predict=0.477)
 LONG_RANGE = MaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7), keep=0.069, predict=0.697)

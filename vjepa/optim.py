@@ -4,11 +4,12 @@ Every scheduled value depends only on the optimiser step, so there is no schedul
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Shape = Literal["cosine", "linear", "constant"]
 
@@ -29,10 +30,12 @@ class OptimConfig:
     weight_decay: float = 0.04
     final_weight_decay: float = 0.4  # cosine from weight_decay to this
     stretch: float = 1.25  # schedules are made for stretch * steps and cut at the last step
+    ahead: int = 0  # update i (from 0) takes lr and weight decay of step i + this; published: 1
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip: float = 10.0  # maximum gradient norm, applied to encoder and predictor separately; 0: no clipping
     clip_after_warmup: bool = True  # no clipping during the warm-up
+    clip_delay: int = 0  # optimiser steps after the warm-up before clipping begins; V-JEPA 1: one epoch, 300
     spike: float = 20.0  # skip an update whose gradient norm exceeds this multiple of its running average; 0: never
 
     def __post_init__(self) -> None:
@@ -43,6 +46,10 @@ class OptimConfig:
             )
         if self.stretch < 1:
             raise ValueError(f"optim.stretch must be at least 1, got {self.stretch}")
+        if self.ahead < 0 or self.clip_delay < 0:
+            raise ValueError(
+                f"optim.ahead and optim.clip_delay must be at least 0, got {self.ahead} and {self.clip_delay}"
+            )
         share, reference = self.warmup_share or 0.0, 1 if self.reference_batch is None else self.reference_batch
         if self.warmup_steps < 0 or not 0 <= share < 1 or reference < 1:
             raise ValueError(
@@ -53,6 +60,11 @@ class OptimConfig:
     def warmup(self, steps: int) -> int:
         """Warm-up steps of a run of `steps` optimiser steps."""
         return self.warmup_steps if self.warmup_share is None else round(self.warmup_share * steps)
+
+    def clips_at(self, step: int, steps: int) -> bool:
+        """Are gradients clipped at optimiser step `step` (0-based) of a run of `steps`?"""
+        begin = self.warmup(steps) + self.clip_delay if self.clip_after_warmup else 0
+        return self.clip > 0 and step >= begin
 
     def for_batch(self, clips: int) -> "OptimConfig":
         """A copy with learning rates for steps of `clips` clips: square-root scaling keeps Adam's noise constant."""
@@ -73,9 +85,11 @@ class Schedule:
     warmup: int  # steps
     steps: int  # total length, including the warm-up
     shape: Shape
+    ahead: int = 0  # steps
 
     def __call__(self, step: int) -> float:
-        """Value at optimiser step `step` (0-based)."""
+        """Value for the update at optimiser step `step` (0-based)."""
+        step += self.ahead
         if step < self.warmup:
             return self.start + (self.peak - self.start) * step / self.warmup
         progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
@@ -89,13 +103,14 @@ class Schedule:
 def lr_schedule(config: OptimConfig, steps: int) -> Schedule:
     """Learning rate for a run of `steps` optimiser steps (V-JEPA 1)."""
     length = int(config.stretch * steps)
-    return Schedule(config.start_lr, config.lr, config.final_lr, config.warmup(steps), length, config.lr_shape)
+    rates = (config.start_lr, config.lr, config.final_lr)
+    return Schedule(*rates, config.warmup(steps), length, config.lr_shape, config.ahead)
 
 
 def weight_decay_schedule(config: OptimConfig, steps: int) -> Schedule:
     """Weight decay for a run of `steps` optimiser steps: cosine, no warm-up (V-JEPA 1)."""
     start, final = config.weight_decay, config.final_weight_decay
-    return Schedule(start, start, final, 0, int(config.stretch * steps), "cosine")
+    return Schedule(start, start, final, 0, int(config.stretch * steps), "cosine", config.ahead)
 
 
 def momentum_schedule(start: float, final: float, steps: int, stretch: float) -> Schedule:
@@ -110,6 +125,18 @@ def make_optimizer(config: OptimConfig, *modules: nn.Module) -> torch.optim.Adam
     for name, parameter in named:
         groups[parameter.ndim > 1 and not name.endswith("bias")]["params"].append(parameter)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def restore_moments(
+    optimizer: torch.optim.Optimizer,
+    named: Iterable[tuple[str, nn.Parameter]],
+    moments: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Continue with Adam's state of another run, by parameter name: step, exp_avg and exp_avg_sq each."""
+    for name, parameter in named:
+        if name in moments:
+            state = {key: value.to(parameter.device, torch.float32) for key, value in moments[name].items()}
+            optimizer.state[parameter] = {key: value.clone() for key, value in state.items()}
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:

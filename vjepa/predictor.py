@@ -5,7 +5,7 @@ B clips, K context tokens, M target tokens, D encoder width, P predictor width, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,20 @@ class PredictorConfig:
     depth: int = 12  # blocks; with 0, each hidden token is predicted from its position alone
     heads: int | None = None  # attention heads; None: the same number as the encoder
     mlp_ratio: float = 4.0
-    mask_tokens: int | None = None  # learnable mask tokens, one per mask; None: as many as there are masks
+    mask_tokens: int | None = None  # learnable mask tokens; None: one per mask, and with token_frames per length
+    mask_token: Literal["mask", "clip"] = (
+        "mask"  # mask: each mask has its own token (V-JEPA 1); clip: all masks of a clip share one (V-JEPA 2)
+    )
+    token_frames: tuple[int, ...] = ()  # mask_token=clip: frames of the clips that use each token; empty: all the first
     latent: LatentConfig = field(default_factory=LatentConfig)  # a variable for what the context does not determine
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "token_frames", tuple(self.token_frames))  # a list when read from json
+        if self.token_frames and self.mask_token != "clip":
+            raise ValueError(
+                f"predictor.token_frames needs predictor.mask_token=clip, got {list(self.token_frames)} and "
+                f"{self.mask_token}"
+            )
         if (self.heads is not None and self.heads < 1) or (self.mask_tokens is not None and self.mask_tokens < 1):
             raise ValueError(
                 f"predictor.heads and predictor.mask_tokens must be at least 1 or null, got {self.heads} and "
@@ -52,7 +62,7 @@ class PredictorConfig:
 
 
 class Predictor(nn.Module):
-    """Predicts target representations from the context's, with one mask token per mask (V-JEPA 1 and 2).
+    """Predicts target representations from the context's, with a mask token at every hidden position (V-JEPA 1 and 2).
 
     With several `levels`, the input is the concatenated features of that many encoder blocks, embedded by a two-layer
     MLP (V-JEPA 2.1). `target_width` is the width of the targets; 0: that of the input.
@@ -134,6 +144,21 @@ class Predictor(nn.Module):
         """Like `hidden`, but for visible and hidden tokens, in this order: [B, K + M, D] each."""
         return self._predict(context, dict(enumerate(masks)), grid, hidden_only=False)
 
+    def mask_token(self, kind: int, grid: Grid) -> Tensor:
+        """The token [1, 1, P] of hidden positions under mask number `kind` of a clip with this token grid.
+
+        Raises ValueError if the clip's length is not in token_frames.
+        """
+        lengths, frames = self.config.token_frames, grid[0] * self.encoder_config.tubelet
+        if lengths and frames not in lengths:
+            raise ValueError(
+                f"predictor.token_frames must have the length of every clip, got a clip of {frames} frames and "
+                f"{list(lengths)}"
+            )
+        shared = lengths.index(frames) if lengths else 0
+        token: Tensor = self.mask_tokens[kind if self.config.mask_token == "mask" else shared]
+        return token
+
     def _predict(
         self,
         context: Tensor,
@@ -160,6 +185,7 @@ class Predictor(nn.Module):
         """Output of the blocks for the context and mask tokens of each mask: [B, sum of K + M, P]."""
         embedded: Tensor = self.predictor_embed(context)
         segments = []
+<<<<<<< HEAD
         parts = embedded.split([mask.context.shape[1] for mask in masks.values()], 1)
         for number, (visible, (kind, mask)) in enumerate(zip(parts, masks.items(), strict=True)):
             token = self.mask_tokens[kind].to(visible.dtype)
@@ -167,6 +193,12 @@ class Predictor(nn.Module):
                 z = visible.new_zeros(len(visible), self.variable.dims) if latents is None else latents[number]
                 token = token + self.variable(z).to(visible.dtype)
             segments += [visible, token.expand(*mask.target.shape, -1)]
+=======
+        for visible, (kind, mask) in zip(
+            embedded.split([mask.context.shape[1] for mask in masks.values()], 1), masks.items(), strict=True
+        ):
+            segments += [visible, self.mask_token(kind, grid).to(visible.dtype).expand(*mask.target.shape, -1)]
+>>>>>>> published
         x = torch.cat(segments, 1)
         index = torch.cat([half for mask in masks.values() for half in mask], 1)
         rotation = None

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from vjepa.encoder import EncoderConfig, all_levels, build_encoder, choose_levels
 from vjepa.flops import encoder_flops
+from vjepa.loss import in_full_precision
 from vjepa.patches import cut_patches
 from vjepa.registry import TARGETS
 
@@ -253,7 +254,7 @@ class PixelTargets(Targets):
 def normalised_levels(encoder: Any, video: Tensor, levels: Sequence[int]) -> Tensor:
     """Features of all tokens after the blocks `levels`, each normalised over D, concatenated: [B, N, levels * D]."""
     features = all_levels(encoder, video, levels)
-    return torch.cat([functional.layer_norm(level.float(), level.shape[-1:]) for level in features], dim=-1)
+    return torch.cat([functional.layer_norm(in_full_precision(level), level.shape[-1:]) for level in features], dim=-1)
 
 
 def make_targets(

@@ -45,9 +45,14 @@ def random_box(
     return Box((height - h) // 2, (width - w) // 2, max(h, 1), max(w, 1))
 
 
-def square_boxes(height: int, width: int, crops: int) -> list[Box]:
-    """`crops` squares as large as the short side, evenly spaced along the long side; a single one is centred."""
+def square_boxes(height: int, width: int, crops: int, published: bool = False) -> list[Box]:
+    """`crops` squares as large as the short side, evenly spaced along the long side; a single one is centred.
+
+    `published`: a single square has 224/256 of the short side, as in V-JEPA's evaluation with one view.
+    """
     side = min(height, width)
+    if published and crops == 1:
+        side = max(1, round(side * 224 / 256))
     shares = [0.5] if crops == 1 else [crop / (crops - 1) for crop in range(crops)]
     return [Box(round((height - side) * share), round((width - side) * share), side, side) for share in shares]
 

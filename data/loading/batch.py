@@ -103,6 +103,11 @@ class Views:
     scale: tuple[float, float] = (0.08, 1.0)  # area of a random crop, as a fraction of the frame's
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height of a random crop
     flip: float = 0.0  # probability, in random views
+    augment: Literal["none", "published"] = "none"  # random views: also V-JEPA's RandAugment and random erasing
+    spatial: Literal["full", "published"] = "full"  # with one crop: the whole short side, or the middle 224/256 of it
+    temporal: Literal["exact", "published"] = (
+        "exact"  # exact rate, segments centred in their parts; published: a whole stride, from the start of each part
+    )
     seed: int = 0  # for random views
 
     def __post_init__(self) -> None:

@@ -6,6 +6,8 @@ clip, the clip starts at frame 0 and repeats the last frame. Training draws the 
 segments.
 """
 
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +61,29 @@ def choose_frames(timing: Timing, count: int, stride: int, fps: float, where: fl
 def segment_centres(segments: int) -> list[float]:
     """Relative times of the fixed evaluation segments: the centres of `segments` equal parts of [0, 1]."""
     return [(segment + 0.5) / segments for segment in range(segments)]
+
+
+def choose_published(
+    timing: Timing, count: int, stride: int, fps: float, segments: int, draw: random.Random | None = None
+) -> list[Indices]:
+    """The frames of every segment as in V-JEPA's public evaluation: `count` indices each.
+
+    A clip is spread over count * s frames, where s is the stride or the whole part of the video's rate (rounded up)
+    over `fps`. It begins with its part of the video, or with `draw` at a random frame of the part. Where parts are not
+    longer than a clip, clips overlap evenly.
+    """
+    step = max(1, int(math.ceil(timing.fps) // fps)) if fps > 0 else stride
+    length, part = count * step, timing.frames // segments
+    if part > length:
+        starts = [segment * part + (int(draw.random() * (part - length)) if draw else 0) for segment in range(segments)]
+        spread = np.minimum(np.linspace(0, length, count), length - 1)
+    else:
+        shift = (timing.frames - length) // (segments - 1) if timing.frames > length else 0
+        starts, last = [segment * shift for segment in range(segments)], min(length, timing.frames) - 1
+        spread = np.full(count, float(last))
+        spread[: last // step] = np.linspace(0, last, last // step)
+        spread = np.clip(spread, 0, max(last - 1, 0))
+    return [start + spread.astype(np.int64) for start in starts]
 
 
 def _by_time(timing: Timing, count: int, fps: float, where: float) -> Indices:

@@ -21,9 +21,10 @@ from data.isolation import decode_isolated
 from data.loading.arrays import read_arrays, stack_arrays
 from data.loading.augment import crop_resize, random_box, square_boxes
 from data.loading.batch import Batch, DataConfig, Views
-from data.loading.clips import choose_frames, segment_centres
+from data.loading.clips import choose_frames, choose_published, segment_centres
 from data.loading.plan import Mixture, Plan, draw_for
 from data.loading.processes import Board
+from data.loading.randaugment import erase, rand_augment
 from data.loading.remote import Cache
 from data.loading.shards import Sample, ShardReader, choose_decoder, read_label, read_timing
 from data.manifest import Manifest
@@ -105,8 +106,8 @@ class ClipReader:
         if views.augmented:
             shown = [self._augment(sample, views, view) for view in wanted]
         else:
-            frames = self._decode_segments(sample, segment_centres(views.segments))
-            boxes = square_boxes(frames.shape[1], frames.shape[2], views.crops)
+            frames = self._decode_segments(sample, views, segment_centres(views.segments))
+            boxes = square_boxes(frames.shape[1], frames.shape[2], views.crops, views.spatial == "published")
             shown = [crop_resize(frames, boxes[view], self.config.crop) for view in wanted]
         pixels = torch.stack(shown).unflatten(1, (views.segments, self.config.frames)).flatten(0, 1)
         return Clip(pixels, read_label(sample, len(self.shards.manifest.classes)), sample.key)
@@ -116,17 +117,28 @@ class ClipReader:
         draw = draw_for(views.seed, view, sample.key)
         starts = [(segment + draw.random()) / views.segments for segment in range(views.segments)]
         flip = draw.random() < views.flip
-        frames = self._decode_segments(sample, starts)
-        box = random_box(frames.shape[1], frames.shape[2], views.scale, views.aspect, draw)
-        return crop_resize(frames, box, self.config.crop, flip)
+        frames = self._decode_segments(sample, views, starts, draw)
+        if views.augment == "none":
+            box = random_box(frames.shape[1], frames.shape[2], views.scale, views.aspect, draw)
+            return crop_resize(frames, box, self.config.crop, flip)
+        clips = []
+        for clip in np.split(frames, views.segments):  # the public code draws anew for every segment
+            altered = rand_augment(clip, draw)
+            box = random_box(frames.shape[1], frames.shape[2], views.scale, views.aspect, draw)
+            clips.append(erase(crop_resize(altered, box, self.config.crop, flip), draw))
+        return torch.cat(clips)
 
-    def _decode_segments(self, sample: Sample, starts: Sequence[float]) -> Frames:
-        """Frames [S*T, H, W, C] of S clips at the relative times `starts` in [0, 1], decoded in one call."""
+    def _decode_segments(
+        self, sample: Sample, views: Views, starts: Sequence[float], draw: random.Random | None = None
+    ) -> Frames:
+        """Frames [S*T, H, W, C] of S clips, decoded in one call; `starts`: their relative times in [0, 1]."""
         config, timing = self.config, read_timing(sample, self.config.timeout)
-        indices: list[int] = []
-        for where in starts:
-            indices += choose_frames(timing, config.frames, config.stride, config.fps or 0.0, where).tolist()
-        return self._decode(sample, indices)
+        count, stride, fps = config.frames, config.stride, config.fps or 0.0
+        if views.temporal == "published":
+            chosen = choose_published(timing, count, stride, fps, views.segments, draw)
+        else:
+            chosen = [choose_frames(timing, count, stride, fps, where) for where in starts]
+        return self._decode(sample, np.concatenate(chosen).tolist())
 
     def _decode(self, sample: Sample, indices: list[int]) -> Frames:
         return self.decode(sample.video, indices, choose_decoder(sample, self.config.decoder))

@@ -93,7 +93,7 @@ class PlainStep:
     def optimise(self) -> None:
         """Clip the gradient norm of each module, then an AdamW step."""
         optim = self.config.optim
-        unclipped = not optim.clip or (optim.clip_after_warmup and optim.warmup(self.config.steps) > 0)
+        unclipped = not optim.clips_at(0, self.config.steps)
         for module in (self.encoder, self.predictor):
             nn.utils.clip_grad_norm_(module.parameters(), math.inf if unclipped else optim.clip)
         self.optimizer.step()
@@ -202,12 +202,12 @@ class PlainPredictor(nn.Module):
         )
         self.predictor_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.predictor_proj = nn.Linear(config.width, encoder.shape.width)
-        self.recompute = encoder.checkpoint_activations
+        self.recompute, self.shared = encoder.checkpoint_activations, config.mask_token == "clip"
 
     def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int) -> Tensor:
         """context [B, K, D] at context_index [B, K], target_index [B, M] -> [B, M, D]."""
         visible = self.predictor_embed(context)
-        hidden = self.mask_tokens[kind].to(visible.dtype).expand(*target_index.shape, -1)
+        hidden = self.mask_tokens[0 if self.shared else kind].to(visible.dtype).expand(*target_index.shape, -1)
         index = torch.cat([context_index, target_index], dim=1)
         x, rotation = self.positions(torch.cat([visible, hidden], dim=1), index)
         x = run_blocks(self.predictor_blocks, x, rotation, self.recompute)

@@ -30,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pool", choices=["none", "mean", "attentive"], default="none", help="mean, attentive: one vector per window"
     )
+    parser.add_argument(
+        "--view", choices=["full", "published"], default="full",
+        help="centre square of a frame: its whole short side, as the probe (default), or 224/256 of it",
+    )  # fmt: skip
     parser.add_argument("--head", default="", help="for --pool attentive: folder or results.json of a probe")
     parser.add_argument("--layers", type=int, nargs="+", default=[], help="blocks to read from (default: the last)")
     parser.add_argument("--batch", type=int, default=defaults.batch, help="windows per batch (default: 4)")
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Extract the features; ValueError naming the videos that could not be read, if any."""
-    names = ("window", "stride", "step", "fps", "pool", "batch", "precision")
+    names = ("window", "stride", "step", "fps", "pool", "view", "batch", "precision")
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     config = WindowConfig(layers=tuple(arguments.layers), **settings)
     origin = read_origin(arguments.encoder, arguments.weights, read_hints(arguments))

@@ -1,7 +1,7 @@
 """Loads encoder and predictor from a path: a run, a checkpoint, an exported folder, or an official checkpoint."""
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from launch.training.checkpoints import load_module
@@ -35,6 +35,7 @@ class Origin:
 
     pretrained: Pretrained
     facts: dict[str, Any] = field(default_factory=dict)
+    run: str = ""  # the run or .ckpt it was read from, if these are its target encoder's weights
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,8 @@ def read_origin(path: str, weights: Weights = "", hints: Hints | None = None) ->
         return Origin(pretrained, {"checkpoint": pretrained.source})
     if weights in ENCODERS:
         raise ValueError(f"--weights {weights} is for official checkpoints; a run has target and context")
-    return describe_run(load_module(path), "context" if weights == "context" else "target", path)
+    origin = describe_run(load_module(path), "context" if weights == "context" else "target", path)
+    return replace(origin, run="" if weights == "context" else path)
 
 
 def describe_run(model: JEPA, weights: Literal["target", "context"], source: str) -> Origin:

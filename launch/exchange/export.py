@@ -47,7 +47,7 @@ def export_origin(
     facts = {name: value for name, value in origin.facts.items() if name != "config"}
     encoder.float().eval()
     if head is None:
-        FORMATS.find(kind).write(Export(encoder, predictor, facts, output))
+        FORMATS.find(kind).write(Export(encoder, predictor, facts, output, origin.run))
     else:
         save_classifier(encoder, predictor, head.head.state_dict(), head.head.heads, head.classes, output)
         kind, origin = "classifier", replace(origin, facts={**origin.facts, "classifier": describe_head(head)})

@@ -41,6 +41,7 @@ class WindowConfig:
     fps: float = 0.0  # take this many frames per second, instead of `step`
     pool: Pool = "none"  # mean: average the tokens of a window; attentive: pool them with the query of a trained head
     layers: tuple[int, ...] = ()  # blocks to read features from, 0-based, negative from the end; empty: the last
+    view: Literal["full", "published"] = "full"  # centre square: the whole short side, or 224/256 of it
     batch: int = 4  # windows per batch
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -129,7 +130,7 @@ def extract_features(
     encoder = encoder.to(device)
     layers = config.layers or (-1,)
     found: list[list[Tensor]] = []
-    windows = show_windows(video, indices, encoder.config.crop)
+    windows = show_windows(video, indices, encoder.config.crop, config.view == "published")
     while batch := list(islice(windows, config.batch)):
         clips = torch.stack(batch)
         with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -168,8 +169,10 @@ def plan_windows(timing: Timing, window: int, stride: int, step: int = 1, fps: f
     return np.stack([line[start : start + window] for start in starts])
 
 
-def show_windows(video: Video, indices: Indices, crop: int) -> Iterator[Tensor]:
+def show_windows(video: Video, indices: Indices, crop: int, published: bool = False) -> Iterator[Tensor]:
     """Yield the windows with frame indices [W, T], centre-cropped and resized: W times uint8 [T, crop, crop, 3].
+
+    The square is that of the probe's views (`published`: views.spatial=published) and of the exported processor.
 
     The video is decoded once, in order, and only the frames of the current window are kept, so memory does not grow
     with the length of the video.
@@ -179,7 +182,7 @@ def show_windows(video: Video, indices: Indices, crop: int) -> Iterator[Tensor]:
     number = 0
     for index, pixels in stream_isolated(video.content, sorted(wanted)):
         frames = pixels[None]
-        kept[index] = crop_resize(frames, square_boxes(frames.shape[1], frames.shape[2], 1)[0], crop)[0]
+        kept[index] = crop_resize(frames, square_boxes(frames.shape[1], frames.shape[2], 1, published)[0], crop)[0]
         while number < len(indices) and indices[number, -1] <= index:
             yield torch.stack([kept[frame] for frame in indices[number].tolist()])
             number += 1
@@ -225,6 +228,8 @@ def _describe(entry: Source, encoder: Encoder, config: WindowConfig) -> dict[str
     """Metadata of a feature file, all text: its source and settings."""
     settings = asdict(config)
     del settings["batch"]
+    if config.view == "full":
+        del settings["view"]  # files of earlier versions have no such entry
     stat = Path(entry.path).stat()
     t, side = (config.window or encoder.config.frames) // encoder.config.tubelet, encoder.config.grid[1]
     return {

@@ -127,12 +127,22 @@ def check_output(config: ProbeConfig) -> None:
         before = read_results(folder).config
     except ValueError as error:
         raise ValueError(f"{error}. It will not be overwritten: {advice}") from error
-    changed = describe_changes(before, json.loads(json.dumps(asdict(config))))
+    defaults, now = (json.loads(json.dumps(asdict(some))) for some in (ProbeConfig(), config))
+    changed = describe_changes(complete(before, defaults), now)
     if changed:
         more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
         raise ValueError(
             f"{folder} holds the results of another probe; it differs in {'; '.join(changed[:6])}{more}: {advice}"
         )
+
+
+def complete(stored: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with the defaults of the settings that the version which wrote it did not have."""
+    found = {**defaults, **stored}
+    for name, value in defaults.items():
+        if isinstance(value, dict) and isinstance(stored.get(name), dict):
+            found[name] = complete(stored[name], value)
+    return found
 
 
 def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -23,8 +23,8 @@ class RunConfig:
     batch_per_device: int | None = None  # clips per device and forward pass; null: follows from run.accumulate
     accumulate: int = 1  # batches accumulated per step, if run.batch_per_device is null
     start: str | None = None  # initial weights: run, .ckpt, exported or transformers folder, official checkpoint
-    start_weights: Literal["target", "context", "encoder", "target_encoder", "ema_encoder"] | None = (
-        None  # which weights of run.start to load
+    start_weights: Literal["target", "context", "encoder", "target_encoder", "ema_encoder", "all"] | None = (
+        None  # which weights of run.start to load into both encoders; all: each its own, and Adam's moments (cooldown)
     )
     seed: int = 0  # seed of weights, masks, sample order and augmentation
     precision: Precision = "auto"  # auto: bf16 where the device supports it natively, else fp32; fixed at first start

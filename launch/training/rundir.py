@@ -131,7 +131,9 @@ def check_share(folder: Path, config: TrainConfig, clips: int, continues: bool) 
     """
     if not config.jepa.follows_device_batch:
         return
-    why = "what is learned depends on the per-device batch (regulariser, objective=views, or masks without keep)"
+    why = (
+        "what is learned depends on the per-device batch (regulariser, objective=views, or masks without fixed lengths)"
+    )
     if clips < 2:
         raise ValueError(f"{why}: it must be at least 2 clips, got {clips}; raise run.batch_per_device")
     starts = [event["clips"] for event in read_history(folder) if event["event"] == "start"]

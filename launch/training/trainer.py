@@ -27,6 +27,7 @@ from launch.training.checkpoints import (
     read_config_of,
 )
 from launch.training.config import TrainConfig
+from launch.training.continued import continue_all
 from launch.training.health import watchers
 from launch.training.lightning import leave_signals_alone, quieten_lightning
 from launch.training.loggers import Board, Table
@@ -38,6 +39,7 @@ from launch.training.rundir import Heartbeat, add_event, begin_run, check_same, 
 from launch.training.signals import Interrupted, forget, forget_earlier
 from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import start_from
+from vjepa.formats.loading import is_pretrained
 from vjepa.jepa import JEPA
 
 
@@ -159,6 +161,11 @@ def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: boo
     if config.teacher.weights and not continues:
         teacher = read_origin(config.teacher.weights).pretrained.encoder
     model = JEPA(replace(config.jepa, frozen=frozen), teacher)
+    if config.run.start_weights and not config.run.start:
+        raise ValueError(
+            f"run.start_weights={config.run.start_weights} needs run.start: the run or file to load them from (null, "
+            f"to begin with random weights)"
+        )
     if config.run.start and not continues:
         start(model, config)
     if config.run.compile:
@@ -169,12 +176,19 @@ def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: boo
 def start(model: JEPA, config: TrainConfig) -> None:
     """Load the weights at run.start into a new run; the target encoder starts as a copy of the context encoder.
 
-    Raises ValueError if the architecture differs; a different number of frames or crop size is fine.
+    With start_weights=all, context encoder, target encoder and Adam's moments all go on from those of run.start. Raises
+    ValueError if the architecture differs; a different number of frames or crop size is fine.
     """
-    found = read_origin(config.run.start or "", config.run.start_weights or "").pretrained
+    path, weights = config.run.start or "", config.run.start_weights
+    if weights == "all":
+        found = read_origin(path, "encoder" if is_pretrained(path) else "target").pretrained
+    else:
+        found = read_origin(path, weights or "").pretrained
     start_from(found, model.context_encoder, model.predictor if found.predictor else None)
     model.target_encoder.update(model.context_encoder, momentum=0.0)  # only a moving average changes
     print(f"starting from {found}")
+    if weights == "all":
+        print(continue_all(model, path))
     if found.predictor is None:
         print("it has no predictor: a new one is initialised")
 

@@ -150,7 +150,7 @@ def test_one_device_takes_its_share_and_says_where_memory_ends(
 
     monkeypatch.setattr("launch.bench.bench.bench_step", run_out)
     large = str(CONFIG.with_name("vjepa2_vitl.yaml"))
-    assert main(["bench", "step", large, "run.nodes=4", "run.devices=8"]) == 2
+    assert main(["bench", "step", large, "run.batch_per_device=null", "run.nodes=4", "run.devices=8"]) == 2
     assert "error: a batch of 96 clips needs more memory than this device has" in capsys.readouterr().err
     assert main(["bench", "step", large, "run.batch_per_device=24"]) == 2
     assert "error: a batch of 24 clips" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Sliding windows: complete, in time, resumable, and the same as windows encoded one by one."""
 
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,17 @@ from safetensors.torch import load_file
 from data.decode import decode_frames
 from data.files import claim_folder
 from data.loading.augment import crop_resize, square_boxes
+from data.loading.batch import Views
 from data.loading.clips import Timing
 from launch.__main__ import main
 from launch.exchange.encoders import hash_weights
-from launch.exchange.features import WindowConfig, extract_features, plan_windows, read_clip, read_video
+from launch.exchange.features import WindowConfig, extract_features, plan_windows, read_clip, read_video, show_windows
 from probes.heads import AttentiveHead
 from probes.saved import SavedHead, save_head
 from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.arrays import read_metadata
 from vjepa.formats.native import save_encoder
+from vjepa.formats.transformers import save_transformers
 from vjepa.pixels import normalise
 
 CONFIG = EncoderConfig(size="custom", width=24, depth=2, heads=2, patch=16, frames=4, crop=32)
@@ -77,6 +81,37 @@ def test_features_of_a_long_video_are_those_of_its_windows(folder: Path) -> None
         torch.testing.assert_close(found["features"][number], expected, atol=1e-5, rtol=1e-5)
     expected_times = torch.tensor([[start / 10, (start + 3) / 10] for start in starts], dtype=torch.float64)
     torch.testing.assert_close(found["times"], expected_times)
+
+
+def prepare_like_transformers(frames: torch.Tensor, folder: Path) -> torch.Tensor:
+    """Frames uint8 [T, H, W, 3] as the exported processor's settings say: resize, centre crop."""
+    settings = json.loads((folder / "video_preprocessor_config.json").read_text())
+    edge, crop = settings["size"]["shortest_edge"], settings["crop_size"]["height"]
+    height, width = frames.shape[1:3]
+    scale = edge / min(height, width)
+    size = (round(height * scale), round(width * scale))
+    whole = torch.nn.functional.interpolate(frames.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
+    top, left = (size[0] - crop) // 2, (size[1] - crop) // 2
+    return whole[:, :, top : top + crop, left : left + crop].permute(0, 2, 3, 1)
+
+
+def test_features_probe_views_and_exported_processor_see_the_same_square(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    encoder = load_the_encoder(folder)
+    rotary = Encoder(replace(encoder.config, positions="rotary", rotary_order="tiled")).eval()
+    save_transformers(rotary, None, tmp_path)
+    content = (folder / "videos" / "long.mp4").read_bytes()
+    frames = torch.from_numpy(decode_frames(content, range(4), "av"))
+    theirs = prepare_like_transformers(frames, tmp_path).float()
+    ours = crop_resize(frames.numpy(), square_boxes(48, 64, 1)[0], 32).float()
+    other = crop_resize(frames.numpy(), square_boxes(48, 64, 1, published=True)[0], 32).float()
+    assert (theirs - ours).abs().mean() < 0.2 * (theirs - other).abs().mean()
+    video = read_video(folder / "videos" / "long.mp4")
+    shown = next(show_windows(video, np.arange(4)[None], 32))
+    assert torch.equal(shown.float(), ours)
+    assert Views().spatial == "full"
+    shown = next(show_windows(video, np.arange(4)[None], 32, published=True))
+    assert torch.equal(shown.float(), other)
 
 
 def test_pooling_and_layers_agree_with_the_tokens(folder: Path) -> None:

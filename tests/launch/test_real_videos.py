@@ -53,8 +53,9 @@ def test_real_videos_are_packed_trained_on_and_counted(videos: Path, tmp_path: P
     config = ROOT / "configs" / "pretrain" / "vjepa2_vitl.yaml"
     words = [
         "encoder.size=tiny", "encoder.checkpoint_activations=false", "data.crop=112", "data.fps=8", "data.workers=1",
-        "run.steps=50", "run.batch=4", "run.log_every=1", "health.every=10", "run.checkpoint_every=50",
-        "optim.warmup_steps=10", "predictor.heads=3", f"data.path={shards}", f"run.output={run}",
+        "run.steps=50", "run.batch=4", "run.batch_per_device=null", "run.log_every=1", "health.every=10",
+        "run.checkpoint_every=50", "optim.warmup_steps=10", "predictor.heads=3", f"data.path={shards}",
+        f"run.output={run}",
     ]  # fmt: skip
     assert main(["train", str(config), *words]) == 0
     with (run / "csv" / "metrics.csv").open(newline="") as file:

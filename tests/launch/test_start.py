@@ -129,4 +129,4 @@ def test_a_cooldown_recipe_has_the_architecture_of_its_primary_one(size: str) ->
     assert cooldown.masks == primary.masks
     assert (cooldown.data.frames, cooldown.run.steps, cooldown.run.batch) == (64, 12_000, 3072)
     rate = lr_schedule(cooldown.optim, cooldown.run.steps)
-    assert (rate(0), rate(12_000)) == (5.25e-4, pytest.approx(1e-6))
+    assert (rate(0), rate(12_000)) == (pytest.approx(5.25e-4, rel=1e-3), pytest.approx(1.058e-4, rel=1e-3))

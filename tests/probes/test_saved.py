@@ -123,7 +123,7 @@ def test_absent_and_damaged_heads_say_what_to_do(tmp_path: Path) -> None:
     save_file(weights, file)
     with pytest.raises(ValueError, match="format must be 'vjepa-head-1', got None"):
         load_attentive(tmp_path)
-    description = {"kind": "attentive", "width": 24, "heads": 2, "epsilon": 1e-5, "classes": CLASSES}
+    description = {"kind": "attentive", "width": 24, "heads": 2, "epsilon": 1e-4, "classes": CLASSES}
     save_file(weights, file, {"format": "vjepa-head-1", "head": json.dumps(description)})
     with pytest.raises(ValueError, match="epsilon must be"):
         load_attentive(tmp_path)

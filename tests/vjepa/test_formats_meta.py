@@ -71,6 +71,23 @@ def write(content: Any, folder: Path, name: str = "model.pth.tar") -> Path:
     return folder / name
 
 
+def test_a_predictor_of_which_one_token_was_trained_gives_it_to_every_mask(tmp_path: Path) -> None:
+    config = EncoderConfig(
+        size="custom", width=24, depth=1, heads=2, patch=8, frames=4, crop=16, positions="rotary", rotary_order="tiled"
+    )
+    predictor = Predictor(PredictorConfig(width=24, depth=1, heads=2, mask_tokens=8), config)
+    torch.nn.init.ones_(predictor.mask_tokens[0])
+    hints = Hints(predictor_heads=2, heads=2, frames=4, crop=16)
+    found = load_meta(save_meta(Encoder(config), predictor, tmp_path), "target_encoder", hints).predictor
+    assert found is not None
+    assert found.config.mask_token == "clip"
+    assert torch.equal(found.mask_token(1, (2, 2, 2)), predictor.mask_tokens[0])
+    torch.nn.init.ones_(predictor.mask_tokens[1])
+    found = load_meta(save_meta(Encoder(config), predictor, tmp_path), "target_encoder", hints).predictor
+    assert found is not None
+    assert found.config.mask_token == "mask"
+
+
 def test_version_1_loads_strictly(tmp_path: Path) -> None:
     content = make_checkpoint(1)
     loaded = load_meta(write(content, tmp_path), "target_encoder", HEADS)

@@ -121,10 +121,24 @@ def start_from(pretrained: Pretrained, encoder: Encoder, predictor: Predictor | 
     fill(encoder, pretrained.encoder.state_dict(), pretrained.source)
     if predictor is not None and pretrained.predictor is not None:
         weights = pretrained.predictor.state_dict()
-        # A run has one mask token per mask; if the file has more (V-JEPA 2 has 10), the first ones are used.
+        # If the file has more mask tokens than the run (V-JEPA 2 has 6 to 10), the first ones are used.
         kept = {name for name in predictor.state_dict() if name.startswith("mask_tokens")}
         weights = {name: value for name, value in weights.items() if name in kept or "mask_tokens" not in name}
+        spare = {f"mask_tokens.{n}": t for n, t in enumerate(predictor.mask_tokens) if not t.requires_grad}
+        weights = {**{name: token.detach() for name, token in spare.items()}, **weights}
+        _check_tokens(weights, predictor, pretrained.source)
         fill(predictor, weights, pretrained.source)
+
+
+def _check_tokens(weights: Mapping[str, Tensor], predictor: Predictor, source: str) -> None:
+    """Raise ValueError if a mask would get a token that is exactly 0 although the file's first token is trained."""
+    names = (f"mask_tokens.{number}" for number, own in enumerate(predictor.mask_tokens) if own.requires_grad)
+    used = [weights[name] for name in names if name in weights]
+    if used and used[0].any() and not all(token.any() for token in used):
+        raise ValueError(
+            f"{source} was trained with one mask token for all masks (V-JEPA 2): the others are exactly 0, and the "
+            f"config has one per mask; set predictor.mask_token=clip"
+        )
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -5,7 +5,7 @@ names have the prefix `module.backbone.`. V-JEPA 1 adds frozen tables `pos_embed
 V-JEPA 2 files have them too, although rotary positions do not use them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,11 +76,17 @@ def load_meta(path: str | Path, which: EncoderName | None = None, hints: Hints |
     return Pretrained(encoder.eval(), predictor, source, ignored, assumed)
 
 
-def save_meta(encoder: Encoder, predictor: Predictor | None, folder: str | Path) -> Path:
+def save_meta(
+    encoder: Encoder,
+    predictor: Predictor | None,
+    folder: str | Path,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> Path:
     """Write a checkpoint that the public code can load; returns the file.
 
     The encoder is stored once, under both `encoder` (used by the hub loader) and `target_encoder` (used by the
-    evaluation). Raises ValueError for a rotary order that the public code does not support.
+    evaluation). `complete` adds the training state (see `meta_training.add_training`). Raises ValueError for a rotary
+    order that the public code does not support.
     """
     config = encoder.config
     if config.positions == "rotary" and config.rotary_order != "tiled":
@@ -96,6 +102,7 @@ def save_meta(encoder: Encoder, predictor: Predictor | None, folder: str | Path)
         content["predictor"] = _with_prefix(predictor, {PREDICTOR_TABLE: predictor.position_table} if sincos else {})
         ours["predictor_heads"] = predictor.heads
     content |= {"epoch": 0, OURS: ours}
+    content = complete(content) if complete else content
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ("checkpoint.pth.tar" if sincos else "checkpoint.pt")
@@ -251,6 +258,9 @@ def _read_predictor(weights: dict[str, Tensor], encoder: EncoderConfig, hints: H
         if table is None:
             raise ValueError(f"{source} has no {PREDICTOR_TABLE} although the encoder has {TABLE}")
         check_table(table, width, encoder.grid, f"{source}: {PREDICTOR_TABLE}")
+    tokens = [value for name, value in weights.items() if name.startswith("mask_tokens.")]
+    if encoder.positions == "rotary" and tokens[0].any() and not any(token.any() for token in tokens[1:]):
+        config = replace(config, mask_token="clip")  # only the first was trained: all masks share it (V-JEPA 2)
     predictor = build_empty(lambda: Predictor(config, encoder))
     fill(predictor, weights, source)
     return predictor.eval()

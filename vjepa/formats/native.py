@@ -95,6 +95,7 @@ def describe_input(config: EncoderConfig) -> dict[str, Any]:
         "layout": "[B, 3, frames, height, width], made by vjepa.normalise of uint8 [B, frames, height, width, 3]",
         "frames": config.frames,
         "size": config.crop,
+        "view": "the centre square of the whole short side, resized to this size",
         "mean": MEAN,
         "std": STD,
     }

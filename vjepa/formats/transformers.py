@@ -78,7 +78,11 @@ def save_transformers(encoder: Encoder, predictor: Predictor | None, folder: str
 
 
 def save_model(model: "PreTrainedModel", encoder: EncoderConfig, folder: str | Path) -> Path:
-    """Write a transformers model, and the config of the processor that prepares clips for its encoder."""
+    """Write a transformers model, and the config of the processor that prepares clips for its encoder.
+
+    The processor shows the square of the whole short side, as `features` and the probes do. Those of the public models
+    resize to 256/224 of the crop, and so show 224/256 of the short side.
+    """
     folder = Path(folder)
     model.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
@@ -87,7 +91,7 @@ def save_model(model: "PreTrainedModel", encoder: EncoderConfig, folder: str | P
     processor = {
         "video_processor_type": "VJEPA2VideoProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": int(size * 256 / 224)},
+        "size": {"shortest_edge": size},
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},
         "do_rescale": True,

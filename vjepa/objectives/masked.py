@@ -39,7 +39,8 @@ class MaskedObjective(Objective):
         self.target_encoder = make_targets(config.teacher, self.context_encoder, self.levels, frozen)
         predictor = with_mask_tokens(config.predictor, len(config.masks))
         self.predictor = Predictor(predictor, config.encoder, len(self.levels), self.target_encoder.width)
-        for spare in list(self.predictor.mask_tokens)[len(config.masks) :]:
+        used = len(config.masks) if predictor.mask_token == "mask" else max(1, len(predictor.token_frames))
+        for spare in list(self.predictor.mask_tokens)[used:]:
             spare.requires_grad_(False)  # it gets no gradient, which DDP would wait for
         self.regulariser = Regulariser(config.regulariser, config.encoder.shape.width)
 
@@ -129,12 +130,18 @@ class MaskedObjective(Objective):
 
 
 def with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:
-    """The predictor's config with one mask token per mask; ValueError if it sets fewer."""
-    if config.mask_tokens is not None and config.mask_tokens < kinds:
+    """The predictor's config with enough mask tokens; ValueError if it sets fewer.
+
+    If the masks of a clip share a token there are as many all the same, because V-JEPA 2's files have them.
+    """
+    shared = config.mask_token == "clip"
+    needed = max(1, len(config.token_frames)) if shared else kinds
+    if config.mask_tokens is not None and config.mask_tokens < needed:
+        what = "number of predictor.token_frames" if shared else "number of masks"
         raise ValueError(
-            f"predictor.mask_tokens must be null or at least the number of masks ({kinds}), got {config.mask_tokens}"
+            f"predictor.mask_tokens must be null or at least the {what} ({needed}), got {config.mask_tokens}"
         )
-    return replace(config, mask_tokens=config.mask_tokens or kinds)
+    return replace(config, mask_tokens=config.mask_tokens or kinds * max(1, len(config.token_frames)))
 
 
 def count_prediction(config: JepaConfig, clips: int, levels: int, visible: bool) -> float:
