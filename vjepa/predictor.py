@@ -13,6 +13,7 @@ from vjepa.blocks import Block, Mlp, check_heads, initialise, run_block
 from vjepa.encoder import EncoderConfig, PositionCache
 from vjepa.masks import Masks
 from vjepa.positions import Grid, interpolate_table, sincos_table
+from vjepa.registry import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ class Predictor(nn.Module):
         heads = config.heads or encoder.shape.heads
         check_heads("predictor", config.width, heads, encoder.positions)
         self.config, self.encoder_config, self.heads = config, encoder, heads
+        self.levels, self.target_width = levels, target_width or levels * encoder.shape.width
         self.latent = levels == 1 and target_width in (
             0,
             encoder.shape.width,
         )  # as published: predicts the encoder's own final features
         width = levels * encoder.shape.width
         single = nn.Linear(encoder.shape.width, config.width)
-        self.predictor_embed = single if levels == 1 else Mlp(width, encoder.shape.width, config.width)
+        self.predictor_embed: nn.Module = single if levels == 1 else Mlp(width, encoder.shape.width, config.width)
         tokens = (torch.zeros(1, 1, config.width) for _ in range(config.mask_tokens or 1))
         self.mask_tokens = nn.ParameterList(nn.Parameter(token) for token in tokens)
         self.predictor_blocks = nn.ModuleList(Block(config.width, heads, config.mlp_ratio) for _ in range(config.depth))
@@ -67,30 +69,49 @@ class Predictor(nn.Module):
         initialise(self)
 
     def forward(
-        self, context: Tensor, context_index: Tensor, target_index: Tensor, kind: int = 0, grid: Grid | None = None
+        self,
+        context: Tensor,
+        context_index: Tensor,
+        target_index: Tensor,
+        kind: int = 0,
+        grid: Grid | None = None,
+        image: bool = False,
     ) -> Tensor:
         """Predict the tokens `target_index` [B, M] from the tokens `context_index` [B, K] -> [B, M, D].
 
         context [B, K, D] is the encoder's output; `kind` selects the mask token; `grid` is the clip's token grid
-        (None: the grid of the encoder's config).
+        (None: the grid of the encoder's config); `image`: the tokens are those of an image.
         """
-        return self._predict(context, {kind: Masks(context_index, target_index)}, grid, hidden_only=True)[0]
+        return self._predict(context, {kind: Masks(context_index, target_index)}, grid, True, image)[0]
 
-    def hidden(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
+    def hidden(
+        self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None, image: bool = False
+    ) -> list[Tensor]:
         """Predict the hidden tokens of each mask, all masks in one pass -> [B, M, D] each.
 
         context [B, sum of K, D]: the encoded context tokens of each mask, concatenated.
         """
-        return self._predict(context, dict(enumerate(masks)), grid, hidden_only=True)
+        return self._predict(context, dict(enumerate(masks)), grid, True, image)
 
-    def everywhere(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
+    def everywhere(
+        self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None, image: bool = False
+    ) -> list[Tensor]:
         """Like `hidden`, but for visible and hidden tokens, in this order: [B, K + M, D] each."""
-        return self._predict(context, dict(enumerate(masks)), grid, hidden_only=False)
+        return self._predict(context, dict(enumerate(masks)), grid, False, image)
+
+    def mask_token(self, kind: int) -> Tensor:
+        """The learnable token [1, 1, P] that stands for a token hidden by mask `kind`."""
+        token: Tensor = self.mask_tokens[kind]
+        return token
+
+    def mark(self, x: Tensor, image: bool) -> Tensor:
+        """Tokens x [B, N, P] before positions are added; predictors that tell images from clips mark them here."""
+        return x
 
     def _predict(
-        self, context: Tensor, masks: Mapping[int, Masks], grid: Grid | None, hidden_only: bool
+        self, context: Tensor, masks: Mapping[int, Masks], grid: Grid | None, hidden_only: bool, image: bool
     ) -> list[Tensor]:
-        x = self._transform(context, masks, grid or self.encoder_config.grid)
+        x = self._transform(context, masks, grid, image)
         lengths = [mask.target.shape[1] if hidden_only else _length(mask) for mask in masks.values()]
         if hidden_only:
             halves = [half.shape[1] for mask in masks.values() for half in mask]
@@ -98,15 +119,16 @@ class Predictor(nn.Module):
         prediction: Tensor = self.predictor_proj(self.predictor_norm(x))
         return list(prediction.split(lengths, 1))
 
-    def _transform(self, context: Tensor, masks: Mapping[int, Masks], grid: Grid) -> Tensor:
+    def _transform(self, context: Tensor, masks: Mapping[int, Masks], grid: Grid | None, image: bool = False) -> Tensor:
         """Output of the blocks for the context and mask tokens of each mask: [B, sum of K + M, P]."""
+        grid = grid or self.encoder_config.grid
         embedded: Tensor = self.predictor_embed(context)
         segments = []
         for visible, (kind, mask) in zip(
             embedded.split([mask.context.shape[1] for mask in masks.values()], 1), masks.items(), strict=True
         ):
-            segments += [visible, self.mask_tokens[kind].to(visible.dtype).expand(*mask.target.shape, -1)]
-        x = torch.cat(segments, 1)
+            segments += [visible, self.mask_token(kind).to(visible.dtype).expand(*mask.target.shape, -1)]
+        x = self.mark(torch.cat(segments, 1), image)
         index = torch.cat([half for mask in masks.values() for half in mask], 1)
         rotation = None
         if self.encoder_config.positions == "sincos":
@@ -118,6 +140,15 @@ class Predictor(nn.Module):
             recompute = self.encoder_config.checkpoint_activations and self.training
             x = run_block(block, x, rotation, lengths, recompute)
         return x
+
+
+def build_predictor(
+    config: PredictorConfig, encoder: EncoderConfig, levels: int = 1, target_width: int = 0
+) -> Predictor:
+    """A newly initialised predictor for an encoder of this kind: its `predictor_class`, else `Predictor`."""
+    kind = getattr(ENCODERS.find(encoder.kind), "predictor_class", Predictor)
+    built: Predictor = kind(config, encoder, levels, target_width)
+    return built
 
 
 def _length(mask: Masks) -> int:

@@ -157,7 +157,7 @@ def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: boo
     """
     teacher = None
     if config.teacher.weights and not continues:
-        teacher = read_origin(config.teacher.weights).pretrained.encoder
+        teacher = read_origin(config.teacher.weights, config.teacher.which or "").pretrained.encoder
     model = JEPA(replace(config.jepa, frozen=frozen), teacher)
     if config.run.start and not continues:
         start(model, config)
