@@ -34,6 +34,10 @@ def to_transformers(encoder: Encoder, predictor: Predictor | None = None, attent
     from transformers import VJEPA2Config, VJEPA2Model
 
     config = encoder.config
+    if config.kind != "vit":
+        raise ValueError(
+            f"transformers' VJEPA2Model has no encoder of kind {config.kind}; export with --format native or meta"
+        )
     if config.positions != "rotary" or config.rotary_order != "tiled":
         kind = "interleaved rotary" if config.positions == "rotary" else "sin-cos"
         raise ValueError(
