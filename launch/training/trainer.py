@@ -132,7 +132,7 @@ def make_trainer(
         accelerator=find_accelerator(run.accelerator),
         devices=ranks.devices,
         num_nodes=ranks.nodes,
-        strategy="ddp" if ranks.world > 1 else "auto",
+        strategy=choose_strategy(config, ranks.world),
         precision="bf16-mixed" if run.precision == "bf16" else "32-true",
         max_steps=run.total_steps,
         max_epochs=-1,
@@ -147,6 +147,14 @@ def make_trainer(
     )
     leave_signals_alone(trainer)
     return trainer
+
+
+def choose_strategy(config: TrainConfig, world: int) -> str:
+    """Lightning's name of the strategy; DDP looks for parameters without a gradient only if there may be any."""
+    if world == 1:
+        return "auto"
+    apart = config.data.images is not None and config.data.images.ranks is not None
+    return "ddp_find_unused_parameters_true" if apart or config.jepa.leaves_unused else "ddp"
 
 
 def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: bool) -> JEPA:
