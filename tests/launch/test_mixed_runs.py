@@ -15,7 +15,14 @@ from vjepa.encoder21 import ModalityEncoder
 from vjepa.formats.loading import load_pretrained
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "pretrain" / "tiny_cpu.yaml")
-NEW = ["encoder.kind=vjepa21", "encoder.positions=rotary", "encoder.depth=4", "objective=dense", "encoder.patch=16"]
+NEW = [
+    "predictor.heads=2",
+    "encoder.kind=vjepa21",
+    "encoder.positions=rotary",
+    "encoder.depth=4",
+    "objective=dense",
+    "encoder.patch=16",
+]
 MASKS = ["masks.ahead.kind=future", "image_masks.image={num_blocks: 1, spatial_scale: [0.3, 0.3]}"]
 
 
