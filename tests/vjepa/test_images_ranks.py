@@ -151,3 +151,17 @@ def test_the_masks_of_a_group_follow_its_stream_positions() -> None:
     assert lengths > 0
     kept = [set(row.tolist()) for row in rows[0][2:]]
     assert all(mine & set(theirs.tolist()) for mine, theirs in zip(kept, rows[1], strict=True))
+
+
+def test_the_mean_of_the_ranks_gradients_is_that_of_one_process() -> None:
+    """What DDP computes, without processes: a rank without images adds a gradient of 0 to what only images use."""
+    gradients = []
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        model = JEPA(tiny_21())
+        model.training_step(next(iter(Mixed(rank, world))), 0).backward()
+        assert model.predictor is not None
+        parameters = [*model.context_encoder.parameters(), *model.predictor.parameters()]
+        zeroed = [torch.zeros_like(value) if value.grad is None else value.grad for value in parameters]
+        gradients.append(torch.cat([gradient.flatten() for gradient in zeroed]))
+    torch.testing.assert_close((gradients[1] + gradients[2]) / 2, gradients[0], atol=1e-6, rtol=1e-4)
+    assert float((gradients[1] - gradients[0]).abs().max()) > 1e-4
