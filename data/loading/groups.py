@@ -50,7 +50,7 @@ def divide(config: ImageConfig | None, batch: int, rank: int, world: int) -> tup
     """
     total = batch * world
     if config is None:
-        return (Portion("", total, 0, rank * batch, batch, 1.0),)
+        return (Portion(CLIPS, total, 0, rank * batch, batch, 1.0),)
     images = round(config.share * total)
     if abs(images - config.share * total) > 1e-6 * total or not 0 < images < total:
         raise ValueError(
