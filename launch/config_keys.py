@@ -41,7 +41,7 @@ def list_keys(kind: type, prefix: str = "") -> list[Key]:
         name, hint = prefix + entry.name, hints[entry.name]
         inner = inner_dataclass(hint)
         if inner is not None:
-            keys += list_keys(inner, f"{name}." if is_dataclass(hint) else f"{name}.{FREE}.")
+            keys += list_keys(inner, f"{name}." if is_dataclass(without_none(hint)) else f"{name}.{FREE}.")
         else:
             default = entry.default if entry.default_factory is MISSING else entry.default_factory()
             required = default is MISSING

@@ -48,7 +48,7 @@ def _show(config: Any, defaults: Mapping[str, Any], indent: str) -> list[str]:
     for entry in fields(config):
         value, default = getattr(config, entry.name), defaults.get(entry.name)
         if is_dataclass(value) and not isinstance(value, type):
-            inner = default if isinstance(default, dict) else {}
+            inner = default if isinstance(default, dict) else declared_defaults(type(value))
             lines += [_comment(f"{indent}{entry.name}:", comments.get(entry.name, ""))]
             lines += _show(value, inner, f"{indent}  ")
         elif isinstance(value, dict) and value:

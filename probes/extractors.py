@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vjepa.encoder import Encoder, all_levels
+from vjepa.encoder21 import join_levels
 from vjepa.pixels import normalise
 from vjepa.precision import Precision, choose_precision
 
@@ -30,11 +31,19 @@ class Extractor(Protocol):
 
 
 class FrozenEncoder:
-    """Features of a frozen encoder after the chosen blocks."""
+    """Features of a frozen encoder after the chosen blocks; `hierarchical`: all of its levels joined in each token."""
 
     def __init__(
-        self, encoder: Encoder, device: str = "cpu", precision: Precision = "auto", layers: Sequence[int] = ()
+        self,
+        encoder: Encoder,
+        device: str = "cpu",
+        precision: Precision = "auto",
+        layers: Sequence[int] = (),
+        hierarchical: bool = False,
     ) -> None:
+        if hierarchical and layers:
+            raise ValueError(f"hierarchical features are those of all levels, give no layers; got {list(layers)}")
+        self.hierarchical = hierarchical
         self.encoder = encoder.eval().requires_grad_(False).to(device)
         self.device, self.precision = device, choose_precision(precision, device)
         self.which = choose_layers(layers, encoder.config.shape.depth)
@@ -42,8 +51,10 @@ class FrozenEncoder:
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> Tensor:
-        """clips uint8 [B, T, H, W, 3] -> [B, L*n, D]."""
+        """clips uint8 [B, T, H, W, 3] -> [B, L*n, D], or [B, n, levels * D] if hierarchical."""
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if self.hierarchical:
+                return join_levels(self.encoder, normalise(clips.to(self.device)))
             return torch.cat(all_levels(self.encoder, normalise(clips.to(self.device)), self.which), 1)
 
     @cached_property
@@ -53,7 +64,8 @@ class FrozenEncoder:
 
     def describe(self) -> dict[str, Any]:
         """See `Extractor`."""
-        return {"kind": "encoder", "weights": self.weights, "layers": self.which, "precision": self.precision}
+        found = {"kind": "encoder", "weights": self.weights, "layers": self.which, "precision": self.precision}
+        return {**found, "hierarchical": True} if self.hierarchical else found
 
 
 class FrameByFrame:

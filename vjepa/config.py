@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from torch import Tensor
+
+from vjepa.batch import is_image
 from vjepa.encoder import EncoderConfig
 from vjepa.loss import LossConfig
 from vjepa.masks import LONG_RANGE, SHORT_RANGE, MaskConfig
 from vjepa.optim import OptimConfig
 from vjepa.predictor import PredictorConfig
-from vjepa.registry import OBJECTIVES
+from vjepa.registry import ENCODERS, OBJECTIVES
 from vjepa.regularise import RegulariserConfig
 from vjepa.targets import TeacherConfig
 
@@ -42,6 +45,7 @@ class ModelConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     masks: dict[str, MaskConfig] = field(default_factory=published_masks)
+    image_masks: dict[str, MaskConfig] = field(default_factory=dict)  # of images; empty: as for clips
     loss: LossConfig = field(default_factory=LossConfig)
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -68,6 +72,15 @@ class JepaConfig(ModelConfig):
                 f"options of objective={self.objective} must be {wanted.__name__}, got {type(self.options).__name__}"
             )
         self.objective_class.check(self)
+
+    def masks_of(self, video: Tensor) -> dict[str, MaskConfig]:
+        """The masks for clips video [B, C, T, H, W], which are images if T = 1."""
+        return self.image_masks if self.image_masks and is_image(video) else self.masks
+
+    @property
+    def leaves_unused(self) -> bool:
+        """Can a step leave trained parameters without a gradient? DDP must be told."""
+        return bool(getattr(ENCODERS.find(self.encoder.kind), "has_modalities", False))
 
     @property
     def objective_class(self) -> Any:

@@ -25,7 +25,7 @@ from vjepa.positions import (
 )
 from vjepa.registry import ENCODERS
 
-SizeName = Literal["tiny", "small", "base", "large", "huge", "giant", "custom"]
+SizeName = Literal["tiny", "small", "base", "large", "huge", "giant", "gigantic", "custom"]
 
 
 class Shape(NamedTuple):
@@ -37,7 +37,7 @@ class Shape(NamedTuple):
     mlp_ratio: float  # hidden width of the MLP / width
 
 
-# V-JEPA 1; giant as in V-JEPA 2
+# V-JEPA 1; giant as in V-JEPA 2, gigantic as in V-JEPA 2.1
 SIZES: dict[str, Shape] = {
     "tiny": Shape(192, 12, 3, 4.0),
     "small": Shape(384, 12, 6, 4.0),
@@ -45,6 +45,7 @@ SIZES: dict[str, Shape] = {
     "large": Shape(1024, 24, 16, 4.0),
     "huge": Shape(1280, 32, 16, 4.0),
     "giant": Shape(1408, 40, 22, 6144 / 1408),
+    "gigantic": Shape(1664, 48, 26, 8192 / 1664),
 }
 
 
@@ -218,9 +219,7 @@ class Encoder(nn.Module):
             raise ValueError(
                 f"layers must lie in [{-depth}, {depth - 1}] for an encoder of {depth} blocks, got {which}"
             )
-        video = self.as_video(video)
-        grid = self.patch_embed.grid(video)
-        x = self.patch_embed(video, index)
+        x, grid = self.embed(self.as_video(video), index)
         rotation = None
         if self.config.positions == "sincos":
             table = interpolate_table(self.position_table, self.config.grid, grid)
@@ -231,8 +230,17 @@ class Encoder(nn.Module):
         for number, block in enumerate(self.blocks[: max(wanted) + 1]):
             x = run_block(block, x, rotation, lengths, self.config.checkpoint_activations and self.training)
             if number in wanted:
-                found[number] = self.norm(x)
+                found[number] = self.normalise(x, number)
         return [found[number] for number in wanted]
+
+    def embed(self, video: Tensor, index: Tensor | None) -> tuple[Tensor, Grid]:
+        """Tokens [B, K, D] of video [B, C, T, H, W] before positions are added, and the token grid."""
+        return self.patch_embed(video, index), self.patch_embed.grid(video)
+
+    def normalise(self, x: Tensor, block: int) -> Tensor:
+        """Features x [B, K, D] after block `block`, normalised."""
+        normalised: Tensor = self.norm(x)
+        return normalised
 
     def token_grid(self, video: Tensor) -> Grid:
         """Token grid of video [B, C, T, H, W]; ValueError if its size is not divisible."""
@@ -240,17 +248,27 @@ class Encoder(nn.Module):
 
     def as_video(self, video: Tensor) -> Tensor:
         """Expand images [B, C, H, W] and one-frame clips to one tubelet of identical frames."""
-        if video.ndim == 4:
-            video = video.unsqueeze(2)
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise ValueError(f"an encoder takes clips [B, 3, T, H, W] or images [B, 3, H, W], got {list(video.shape)}")
+        video = to_clips(video)
         return video.expand(-1, -1, self.config.tubelet, -1, -1) if video.shape[2] == 1 else video
 
 
-class PositionCache:
-    """Cache of rotary tables, one per grid and device."""
+def to_clips(video: Tensor) -> Tensor:
+    """Clips [B, 3, T, H, W] as they are, images [B, 3, H, W] as clips of one frame; ValueError for anything else."""
+    if video.ndim == 4:
+        video = video.unsqueeze(2)
+    if video.ndim != 5 or video.shape[1] != 3:
+        raise ValueError(f"an encoder takes clips [B, 3, T, H, W] or images [B, 3, H, W], got {list(video.shape)}")
+    return video
 
-    def __init__(self) -> None:
+
+class PositionCache:
+    """Cache of rotary tables, one per grid and device.
+
+    `span`: height and width positions are scaled to [0, span] whatever the grid; None: they count cells.
+    """
+
+    def __init__(self, span: int | None = None) -> None:
+        self.span = span
         self.tables: dict[tuple[int, Grid, str], Rotation] = {}
 
     def rotation(self, config: EncoderConfig, grid: Grid, index: Tensor | None, x: Tensor, heads: int = 0) -> Rotation:
@@ -258,7 +276,7 @@ class PositionCache:
         head_width = x.shape[-1] // (heads or config.shape.heads)
         key = (head_width, grid, str(x.device))
         if key not in self.tables:
-            self.tables[key] = rotary_rotation(head_width, grid, config.rotary_order, x.device)
+            self.tables[key] = rotary_rotation(head_width, grid, config.rotary_order, x.device, self.span)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         return gather_rotation(self.tables[key], index, dtype)
@@ -272,3 +290,16 @@ def choose_levels(depth: int, levels: int) -> tuple[int, ...]:
     if levels > depth:
         raise ValueError(f"levels must be at most the encoder's {depth} blocks, got {levels}")
     return tuple(round(depth * (level + 1) / levels) - 1 for level in range(levels))
+
+
+def levels_of(config: EncoderConfig, count: int) -> tuple[int, ...]:
+    """`count` blocks (0-based), including the last, from which to take features of several depths.
+
+    Those that the encoder's kind defines (a classmethod `levels_of(config, count)`), else equally spaced ones. Raises
+    ValueError if the encoder does not have that many.
+    """
+    kind = ENCODERS.find(config.kind)
+    if count > 1 and hasattr(kind, "levels_of"):
+        own: tuple[int, ...] = kind.levels_of(config, count)
+        return own
+    return choose_levels(config.shape.depth, count)

@@ -53,8 +53,7 @@ class JEPA(lightning.LightningModule):
         self.config = config
         self.objective = build_objective(config, config.frozen)
         if teacher is not None:
-            weights = {f"encoder.{name}": value for name, value in teacher.state_dict().items()}
-            self.objective.target_encoder.load_state_dict(weights)
+            self.objective.target_encoder.load_teacher(teacher)
         self.guard = Guard(config.optim.spike)
         self.position = 0  # stream position: samples consumed by all ranks
         self.moments: dict[str, dict[str, Tensor]] = {}  # Adam's state to start from, by parameter name
@@ -99,7 +98,8 @@ class JEPA(lightning.LightningModule):
         progress, outputs = self.global_step / self.config.steps, []
         for group in opened.groups:
             count = len(group.video)
-            samples = torch.arange(first, first + count, device=group.video.device)
+            start = first if group.first is None else group.first
+            samples = torch.arange(start, start + count, device=group.video.device)
             outputs.append(self.objective.step(group, StepContext(samples, position, progress)))
             first += count
         output = join_outputs(opened.groups, outputs)
@@ -168,12 +168,12 @@ class JEPA(lightning.LightningModule):
 
 
 def join_outputs(groups: tuple[ClipGroup, ...], outputs: list[StepOutput]) -> StepOutput:
-    """One output for a batch: the mean of its groups' losses; names of parts are prefixed with the group's name."""
+    """One output for a batch: the weighted mean of its groups' losses; parts are prefixed with the group's name."""
     if not outputs:
         raise ValueError("a batch must hold at least one clip, got none")
-    if len(outputs) == 1:
+    if len(outputs) == 1 and groups[0].weight == 1 and not groups[0].name:
         return outputs[0]
-    loss = torch.stack([output.loss for output in outputs]).mean()
+    loss = torch.stack([output.loss * group.weight for group, output in zip(groups, outputs, strict=True)]).mean()
     parts = {
         f"{group.name}/{name}" if group.name else name: value
         for group, output in zip(groups, outputs, strict=True)

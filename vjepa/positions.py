@@ -35,17 +35,22 @@ def interpolate_table(table: Tensor, source: Grid, wanted: Grid) -> Tensor:
     return functional.interpolate(volume, size=wanted, mode="trilinear").flatten(2)[0].T
 
 
-def rotary_rotation(head_width: int, grid: Grid, order: RotaryOrder, device: torch.device | None = None) -> Rotation:
+def rotary_rotation(
+    head_width: int, grid: Grid, order: RotaryOrder, device: torch.device | None = None, span: int | None = None
+) -> Rotation:
     """Cosine and sine, each [N, R], that rotate a head by its depth, height and width position.
 
     Each axis rotates 2*((R//3)//2) channels; the rest are unchanged (cosine 1, sine 0). `order` maps frequencies to
     channel pairs: `tiled` as in the released V-JEPA 2 weights (the two channels of a pair (2i, 2i+1) get different
-    frequencies), `interleaved` as in standard rotary embeddings and V-JEPA 2.1.
+    frequencies), `interleaved` as in standard rotary embeddings and V-JEPA 2.1. With `span`, height and width positions
+    run from 0 to `span` on every grid (V-JEPA 2.1); time is never scaled.
     """
     axis_width = 2 * ((head_width // 3) // 2)
     frequency = _frequencies(axis_width)
     spread = frequency.repeat(2) if order == "tiled" else frequency.repeat_interleave(2)
-    angles = [position.double()[:, None] * spread for position in _axis_positions(grid)]
+    scales = [1.0] + [1.0 if span is None else span / max(side - 1, 1) for side in grid[1:]]
+    positions = zip(_axis_positions(grid), scales, strict=True)
+    angles = [position.double()[:, None] * scale * spread for position, scale in positions]
     rest = torch.zeros(angles[0].shape[0], head_width - 3 * axis_width, dtype=torch.float64)
     angle = torch.cat([*angles, rest], dim=1)
     return angle.cos().float().to(device), angle.sin().float().to(device)

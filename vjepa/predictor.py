@@ -16,6 +16,7 @@ from vjepa.latent import LatentConfig, LatentVariable, Posterior
 from vjepa.masks import Masks
 from vjepa.patches import gather_tokens
 from vjepa.positions import Grid, interpolate_table, sincos_table
+from vjepa.registry import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,12 @@ class Predictor(nn.Module):
         heads = config.heads or encoder.shape.heads
         check_heads("predictor", config.width, heads, encoder.positions)
         self.config, self.encoder_config, self.heads = config, encoder, heads
+        self.levels, self.target_width = levels, target_width or levels * encoder.shape.width
         # As published: predicts the encoder's own final features, and nothing else.
         self.latent = levels == 1 and target_width in (0, encoder.shape.width) and config.latent.dims is None
         width = levels * encoder.shape.width
         single = nn.Linear(encoder.shape.width, config.width)
-        self.predictor_embed = single if levels == 1 else Mlp(width, encoder.shape.width, config.width)
+        self.predictor_embed: nn.Module = single if levels == 1 else Mlp(width, encoder.shape.width, config.width)
         tokens = (torch.zeros(1, 1, config.width) for _ in range(config.mask_tokens or 1))
         self.mask_tokens = nn.ParameterList(nn.Parameter(token) for token in tokens)
         self.predictor_blocks = nn.ModuleList(Block(config.width, heads, config.mlp_ratio) for _ in range(config.depth))
@@ -102,14 +104,16 @@ class Predictor(nn.Module):
         kind: int = 0,
         grid: Grid | None = None,
         latent: Tensor | None = None,
+        image: bool = False,
     ) -> Tensor:
         """Predict the tokens `target_index` [B, M] from the tokens `context_index` [B, K] -> [B, M, D].
 
         context [B, K, D] is the encoder's output; `kind` selects the mask token; `grid` is the clip's token grid
-        (None: the grid of the encoder's config); `latent` [B, Z] is the variable z (None: its prior mean, zero).
+        (None: the grid of the encoder's config); `latent` [B, Z] is the variable z (None: its prior mean, zero);
+        `image`: the tokens are those of an image.
         """
         latents = None if latent is None else [latent]
-        return self._predict(context, {kind: Masks(context_index, target_index)}, grid, True, latents)[0]
+        return self._predict(context, {kind: Masks(context_index, target_index)}, grid, True, latents, image)[0]
 
     def hidden(
         self,
@@ -117,12 +121,13 @@ class Predictor(nn.Module):
         masks: Sequence[Masks],
         grid: Grid | None = None,
         latents: Sequence[Tensor] | None = None,
+        image: bool = False,
     ) -> list[Tensor]:
         """Predict the hidden tokens of each mask, all masks in one pass -> [B, M, D] each.
 
         context [B, sum of K, D]: the encoded context tokens of each mask, concatenated; latents: [B, Z] for each mask.
         """
-        return self._predict(context, dict(enumerate(masks)), grid, True, latents)
+        return self._predict(context, dict(enumerate(masks)), grid, True, latents, image)
 
     def infer(
         self, target: Tensor, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None
@@ -140,9 +145,15 @@ class Predictor(nn.Module):
             for mask, part in zip(masks, parts, strict=True)
         ]
 
-    def everywhere(self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None) -> list[Tensor]:
+    def everywhere(
+        self, context: Tensor, masks: Sequence[Masks], grid: Grid | None = None, image: bool = False
+    ) -> list[Tensor]:
         """Like `hidden`, but for visible and hidden tokens, in this order: [B, K + M, D] each."""
-        return self._predict(context, dict(enumerate(masks)), grid, hidden_only=False)
+        return self._predict(context, dict(enumerate(masks)), grid, False, None, image)
+
+    def mark(self, x: Tensor, image: bool) -> Tensor:
+        """Tokens x [B, N, P] before positions are added; predictors that tell images from clips mark them here."""
+        return x
 
     def mask_token(self, kind: int, grid: Grid) -> Tensor:
         """The token [1, 1, P] of hidden positions under mask number `kind` of a clip with this token grid.
@@ -165,13 +176,14 @@ class Predictor(nn.Module):
         masks: Mapping[int, Masks],
         grid: Grid | None,
         hidden_only: bool,
-        latents: Sequence[Tensor] | None = None,
+        latents: Sequence[Tensor] | None,
+        image: bool,
     ) -> list[Tensor]:
         if latents is not None and self.variable is None:
             raise ValueError(
                 "this predictor has no latent variable, so it takes no `latent`; set predictor.latent.dims"
             )
-        x = self._transform(context, masks, grid or self.encoder_config.grid, latents)
+        x = self._transform(context, masks, grid, latents, image)
         lengths = [mask.target.shape[1] if hidden_only else _length(mask) for mask in masks.values()]
         if hidden_only:
             halves = [half.shape[1] for mask in masks.values() for half in mask]
@@ -180,26 +192,25 @@ class Predictor(nn.Module):
         return list(prediction.split(lengths, 1))
 
     def _transform(
-        self, context: Tensor, masks: Mapping[int, Masks], grid: Grid, latents: Sequence[Tensor] | None
+        self,
+        context: Tensor,
+        masks: Mapping[int, Masks],
+        grid: Grid | None,
+        latents: Sequence[Tensor] | None = None,
+        image: bool = False,
     ) -> Tensor:
         """Output of the blocks for the context and mask tokens of each mask: [B, sum of K + M, P]."""
+        grid = grid or self.encoder_config.grid
         embedded: Tensor = self.predictor_embed(context)
         segments = []
-<<<<<<< HEAD
         parts = embedded.split([mask.context.shape[1] for mask in masks.values()], 1)
         for number, (visible, (kind, mask)) in enumerate(zip(parts, masks.items(), strict=True)):
-            token = self.mask_tokens[kind].to(visible.dtype)
+            token = self.mask_token(kind, grid).to(visible.dtype)
             if self.variable is not None:
                 z = visible.new_zeros(len(visible), self.variable.dims) if latents is None else latents[number]
                 token = token + self.variable(z).to(visible.dtype)
             segments += [visible, token.expand(*mask.target.shape, -1)]
-=======
-        for visible, (kind, mask) in zip(
-            embedded.split([mask.context.shape[1] for mask in masks.values()], 1), masks.items(), strict=True
-        ):
-            segments += [visible, self.mask_token(kind, grid).to(visible.dtype).expand(*mask.target.shape, -1)]
->>>>>>> published
-        x = torch.cat(segments, 1)
+        x = self.mark(torch.cat(segments, 1), image)
         index = torch.cat([half for mask in masks.values() for half in mask], 1)
         rotation = None
         if self.encoder_config.positions == "sincos":
@@ -211,6 +222,15 @@ class Predictor(nn.Module):
             recompute = self.encoder_config.checkpoint_activations and self.training
             x = run_block(block, x, rotation, lengths, recompute)
         return x
+
+
+def build_predictor(
+    config: PredictorConfig, encoder: EncoderConfig, levels: int = 1, target_width: int = 0
+) -> Predictor:
+    """A newly initialised predictor for an encoder of this kind: its `predictor_class`, else `Predictor`."""
+    kind = getattr(ENCODERS.find(encoder.kind), "predictor_class", Predictor)
+    built: Predictor = kind(config, encoder, levels, target_width)
+    return built
 
 
 def _length(mask: Masks) -> int:

@@ -20,10 +20,10 @@ Added = TypeVar("Added")
 
 
 class Registry(Generic[Part]):
-    """Parts of one kind by name. `key`: the config key that selects one; `home`: the module with the built-in parts."""
+    """Parts of one kind by name. `key`: the config key that selects one; `homes`: modules with the built-in parts."""
 
-    def __init__(self, key: str, home: str) -> None:
-        self.key, self.home = key, home
+    def __init__(self, key: str, *homes: str) -> None:
+        self.key, self.homes = key, homes
         self._parts: dict[str, Part] = {}
 
     def register(self, name: str) -> Callable[[Added], Added]:
@@ -42,8 +42,9 @@ class Registry(Generic[Part]):
 
     def find(self, name: str) -> Part:
         """The part registered under `name`; otherwise a ValueError with the closest and all known names."""
-        names = self.names()
-        if name not in names:
+        if name not in self._parts:
+            names = self.names()
+        if name not in self._parts:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}? There are" if near else "there are"
             raise ValueError(
@@ -54,7 +55,8 @@ class Registry(Generic[Part]):
 
     def names(self) -> list[str]:
         """All registered names."""
-        import_module(self.home)
+        for home in self.homes:
+            import_module(home)
         return list(self._parts)
 
     def __iter__(self) -> Iterator[str]:

@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vjepa.encoder import EncoderConfig, all_levels, build_encoder, choose_levels
+from vjepa.encoder import EncoderConfig, all_levels, build_encoder, levels_of
 from vjepa.flops import encoder_flops
 from vjepa.loss import in_full_precision
 from vjepa.patches import cut_patches
@@ -27,7 +27,8 @@ class TeacherConfig:
 
     average: exponential moving average (EMA) of the context encoder (V-JEPA 1: momentum 0.998 to 1). stop_gradient: the
     context encoder itself on the unmasked clip (as in SimSiam). frozen: a fixed pretrained encoder (SALT). pixels: the
-    normalised pixels of each tubelet (masked autoencoder).
+    normalised pixels of each tubelet (masked autoencoder). distilled: as frozen, but the momenta are those of an EMA
+    of the student, which is exported in its place (V-JEPA 2.1).
     """
 
     source: str = field(default="average", metadata={"registry": TARGETS})  # a registered source of targets
@@ -38,6 +39,9 @@ class TeacherConfig:
     )
     weights: str | None = (
         None  # of a frozen teacher: run, .ckpt, exported folder, transformers folder or official checkpoint
+    )
+    which: Literal["target", "context", "encoder", "target_encoder", "ema_encoder"] | None = (
+        None  # which encoder of teacher.weights; null: the target of a run, the only one of a folder
     )
 
     def __post_init__(self) -> None:
@@ -52,7 +56,7 @@ class TeacherConfig:
             )
         if (self.weights is not None) != TARGETS.find(self.source).needs_weights:
             raise ValueError(
-                f"teacher.weights is required with teacher.source=frozen and must be null otherwise, "
+                f"teacher.weights is required with teacher.source=frozen or distilled and must be null otherwise, "
                 f"got source {self.source} and weights {self.weights!r}"
             )
 
@@ -94,6 +98,10 @@ class Targets(nn.Module, ABC):
     def forward(self, video: Tensor, encoder: Any) -> Tensor:
         """Targets of video [B, C, T, H, W]; `encoder` is the context encoder -> [B, N, width]."""
 
+    def load_teacher(self, teacher: nn.Module) -> None:
+        """Take the weights of `teacher`; ValueError for a source that has none to load."""
+        raise ValueError(f"only a frozen teacher has weights to load, these targets are {type(self).__name__}")
+
     def update(self, encoder: nn.Module, momentum: float) -> None:
         """Update from the context encoder after an optimiser step; a no-op for most sources."""
 
@@ -134,10 +142,8 @@ class TargetEncoder(Targets):
 
     @torch.no_grad()
     def update(self, encoder: nn.Module, momentum: float) -> None:
-        """parameter <- momentum * parameter + (1 - momentum) * the encoder's, all of them in one call."""
-        mine: list[Tensor] = list(self.encoder.parameters())
-        theirs: list[Tensor] = list(encoder.parameters())
-        torch._foreach_lerp_(mine, theirs, 1 - momentum)
+        """See `move_average`."""
+        move_average(self.encoder, encoder, momentum)
 
     @property
     def moving_average(self) -> nn.Module | None:
@@ -169,7 +175,7 @@ class FrozenTargets(TargetEncoder):
                 )
         with torch.random.fork_rng(devices=[]):  # later modules get the same initial weights with any source
             teacher = build_encoder(frozen)
-        return cls(teacher, (-1,) if tuple(levels) == (-1,) else choose_levels(frozen.shape.depth, len(levels)))
+        return cls(teacher, (-1,) if len(levels) == 1 else levels_of(frozen, len(levels)))
 
     @classmethod
     def width_of(cls, encoder: EncoderConfig, levels: int, frozen: EncoderConfig | None) -> int:
@@ -181,6 +187,10 @@ class FrozenTargets(TargetEncoder):
         """See `Targets`: the frozen encoder runs on this run's clips, whatever it was trained on."""
         return encoder_flops(frozen or encoder, math.prod(encoder.grid), embedded=True)
 
+    def load_teacher(self, teacher: nn.Module) -> None:
+        """See `Targets`."""
+        self.encoder.load_state_dict(teacher.state_dict())
+
     def update(self, encoder: nn.Module, momentum: float) -> None:
         """Nothing to update."""
 
@@ -188,6 +198,34 @@ class FrozenTargets(TargetEncoder):
     def moving_average(self) -> nn.Module | None:
         """See `Targets`."""
         return None
+
+
+@TARGETS.register("distilled")
+class DistilledTargets(FrozenTargets):
+    """A fixed encoder, beside which a moving average of the student is kept for evaluation and export (V-JEPA 2.1)."""
+
+    def __init__(self, encoder: Any, levels: Sequence[int] = (-1,)) -> None:
+        super().__init__(encoder, levels)
+        self.student: Any = None
+
+    @classmethod
+    def build(cls, encoder: Any, levels: Sequence[int], frozen: EncoderConfig | None) -> "Targets":
+        """See `Targets`; the average begins as a copy of the student."""
+        built = super().build(encoder, levels, frozen)
+        assert isinstance(built, cls)
+        built.student = deepcopy(encoder).requires_grad_(False)
+        return built
+
+    @torch.no_grad()
+    def update(self, encoder: nn.Module, momentum: float) -> None:
+        """Move the average of the student; the targets stay as they are."""
+        move_average(self.student, encoder, momentum)
+
+    @property
+    def moving_average(self) -> nn.Module | None:
+        """The average of the student."""
+        found: nn.Module = self.student
+        return found
 
 
 @TARGETS.register("stop_gradient")
@@ -249,6 +287,13 @@ class PixelTargets(Targets):
         """video [B, C, T, H, W] -> [B, N, R]."""
         patches = cut_patches(video, self.tubelet, self.patch)
         return functional.layer_norm(patches.float(), patches.shape[-1:])
+
+
+def move_average(average: nn.Module, encoder: nn.Module, momentum: float) -> None:
+    """parameter <- momentum * parameter + (1 - momentum) * the encoder's, all of them in one call."""
+    mine: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(encoder.parameters())
+    torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
 
 def normalised_levels(encoder: Any, video: Tensor, levels: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.loading.groups import ImageConfig
 from data.parallel import count_cores
 
 
@@ -19,7 +20,8 @@ class MixPart:
     """One data set of a mixture; a field that is None takes its value from the DataConfig."""
 
     path: str = ""
-    weight: float = 1.0  # share of the samples, relative to the other weights
+    weight: float = 1.0  # share of the samples, relative to the other weights (of image sets: to those of image sets)
+    images: bool = False  # an image set: one frame of a sample, in a group of its own (data.images)
     stride: int | None = None
     fps: float | None = None
     scale: tuple[float, float] | None = None
@@ -38,6 +40,7 @@ class DataConfig:
 
     path: str = ""  # folder or URL of a folder with manifest.json; this or mix is required
     mix: list[MixPart] = field(default_factory=list)  # several data sets, instead of path
+    images: ImageConfig | None = None  # how many images beside the clips, and which ranks read them; null: none
     frames: int = 16  # per clip
     stride: int = 4  # every how many frames of the video one is taken; ignored if fps is set
     fps: float | None = None  # frames per second of a clip; null: use stride
@@ -74,17 +77,43 @@ class DataConfig:
             raise ValueError(f"data.workers must be at least 0, or null for one per core, got {self.workers}")
 
     def parts(self) -> list[tuple["DataConfig", float]]:
-        """The data sets of the mixture (or the only one), each as a DataConfig of its own, with their weights."""
+        """The data sets of the mixture (or the only one), each as a DataConfig of its own, with their weights.
+
+        An image set has one frame per sample, and the size of images. Raises ValueError for a mixture of image sets
+        without data.images, and the other way round.
+        """
         if not self.mix and not self.path:
             raise ValueError("data.path is required: the folder of shards that `python -m launch pack` wrote")
         if self.mix and self.path:
             raise ValueError(f"give data.path or data.mix, not both; path is {self.path}")
         if not self.mix:
             return [(self, 1.0)]
+        self._check_images()
         names = ("path", "stride", "fps", "scale", "aspect", "flip")
         changes = [{name: getattr(part, name) for name in names} for part in self.mix]
         given = [{name: value for name, value in change.items() if value is not None} for change in changes]
-        return [(replace(self, mix=[], **change), part.weight) for change, part in zip(given, self.mix, strict=True)]
+        for part, change in zip(self.mix, given, strict=True):
+            if part.images and self.images is not None:
+                change |= {"frames": 1, "crop": self.images.crop or self.crop, "clips_per_video": 1, "arrays": {}}
+        return [
+            (replace(self, mix=[], images=None, **change), part.weight)
+            for change, part in zip(given, self.mix, strict=True)
+        ]
+
+    def _check_images(self) -> None:
+        sets = sum(part.images for part in self.mix)
+        if (self.images is None) != (sets == 0):
+            raise ValueError(
+                f"data.images and parts of data.mix with images: true go together; got data.images={self.images} and "
+                f"{sets} image sets"
+            )
+        if self.images is not None and sets == len(self.mix):
+            raise ValueError(
+                "data.mix has only image sets; to train on images alone give them without images: true, leave "
+                "data.images out, and set data.frames=1"
+            )
+        if self.images is not None and self.clips_per_video > 1:
+            raise ValueError(f"data.images needs data.clips_per_video=1, got {self.clips_per_video}")
 
     def count_workers(self) -> int:
         """Worker processes of one loader on this machine."""
@@ -144,9 +173,16 @@ class Batch:
     keys: list[str]
     skipped: dict[str, list[str]] = field(default_factory=dict)
     position: int = 0  # stream position after this batch, in clips over all ranks
+    first: int | None = None  # stream position of the first clip
+    weight: float = 1.0  # of these clips' loss, beside that of the groups
     arrays: dict[str, Tensor] = field(default_factory=dict)  # from the sidecars, each [B, ...]
     groups: dict[str, "Batch"] = field(default_factory=dict)  # additional clips of another size or length, by name
     indices: list[int] = field(default_factory=list)  # in evaluation: sample indices, in shard order
+
+    @property
+    def samples(self) -> int:
+        """Number of clips, including those of the groups."""
+        return len(self.keys) + sum(group.samples for group in self.groups.values())
 
     def pin_memory(self) -> "Batch":
         """The same batch in pinned memory, for asynchronous copies."""
@@ -155,6 +191,10 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def share_memory(self) -> "Batch":
+        """The same batch, its tensors moved to shared memory."""
+        return self._each(lambda tensor: tensor.share_memory_())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same batch with `change` applied to every tensor."""

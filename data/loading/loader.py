@@ -14,16 +14,18 @@ from typing import Any
 
 from data.loading.arrays import check_alignments
 from data.loading.batch import Batch, DataConfig, MixPart, Views
+from data.loading.groups import CLIPS, IMAGES, ImageConfig, divide
 from data.loading.plan import Mixture, Plan
 from data.loading.processes import start_workers
 from data.loading.remote import is_url
-from data.loading.workers import ClipReader, EvalBatches, Request, Stream, TrainBatches
+from data.loading.workers import ClipReader, EvalBatches, Request, Source, Stream, TrainBatches
 from data.manifest import Manifest
 
 __all__ = [
     "Batch",
     "DataConfig",
     "EvalLoader",
+    "ImageConfig",
     "MixPart",
     "Request",
     "Tally",
@@ -51,15 +53,28 @@ class TrainLoader:
         for part, _ in self.parts:
             check_alignments(part.arrays, part.fps, part.flip, part.scale)
         self.manifests = [Manifest.load(part.path, config.allow_pipe, config.outage) for part, _ in self.parts]
-        self.mixture = Mixture([weight for _, weight in self.parts], seed)
+        if config.images is not None and not config.mix:
+            raise ValueError("data.images needs parts of data.mix with images: true, got data.path alone")
+        self.groups = [IMAGES if part.images else CLIPS for part in config.mix] or [CLIPS]
+        self.portions = divide(config.images if config.mix else None, batch, rank, world)
+        self.mixtures = {
+            group: Mixture(
+                [weight for (_, weight), own in zip(self.parts, self.groups, strict=True) if own == group], seed
+            )
+            for group in dict.fromkeys(self.groups)
+        }
         self.position = position
         self.tally = Tally(config.max_bad_fraction)
 
     def __iter__(self) -> Generator[Batch, None, None]:
         """Continue at `position`."""
-        batches = TrainBatches(
-            self.open_streams(), self.mixture, self.batch, self.rank, self.world, self.config.clips_per_video
-        )
+        total = self.batch * self.world
+        if self.position % total and len(self.mixtures) > 1:
+            raise ValueError(
+                f"images beside clips continue at whole steps only: stream position {self.position} is not a multiple "
+                f"of the {total} samples of a forward pass over all ranks; use the checkpoint's batch and ranks"
+            )
+        batches = TrainBatches(self.open_sources(), total)
         for batch in start_workers(
             batches, self.position, self.config.count_workers(), self.config.timeout, _outage(self.config)
         ):
@@ -99,20 +114,36 @@ class TrainLoader:
         """The data set, or the first of several."""
         return self.manifests[0]
 
-    def open_streams(self) -> list[Stream]:
-        """A stream for each data set; labels of a mixture are used only if all data sets have the same classes."""
-        labelled = all(manifest.classes == self.manifest.classes for manifest in self.manifests)
+    def open_sources(self) -> list[Source]:
+        """What this rank reads: the clips, the images, or both."""
+        return [
+            Source(portion, self._open_streams(portion.name), self.mixtures[portion.name], self.config.clips_per_video)
+            for portion in self.portions
+        ]
+
+    def _open_streams(self, group: str) -> list[Stream]:
+        """A stream for each data set of a group; labels are used only if all its data sets have the same classes."""
+        chosen = [
+            (config, manifest)
+            for (config, _), manifest, own in zip(self.parts, self.manifests, self.groups, strict=True)
+            if own == group
+        ]
+        labelled = all(manifest.classes == chosen[0][1].classes for _, manifest in chosen)
         streams = []
-        for (config, _), manifest in zip(self.parts, self.manifests, strict=True):
+        for config, manifest in chosen:
             plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards)
             streams.append(Stream(ClipReader(config, manifest), plan, labelled))
         return streams
 
     def _fingerprint(self) -> str:
-        """The manifest's fingerprint; for a mixture, a hash of all fingerprints and shares."""
-        shares = self.mixture.quotas.tolist()
+        """The manifest's fingerprint; for a mixture, all fingerprints and shares."""
         names = [manifest.fingerprint() for manifest in self.manifests]
-        return names[0] if len(names) == 1 else "+".join(f"{n}*{q}" for n, q in zip(names, shares, strict=True))
+        if len(names) == 1:
+            return names[0]
+        shares = {group: iter(mixture.quotas.tolist()) for group, mixture in self.mixtures.items()}
+        marks = [f"{name}*{next(shares[group])}" for name, group in zip(names, self.groups, strict=True)]
+        images = self.config.images
+        return "+".join(marks) if images is None else f"{'+'.join(marks)}; images {images.share:g} {self.groups}"
 
 
 class EvalLoader:
@@ -178,7 +209,7 @@ class Tally:
                 if self.on_skip is not None:
                     self.on_skip(reason, name)
         bad = sum(map(len, batch.skipped.values()))
-        self.count(len(batch.keys) - (bad if replaced else 0), batch.skipped)
+        self.count(batch.samples - (bad if replaced else 0), batch.skipped)
         if bad:
             self.check()
 

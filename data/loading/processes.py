@@ -208,10 +208,7 @@ class _Work(Dataset[Any]):
         if get_worker_info() is None:
             return batch
         try:
-            for value in vars(batch).values():
-                for array in value.values() if isinstance(value, dict) else (value,):
-                    if isinstance(array, torch.Tensor):
-                        array.share_memory_()  # here, not in the sending thread: errors can be reported
+            batch = batch.share_memory()  # here, not in the sending thread: errors can be reported
         except RuntimeError as error:
             return OSError(
                 f"no shared memory for a batch ({str(error).splitlines()[0]}): enlarge {SHARED_MEMORY}, or lower "

@@ -22,6 +22,7 @@ from data.loading.arrays import read_arrays, stack_arrays
 from data.loading.augment import crop_resize, random_box, square_boxes
 from data.loading.batch import Batch, DataConfig, Views
 from data.loading.clips import choose_frames, choose_published, segment_centres
+from data.loading.groups import CLIPS, Portion
 from data.loading.plan import Mixture, Plan, draw_for
 from data.loading.processes import Board
 from data.loading.randaugment import erase, rand_augment
@@ -153,34 +154,51 @@ class Stream:
     labelled: bool = True  # False: the streams' labels are not compatible, use -1
 
 
-class TrainBatches:
-    """Training batches: the number of a batch is the stream position at which its step begins, over all ranks."""
+@dataclass(frozen=True)
+class Source:
+    """The data sets of one group of clips, and what a rank reads of them in a step."""
 
-    def __init__(
-        self, streams: list[Stream], mixture: Mixture, batch: int, rank: int, world: int, clips_per_video: int = 1
-    ) -> None:
-        self.streams, self.mixture, self.batch, self.rank, self.world = streams, mixture, batch, rank, world
-        self.clips_per_video = clips_per_video
+    portion: Portion
+    streams: list[Stream]
+    mixture: Mixture
+    clips_per_video: int = 1
+
+
+class TrainBatches:
+    """Training batches: the number of a batch is the stream position at which its step begins, over all ranks.
+
+    `total`: samples of a step over all ranks. Clips are the batch itself, images a group of it.
+    """
+
+    def __init__(self, sources: Sequence[Source], total: int) -> None:
+        self.sources, self.total = sources, total
 
     def numbers(self, start: int) -> Iterator[int]:
         while True:
             yield start
-            start += self.batch * self.world
+            start += self.total
 
     def batch_bytes(self) -> int:
         """Bytes of a batch's pixels."""
-        config = self.streams[0].reader.config
-        return self.batch * config.frames * config.crop**2 * 3
+        configs = [(source.portion.count, source.streams[0].reader.config) for source in self.sources]
+        return sum(count * config.frames * config.crop**2 * 3 for count, config in configs)
 
     def make(self, number: int, board: Board) -> Batch:
         skipped: dict[str, list[str]] = {}
-        first = number + self.rank * self.batch
-        clips = []
-        wanted = (divmod(position, self.clips_per_video) for position in range(first, first + self.batch))
+        parts = {source.portion.name: self._group(source, number, skipped, board) for source in self.sources}
+        clips = parts.pop(CLIPS, None) or _collate([], {}, 0)
+        return replace(clips, skipped=skipped, position=number + self.total, groups=parts)
+
+    def _group(self, source: Source, number: int, skipped: dict[str, list[str]], board: Board) -> Batch:
+        """This rank's samples of one group, in the step that begins at stream position `number`."""
+        portion, clips = source.portion, []
+        first = number * portion.per_step // self.total + portion.first  # in the group's own order
+        wanted = (divmod(position, source.clips_per_video) for position in range(first, first + portion.count))
         for video, numbered in groupby(wanted, key=itemgetter(0)):
-            part, inner = self.mixture.find(video)
-            clips += self._clips(self.streams[part], inner, [number for _, number in numbered], skipped, board)
-        return _collate(clips, skipped, number + self.batch * self.world)
+            part, inner = source.mixture.find(video)
+            clips += self._clips(source.streams[part], inner, [number for _, number in numbered], skipped, board)
+        start = number + portion.before + portion.first
+        return replace(_collate(clips, {}, number + self.total), first=start, weight=portion.weight)
 
     def _clips(
         self, stream: Stream, position: int, numbers: list[int], skipped: dict[str, list[str]], board: Board

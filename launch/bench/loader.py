@@ -129,11 +129,12 @@ class Reader:
 
     def __init__(self, config: TrainConfig, clips: int) -> None:
         loader = TrainLoader(config.data, clips, config.run.seed)
-        streams = loader.open_streams()
-        for stream in streams:
-            stream.reader.decode = self._decode
+        sources = loader.open_sources()
+        for source in sources:
+            for stream in source.streams:
+                stream.reader.decode = self._decode
         self.clips = clips
-        self.batches = TrainBatches(streams, loader.mixture, clips, 0, 1, config.data.clips_per_video)
+        self.batches = TrainBatches(sources, clips)
         self.numbers, self.board = self.batches.numbers(0), Board(0)
         self.calls: list[DecodeCall] = []
 

@@ -30,6 +30,7 @@ def check_plain(config: JepaConfig) -> None:
     """Raise ValueError for a config that the plain step does not implement."""
     for field, found, required in (
         ("objective", config.objective, "masked"),
+        ("encoder.kind", config.encoder.kind, "vit"),
         ("teacher.source", config.teacher.source, "average"),
         ("regulariser.variance", config.regulariser.variance, 0),
         ("regulariser.covariance", config.regulariser.covariance, 0),

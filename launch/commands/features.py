@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--head", default="", help="for --pool attentive: folder or results.json of a probe")
     parser.add_argument("--layers", type=int, nargs="+", default=[], help="blocks to read from (default: the last)")
+    parser.add_argument(
+        "--hierarchical", action="store_true", help="join all levels of a V-JEPA 2.1 encoder in each token"
+    )
     parser.add_argument("--batch", type=int, default=defaults.batch, help="windows per batch (default: 4)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--to", choices=["safetensors", "npz"], default="safetensors", help="format of the files")
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Extract the features; ValueError naming the videos that could not be read, if any."""
-    names = ("window", "stride", "step", "fps", "pool", "view", "batch", "precision")
+    names = ("window", "stride", "step", "fps", "pool", "view", "hierarchical", "batch", "precision")
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     config = WindowConfig(layers=tuple(arguments.layers), **settings)
     origin = read_origin(arguments.encoder, arguments.weights, read_hints(arguments))

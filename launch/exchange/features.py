@@ -23,6 +23,7 @@ from data.packing.sources import Source, list_sources
 from launch.exchange.encoders import hash_weights
 from probes.heads import AttentiveHead
 from vjepa.encoder import Encoder, EncoderConfig
+from vjepa.encoder21 import join_levels
 from vjepa.formats.arrays import ArrayFormat, read_metadata, write_arrays
 from vjepa.pixels import normalise
 
@@ -42,6 +43,7 @@ class WindowConfig:
     pool: Pool = "none"  # mean: average the tokens of a window; attentive: pool them with the query of a trained head
     layers: tuple[int, ...] = ()  # blocks to read features from, 0-based, negative from the end; empty: the last
     view: Literal["full", "published"] = "full"  # centre square: the whole short side, or 224/256 of it
+    hierarchical: bool = False  # all levels of a V-JEPA 2.1 encoder joined in each token, instead of the last
     batch: int = 4  # windows per batch
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -53,6 +55,8 @@ class WindowConfig:
             raise ValueError(f"--fps must not be negative, got {self.fps}")
         if self.pool == "attentive" and self.layers:
             raise ValueError("--pool attentive needs the last features, on which its head was trained; drop --layers")
+        if self.hierarchical and (self.layers or self.pool == "attentive"):
+            raise ValueError("--hierarchical joins all levels; drop --layers and --pool attentive")
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ def extract_features(
     while batch := list(islice(windows, config.batch)):
         clips = torch.stack(batch)
         with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
-            tokens = encoder.layers(normalise(clips.to(device)), layers)
+            shown = normalise(clips.to(device))
+            tokens = [join_levels(encoder, shown)] if config.hierarchical else encoder.layers(shown, layers)
         found.append([pool_tokens(features.float(), config.pool, head).cpu() for features in tokens])
     whole = [torch.cat(parts).contiguous() for parts in zip(*found, strict=True)]
     names = [f"layer_{layer % len(encoder.blocks)}" for layer in layers] if config.layers else ["features"]
@@ -230,6 +235,8 @@ def _describe(entry: Source, encoder: Encoder, config: WindowConfig) -> dict[str
     del settings["batch"]
     if config.view == "full":
         del settings["view"]  # files of earlier versions have no such entry
+    if not config.hierarchical:
+        del settings["hierarchical"]  # absent from files of earlier versions
     stat = Path(entry.path).stat()
     t, side = (config.window or encoder.config.frames) // encoder.config.tubelet, encoder.config.grid[1]
     return {

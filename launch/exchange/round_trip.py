@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probes.heads import AttentiveHead
-from vjepa.encoder import Encoder
+from vjepa.encoder import Encoder, all_levels, levels_of
 from vjepa.formats.accounting import Pretrained
 from vjepa.formats.graph import ONNX, PROGRAM
 from vjepa.patches import gather_tokens
@@ -48,7 +48,7 @@ def measure_difference(original: Pretrained, reader: Reader, clip: Tensor, head:
     half = max(1, len(order) // 2)
     context, target = order[:half].sort().values[None], order[half:].sort().values[None]
     grid = encoder.token_grid(clip)
-    expected = _predict(original.predictor, features, context, target, grid)
+    expected = _predict(original.predictor, encoder, clip, context, target, grid)
     return max(difference, float((expected - reader.prediction(clip, context, target)).abs().max()))
 
 
@@ -59,7 +59,7 @@ def read_ours(loaded: Pretrained) -> Reader:
         if loaded.predictor is None:
             raise ValueError(f"{loaded.source} lost its predictor")
         grid = loaded.encoder.token_grid(clip)
-        return _predict(loaded.predictor, loaded.encoder(clip), context, target, grid)
+        return _predict(loaded.predictor, loaded.encoder, clip, context, target, grid)
 
     return Reader(loaded.encoder, predict)
 
@@ -111,8 +111,11 @@ def read_program(folder: Path) -> Reader:
     return Reader(lambda clip: module(clip))
 
 
-def _predict(predictor: Predictor, features: Tensor, context: Tensor, target: Tensor, grid: Any) -> Tensor:
+def _predict(
+    predictor: Predictor, encoder: Encoder, clip: Tensor, context: Tensor, target: Tensor, grid: Any
+) -> Tensor:
     predictor = predictor.float().eval()
+    features = torch.cat(all_levels(encoder, clip, levels_of(encoder.config, predictor.levels)), -1)
     prediction: Tensor = predictor(gather_tokens(features, context), context, target, grid=grid)
     return prediction
 

@@ -46,6 +46,7 @@ class ProbeConfig:
     encoder: str = ""  # run, .ckpt, exported or transformers folder, official checkpoint, or timm:NAME[:FILE]; required
     weights: Weights = ""  # which encoder: target (default) or context of a run, or its name in an official checkpoint
     layers: tuple[int, ...] = ()  # blocks whose tokens attentive heads read, 0-based or negative; empty: the last
+    hierarchical: bool = False  # all levels of a V-JEPA 2.1 encoder joined in each token, instead of the last
     train: str = ""  # folder of shards to train the heads on; required
     test: str = ""  # folder of shards of the test set; required
     targets: str = ""  # table `key,value` or `path,value` of regression targets; empty: the labels in the shards
@@ -193,11 +194,13 @@ def check_classes(config: ProbeConfig, orders: Sequence[Order]) -> list[str]:
 
 def extractors(subject: Subject, config: ProbeConfig, device: str, crop: int) -> dict[str, Extractor]:
     """The encoder and the configured baselines, by their name in the results table."""
-    seed, frozen = config.heads.seed, subject.freeze(device, config.precision, config.layers)
+    seed, frozen = config.heads.seed, subject.freeze(device, config.precision, config.layers, config.hierarchical)
     found: dict[str, Extractor] = {"encoder": frozen}
     for name in config.baselines:
         if name == "random":
-            found["random encoder"] = subject.fresh(seed).freeze(device, config.precision, config.layers)
+            found["random encoder"] = subject.fresh(seed).freeze(
+                device, config.precision, config.layers, config.hierarchical
+            )
         elif name == "pixels":
             found["raw pixels"] = Pixels()
         elif name == "first_frame":
@@ -241,6 +244,7 @@ def write(
     write_results(folder, results, classes, asdict(config))
     chosen = choose_layers(config.layers, subject.depth)
     layers = "" if chosen == choose_layers((), subject.depth) else f"layers {', '.join(map(str, chosen))}"
+    layers = "hierarchical levels" if config.hierarchical else layers
     digest = hash_weights(subject.module, layers)
     source = f"{subject.source}, {layers}" if layers else subject.source
     trained = [result.trained for result in results if result.features == "encoder"]

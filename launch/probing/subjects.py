@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from launch.exchange.encoders import Weights, read_origin
 from probes.extractors import Extractor, FrameByFrame, FrozenEncoder
-from vjepa.encoder import Encoder
+from vjepa.encoder import Encoder, build_encoder
 from vjepa.formats.native import read_safetensors
 from vjepa.formats.pickled import load_pickled
 from vjepa.precision import Precision
@@ -26,8 +26,10 @@ class Subject(Protocol):
     heads: int  # attention heads
     depth: int  # number of blocks
 
-    def freeze(self, device: str, precision: Precision, layers: tuple[int, ...] = ()) -> Extractor:
-        """A frozen extractor that turns clips into tokens."""
+    def freeze(
+        self, device: str, precision: Precision, layers: tuple[int, ...] = (), hierarchical: bool = False
+    ) -> Extractor:
+        """A frozen extractor that turns clips into tokens; `hierarchical`: with all levels of each joined."""
         ...
 
     def fresh(self, seed: int) -> "Subject":
@@ -44,15 +46,17 @@ class VideoSubject:
         self.frames, self.crop, self.heads = encoder.config.frames, encoder.config.crop, encoder.config.shape.heads
         self.depth = encoder.config.shape.depth
 
-    def freeze(self, device: str, precision: Precision, layers: tuple[int, ...] = ()) -> Extractor:
+    def freeze(
+        self, device: str, precision: Precision, layers: tuple[int, ...] = (), hierarchical: bool = False
+    ) -> Extractor:
         """See `Subject`."""
-        return FrozenEncoder(self.encoder, device, precision, layers)
+        return FrozenEncoder(self.encoder, device, precision, layers, hierarchical)
 
     def fresh(self, seed: int) -> Subject:
         """See `Subject`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return VideoSubject(Encoder(self.encoder.config), f"{self.source}, weights of seed {seed}")
+            return VideoSubject(build_encoder(self.encoder.config), f"{self.source}, weights of seed {seed}")
 
 
 class ImageSubject:
@@ -67,8 +71,12 @@ class ImageSubject:
         self.frames, self.crop, self.heads = 0, int(patches.img_size[0]), int(blocks[0].attn.num_heads)
         self.depth = len(blocks)
 
-    def freeze(self, device: str, precision: Precision, layers: tuple[int, ...] = ()) -> Extractor:
+    def freeze(
+        self, device: str, precision: Precision, layers: tuple[int, ...] = (), hierarchical: bool = False
+    ) -> Extractor:
         """See `Subject`."""
+        if hierarchical:
+            raise ValueError(f"hierarchical=true is for V-JEPA 2.1 encoders, {self.name} is an image model")
         return FrameByFrame(self.image, self.name, device, precision, layers)
 
     def fresh(self, seed: int) -> Subject:

@@ -27,5 +27,5 @@ def watchers(config: HealthConfig, data: DataConfig, batch: int) -> list[Callbac
         )
     return [
         *found,
-        Speed(config.matrix_tflops or 0.0, data.count_workers()),
+        Speed(config.matrix_tflops or 0.0, data.count_workers(), mixed=data.images is not None),
     ]  # last, so that the time of the others does not count as waiting for data

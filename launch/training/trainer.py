@@ -134,7 +134,7 @@ def make_trainer(
         accelerator=find_accelerator(run.accelerator),
         devices=ranks.devices,
         num_nodes=ranks.nodes,
-        strategy="ddp" if ranks.world > 1 else "auto",
+        strategy=choose_strategy(config, ranks.world),
         precision="bf16-mixed" if run.precision == "bf16" else "32-true",
         max_steps=run.total_steps,
         max_epochs=-1,
@@ -151,6 +151,14 @@ def make_trainer(
     return trainer
 
 
+def choose_strategy(config: TrainConfig, world: int) -> str:
+    """Lightning's name of the strategy; DDP looks for parameters without a gradient only if there may be any."""
+    if world == 1:
+        return "auto"
+    apart = config.data.images is not None and config.data.images.ranks is not None
+    return "ddp_find_unused_parameters_true" if apart or config.jepa.leaves_unused else "ddp"
+
+
 def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: bool) -> JEPA:
     """The module of a run with its initial weights; on resume Lightning loads the weights later.
 
@@ -159,7 +167,7 @@ def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: boo
     """
     teacher = None
     if config.teacher.weights and not continues:
-        teacher = read_origin(config.teacher.weights).pretrained.encoder
+        teacher = read_origin(config.teacher.weights, config.teacher.which or "").pretrained.encoder
     model = JEPA(replace(config.jepa, frozen=frozen), teacher)
     if config.run.start_weights and not config.run.start:
         raise ValueError(

@@ -23,7 +23,7 @@ from launch.exchange.encoders import hash_weights
 from launch.exchange.features import WindowConfig, extract_features, plan_windows, read_clip, read_video, show_windows
 from probes.heads import AttentiveHead
 from probes.saved import SavedHead, save_head
-from vjepa.encoder import Encoder, EncoderConfig
+from vjepa.encoder import Encoder, EncoderConfig, build_encoder
 from vjepa.formats.arrays import read_metadata
 from vjepa.formats.native import save_encoder
 from vjepa.formats.transformers import save_transformers
@@ -124,6 +124,18 @@ def test_pooling_and_layers_agree_with_the_tokens(folder: Path) -> None:
     assert set(layers) == {"layer_0", "layer_1", "times", "frames"}
     torch.testing.assert_close(layers["layer_1"], tokens)
     assert not torch.allclose(layers["layer_0"], tokens)
+
+
+def test_hierarchical_features_are_all_levels_of_a_token_joined(folder: Path) -> None:
+    encoder = build_encoder(replace(CONFIG, kind="vjepa21", depth=4, positions="rotary")).eval()
+    video = read_video(folder / "videos" / "long.mp4")
+    joined = extract_features(video, encoder, WindowConfig(hierarchical=True))["features"]
+    layers = extract_features(video, encoder, WindowConfig(layers=(0, 1, 2, 3)))
+    torch.testing.assert_close(joined, torch.cat([layers[f"layer_{block}"] for block in range(4)], -1))
+    with pytest.raises(ValueError, match="--hierarchical joins all levels; drop --layers"):
+        WindowConfig(hierarchical=True, layers=(0,))
+    with pytest.raises(ValueError, match="hierarchical features need an encoder with a norm for each level"):
+        extract_features(video, load_the_encoder(folder), WindowConfig(hierarchical=True))
 
 
 @pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 17, 30])

@@ -26,7 +26,7 @@ from probes.extractors import FrozenEncoder
 from probes.fit import AttentiveConfig, predict_attentive
 from probes.results import read_predictions, read_results
 from probes.saved import load_attentive, load_linear
-from vjepa.encoder import Encoder
+from vjepa.encoder import Encoder, EncoderConfig, build_encoder
 from vjepa.formats.loading import load_encoder
 from vjepa.formats.native import save_encoder
 
@@ -256,3 +256,23 @@ def test_wrong_settings_name_the_field() -> None:
         ProbeConfig(batch=0)
     with pytest.raises(ValueError, match="encoder is required"):
         probe(ProbeConfig())
+
+
+def test_hierarchical_features_are_all_levels_of_a_token_joined(config: ProbeConfig, tmp_path: Path) -> None:
+    new = EncoderConfig(
+        kind="vjepa21", size="custom", width=24, depth=4, heads=3, frames=4, crop=32, positions="rotary"
+    )
+    torch.manual_seed(0)
+    encoder = build_encoder(new)
+    clips = torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8)
+    levels = FrozenEncoder(encoder, precision="fp32", layers=(0, 1, 2, 3))(clips).unflatten(1, (4, -1))
+    joined = FrozenEncoder(encoder, precision="fp32", hierarchical=True)
+    torch.testing.assert_close(joined(clips), torch.cat(list(levels.unbind(1)), -1))
+    assert joined.describe() != FrozenEncoder(encoder, precision="fp32").describe()
+    save_encoder(encoder, tmp_path / "encoder")
+    results = probe(replace(config, hierarchical=True))
+    assert {(result.features, result.head) for result in results} >= {("encoder", "attentive"), ("encoder", "linear")}
+    assert load_attentive(config.output).head.linear.weight.shape[1] == 4 * 24
+    assert load_attentive(config.output).encoder_hash != hash_weights(encoder)
+    with pytest.raises(ValueError, match="hierarchical features are those of all levels, give no layers"):
+        probe(replace(config, hierarchical=True, layers=(3,)))

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from vjepa.encoder import Encoder, EncoderConfig
+from vjepa.encoder import Encoder, EncoderConfig, build_encoder
 from vjepa.formats.accounting import resize_encoder, start_from
 from vjepa.formats.architecture import Hints, name_size
 from vjepa.formats.loading import load_encoder, load_pretrained
 from vjepa.formats.meta import load_meta, save_meta
+from vjepa.formats.native import load_native, save_encoder
 from vjepa.jepa import JEPA, JepaConfig
 from vjepa.positions import sincos_table
 from vjepa.predictor import Predictor, PredictorConfig
@@ -269,7 +270,7 @@ DAMAGES: dict[str, tuple[Callable[[Checkpoint], Any], str]] = {
     ),
     "checkpoint of a probe": (lambda c: {"classifiers": [], "opt": None}, r"the weights of a probe"),
     "unknown part": (lambda c: {**c, "decoder": {}}, r"holds 'decoder' \(dict\), which no official checkpoint has"),
-    "version 2.1": (lambda c: changed(c, "encoder", norms_block__0__bias=torch.zeros(24)), r"is V-JEPA 2\.1"),
+    "version 2.1": (lambda c: changed(c, "encoder", norms_block__0__bias=torch.zeros(24)), r"is V-JEPA 2\.1 in part"),
     "a list": (lambda c: [c], r"must hold a dictionary of weights, got list"),
 }
 
@@ -367,3 +368,112 @@ def test_a_training_step_from_an_official_file_at_another_size_is_finite(tmp_pat
     loss.backward()
     assert loss.isfinite()
     assert all(parameter.grad.isfinite().all() for parameter in model.predictor.predictor_blocks.parameters())
+
+
+def make_version_2_1(levels: int = 4, target_width: int = 0, prefix: str = "module.backbone.") -> Checkpoint:
+    """A checkpoint of V-JEPA 2.1 in small: width 24, 4 blocks; with one level, a distilled one."""
+    patch: dict[str, tuple[int, ...]] = {
+        "patch_embed.proj.weight": (24, 3, 2, 16, 16), "patch_embed.proj.bias": (24,),
+        "patch_embed_img.proj.weight": (24, 3, 1, 16, 16), "patch_embed_img.proj.bias": (24,),
+        "video_mod_embed": (1, 1, 24), "img_mod_embed": (1, 1, 24),
+    }  # fmt: skip
+    for level in range(3):
+        patch |= {f"norms_block.{level}.weight": (24,), f"norms_block.{level}.bias": (24,)}
+    out = target_width or 24 * levels
+    first: dict[str, tuple[int, ...]] = {
+        "predictor_proj.weight": (out, 12), "predictor_proj.bias": (out,),
+        "predictor_proj_context.weight": (out, 12), "predictor_proj_context.bias": (out,),
+        "video_mod_embed": (1, 1, 12), "img_mod_embed": (1, 1, 12),
+    }  # fmt: skip
+    if levels == 1:
+        first |= {"predictor_embed.weight": (12, 24), "predictor_embed.bias": (12,)}
+    else:
+        first |= {"predictor_embed.0.weight": (24, 24 * levels), "predictor_embed.0.bias": (24,)}
+        first |= {"predictor_embed.2.weight": (12, 24), "predictor_embed.2.bias": (12,)}
+    first |= {f"mask_tokens.{number}": (1, 1, 12) for number in range(8)}
+    parts = {
+        "ema_encoder" if levels == 1 else "target_encoder": make_weights("blocks", 24, 4, patch, "norms_block.3"),
+        "predictor": make_weights("predictor_blocks", 12, 2, first, "predictor_norm"),
+    }
+    return {
+        part: {name.replace("module.backbone.", prefix): value for name, value in weights.items()}
+        for part, weights in parts.items()
+    }
+
+
+@pytest.mark.parametrize("prefix", ["module.backbone.", "module.", ""])
+@pytest.mark.parametrize(("which", "levels", "width"), [("target_encoder", 4, 0), ("ema_encoder", 1, 40)])
+def test_both_families_of_version_2_1_load_strictly(
+    tmp_path: Path, prefix: str, which: Any, levels: int, width: int
+) -> None:
+    content = make_version_2_1(levels, width, prefix)
+    loaded = load_meta(write(content, tmp_path, "vit.pt"), which, HEADS)
+    config = loaded.encoder.config
+    assert (config.kind, config.rotary_order, config.frames, config.crop) == ("vjepa21", "interleaved", 64, 384)
+    assert {f"{prefix}{name}" for name in loaded.encoder.state_dict()} == content[which].keys()
+    assert all(torch.equal(value, content[which][prefix + name]) for name, value in loaded.encoder.state_dict().items())
+    predictor = loaded.predictor
+    assert predictor is not None
+    assert (predictor.levels, predictor.target_width) == (levels, width or 96)
+    assert {f"{prefix}{name}" for name in predictor.state_dict()} == content["predictor"].keys()
+    assert not loaded.ignored
+
+
+def test_a_predictor_of_version_2_1_has_twelve_heads_as_published(tmp_path: Path) -> None:
+    content = make_version_2_1()
+    with pytest.raises(ValueError, match=r"predictor: rotary positions need heads at least 6 wide, got 12/12"):
+        load_meta(write(content, tmp_path, "vit.pt"), "target_encoder", Hints(heads=2))
+
+
+@pytest.mark.parametrize(("name", "part", "message"), [
+    ("norms_block.2.bias", "target_encoder", r"missing norms_block.2.bias"),
+    ("img_mod_embed", "target_encoder", r"V-JEPA 2.1 in part: .* but not img_mod_embed"),
+    ("predictor_proj_context.weight", "predictor", r"missing predictor_proj_context.weight"),
+])  # fmt: skip
+def test_a_version_2_1_with_a_part_missing_is_refused(tmp_path: Path, name: str, part: str, message: str) -> None:
+    content = make_version_2_1()
+    del content[part][f"module.backbone.{name}"]
+    with pytest.raises(ValueError, match=message):
+        load_meta(write(content, tmp_path, "vit.pt"), "target_encoder", HEADS)
+
+
+def test_a_tensor_that_version_2_1_does_not_have_is_refused(tmp_path: Path) -> None:
+    content = make_version_2_1()
+    content["target_encoder"]["module.backbone.norm.weight"] = torch.zeros(24)
+    with pytest.raises(ValueError, match=r"unknown norm.weight \[24\]"):
+        load_meta(write(content, tmp_path, "vit.pt"), "target_encoder", HEADS)
+
+
+@pytest.mark.parametrize(("levels", "width"), [(4, 0), (1, 40)])
+@pytest.mark.parametrize("to", [save_meta, "native"])
+def test_version_2_1_is_written_and_read_back_bit_for_bit(tmp_path: Path, levels: int, width: int, to: Any) -> None:
+    which: Any = "ema_encoder" if levels == 1 else "target_encoder"
+    first = load_meta(write(make_version_2_1(levels, width), tmp_path, "vit.pt"), which, HEADS)
+    if to == "native":
+        again = load_native(save_encoder(first.encoder, tmp_path / "out", predictor=first.predictor))
+    else:
+        path = save_meta(first.encoder, first.predictor, tmp_path / "out")
+        again = load_meta(path, "target_encoder")
+        names = torch.load(path, weights_only=True)["predictor"].keys()
+        assert names == make_version_2_1(levels, width)["predictor"].keys()
+    assert again.encoder.config == first.encoder.config
+    assert first.predictor is not None
+    assert again.predictor is not None
+    for mine, theirs in ((again.encoder, first.encoder), (again.predictor, first.predictor)):
+        other = theirs.state_dict()
+        assert mine.state_dict().keys() == other.keys()
+        assert all(torch.equal(value, other[name]) for name, value in mine.state_dict().items())
+
+
+def test_the_distilled_sizes_are_written_under_the_name_that_the_public_code_asks_for(tmp_path: Path) -> None:
+    for size, expected in (("base", True), ("custom", False)):
+        config = EncoderConfig(
+            kind="vjepa21",
+            size=size,
+            width=24,
+            depth=4,
+            heads=2,
+            positions="rotary",  # type: ignore[arg-type]
+        )
+        path = save_meta(build_encoder(config), None, tmp_path / size)
+        assert ("ema_encoder" in torch.load(path, weights_only=True)) == expected

@@ -13,7 +13,7 @@ from vjepa.encoder import Encoder, EncoderConfig, build_encoder
 from vjepa.positions import sincos_table
 from vjepa.predictor import Predictor
 
-Built = TypeVar("Built", Encoder, Predictor)
+Built = TypeVar("Built", bound=Encoder | Predictor)
 SHOWN = 5  # maximum number of problems listed in an error
 
 
@@ -48,7 +48,7 @@ class Pretrained:
 def build_empty(make: Callable[[], Built]) -> Built:
     """Build a module to be filled; ours skip random initialisation, which takes longer than reading a file."""
     with torch.device("meta"):
-        module = make()
+        module: Any = make()
     if not isinstance(module, (Encoder, Predictor)):
         return make()  # a custom module: its constructor must run normally
     module = module.to_empty(device="cpu")
@@ -57,7 +57,8 @@ def build_empty(make: Callable[[], Built]) -> Built:
     if module.position_table.numel():
         config = module.config if isinstance(module, Encoder) else module.encoder_config
         module.position_table = sincos_table(module.position_table.shape[1], config.grid)
-    return module
+    built: Built = module
+    return built
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

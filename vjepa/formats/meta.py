@@ -1,8 +1,8 @@
-"""Read and write the official checkpoints of V-JEPA 1 (`.pth.tar`) and V-JEPA 2 (`.pt`).
+"""Read and write the official checkpoints of V-JEPA 1 (`.pth.tar`), V-JEPA 2 and V-JEPA 2.1 (`.pt`).
 
 A checkpoint is a dictionary with encoder, target_encoder or ema_encoder, predictor, and other training state. Parameter
 names have the prefix `module.backbone.`. V-JEPA 1 adds frozen tables `pos_embed` and `predictor_pos_embed`; some
-V-JEPA 2 files have them too, although rotary positions do not use them.
+V-JEPA 2 files have them too, although rotary positions do not use them. V-JEPA 2.1's modules are in `meta21`.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +24,7 @@ from vjepa.formats.architecture import (
     read_predictor_config,
     read_shape,
 )
+from vjepa.formats.meta21 import KIND, assume, is_version_2_1, read_encoder, read_predictor, released_name
 from vjepa.formats.pickled import load_pickled
 from vjepa.predictor import Predictor
 
@@ -39,7 +40,6 @@ _BESIDE = {
     "scaler": "gradient scaler",
     OURS: "read for the architecture",
 }
-_VERSION_2_1 = ("patch_embed_img", "img_mod_embed", "video_mod_embed", "norms_block")
 _VERSION_2_TOKENS = 8  # mask tokens: V-JEPA 2 has 8 or 10, V-JEPA 1 one per mask
 _DEFAULT_CLIP = (64, 256)  # frames and pixels of the released V-JEPA 2 models
 
@@ -57,11 +57,12 @@ def load_meta(path: str | Path, which: EncoderName | None = None, hints: Hints |
     hints = _complete(hints or Hints(), stored)
     source = f"{path}[{chosen!r}]"
     weights = strip_prefix(content[chosen], source)
-    _refuse_version_2_1(weights, source)
     ignored = _beside(content, chosen, path)
     others = strip_prefix(content["predictor"], f"{path}['predictor']") if "predictor" in content else None
     if others is not None and "action_encoder.weight" in others:
         ignored["predictor"], others = "conditioned on actions (V-JEPA 2-AC)", None
+    if is_version_2_1(weights, source):
+        return _read_version_2_1(weights, others, hints, source, ignored)
     positions = _find_positions(weights, others, hints, source)
     unused = "equal to our sin-cos table" if positions == "sincos" else "frozen table, not used with rotary positions"
     ignored |= {f"{chosen}.{TABLE}": unused} if TABLE in weights else {}
@@ -84,12 +85,15 @@ def save_meta(
 ) -> Path:
     """Write a checkpoint that the public code can load; returns the file.
 
-    The encoder is stored once, under both `encoder` (used by the hub loader) and `target_encoder` (used by the
-    evaluation). `complete` adds the training state (see `meta_training.add_training`). Raises ValueError for a rotary
-    order that the public code does not support.
+    The encoder is stored once, under `encoder` (used by the hub loader) and `target_encoder` (used by the evaluation);
+    V-JEPA 2.1's ViT-B and ViT-L also under `ema_encoder`. `complete` adds the training state (see
+    `meta_training.add_training`). Raises ValueError for an encoder that the public code does not support.
     """
     config = encoder.config
-    if config.positions == "rotary" and config.rotary_order != "tiled":
+    if config.kind not in ("vit", KIND):
+        raise ValueError(f"the public code has no encoder.kind={config.kind}; export it with --format native")
+    newest = config.kind == KIND
+    if config.positions == "rotary" and config.rotary_order != "tiled" and not newest:
         raise ValueError(
             f"the public V-JEPA 2 code uses tiled rotary frequencies, this encoder {config.rotary_order} ones; "
             f"train with encoder.rotary_order=tiled, or export with --format native or onnx"
@@ -97,6 +101,8 @@ def save_meta(
     sincos = config.positions == "sincos"
     weights = _with_prefix(encoder, {TABLE: encoder.position_table} if sincos else {})
     content: dict[str, Any] = {"encoder": weights, "target_encoder": weights}
+    if newest:
+        content[released_name(config)] = weights
     ours: dict[str, Any] = {"encoder": config.describe()}
     if predictor is not None:
         content["predictor"] = _with_prefix(predictor, {PREDICTOR_TABLE: predictor.position_table} if sincos else {})
@@ -118,7 +124,7 @@ def strip_prefix(weights: Any, source: str) -> dict[str, Tensor]:
     if strange:
         raise ValueError(f"{source} must hold only tensors; these are not: {list_some(strange)}")
     names = [str(name) for name in weights]
-    anchors = ("patch_embed.proj.weight", "predictor_embed.weight")
+    anchors = ("patch_embed.proj.weight", "predictor_embed.weight", "predictor_embed.0.weight")
     prefix = next((name.removesuffix(end) for name in names for end in anchors if name.endswith(end)), "")
     if prefix not in PREFIXES:
         known = ", ".join(repr(known) for known in PREFIXES)
@@ -238,13 +244,19 @@ def _assume(hints: Hints, config: EncoderConfig, predictor: Predictor | None) ->
     return tuple(assumed)
 
 
-def _refuse_version_2_1(weights: Mapping[str, Tensor], source: str) -> None:
-    found = [name for name in weights if name.startswith(_VERSION_2_1)]
-    if found:
-        raise ValueError(
-            f"{source} is V-JEPA 2.1 ({list_some(found)}), which scales its rotary positions to the crop and has a "
-            f"norm a level; V-JEPA 1 and 2 can be read"
-        )
+def _read_version_2_1(
+    weights: dict[str, Tensor],
+    others: dict[str, Tensor] | None,
+    hints: Hints,
+    source: str,
+    ignored: dict[str, str],
+) -> Pretrained:
+    """Encoder and predictor of V-JEPA 2.1."""
+    encoder = read_encoder(weights, hints, source)
+    name = f"predictor of {source}"
+    predictor = None if others is None else read_predictor(others, encoder.config, hints, name)
+    shown = assume(hints, encoder, predictor)
+    return Pretrained(encoder.eval(), predictor.eval() if predictor else None, source, ignored, shown)
 
 
 def _read_predictor(weights: dict[str, Tensor], encoder: EncoderConfig, hints: Hints, source: str) -> Predictor:

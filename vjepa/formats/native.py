@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vjepa.encoder import Encoder, EncoderConfig, build_encoder
 from vjepa.formats.accounting import Pretrained, build_empty, fill
 from vjepa.pixels import MEAN, STD
-from vjepa.predictor import Predictor, PredictorConfig
+from vjepa.predictor import Predictor, PredictorConfig, build_predictor
 
 FORMAT = "vjepa-encoder-1"
 WEIGHTS, DESCRIPTION, PREDICTOR = "encoder.safetensors", "encoder.json", "predictor.safetensors"
@@ -43,6 +43,7 @@ def save_encoder(
     if predictor is not None:
         _save_weights(predictor, folder / PREDICTOR)
         description["predictor"] = predictor.config.describe()
+        description["predicts"] = {"levels": predictor.levels, "target_width": predictor.target_width}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     return folder
 
@@ -65,7 +66,8 @@ def load_native(folder: str | Path) -> Pretrained:
     if "predictor" in description:
         with _naming(Path(folder) / DESCRIPTION):
             config = PredictorConfig.from_stored(description["predictor"])
-        predictor = build_empty(lambda: Predictor(config, encoder.config)).eval()
+        shape = description.get("predicts", {"levels": 1, "target_width": 0})  # absent before version 0.3
+        predictor = build_empty(lambda: build_predictor(config, encoder.config, **shape)).eval()
         fill(predictor, read_safetensors(folder / PREDICTOR), str(folder / PREDICTOR))
     return Pretrained(encoder, predictor, str(folder))
 

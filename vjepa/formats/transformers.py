@@ -31,9 +31,13 @@ def to_transformers(encoder: Encoder, predictor: Predictor | None = None, attent
 
     Raises ValueError for an encoder that VJEPA2Model cannot represent.
     """
+    config = encoder.config
+    if config.kind != "vit":
+        raise ValueError(
+            f"transformers' VJEPA2Model has no encoder of kind {config.kind}; export with --format native or meta"
+        )
     from transformers import VJEPA2Config, VJEPA2Model
 
-    config = encoder.config
     if config.positions != "rotary" or config.rotary_order != "tiled":
         kind = "interleaved rotary" if config.positions == "rotary" else "sin-cos"
         raise ValueError(

@@ -1,7 +1,7 @@
 """Predict hidden and visible tokens at several depths: V-JEPA 2.1's dense objective.
 
-The predictor takes the context encoder's features from several levels (equally spaced blocks); the targets are the same
-levels of the target encoder. B clips, N tokens, K context tokens, M target tokens, D width, G levels.
+The predictor takes the context encoder's features from several levels (blocks); the targets are the same levels of the
+target encoder. B clips, N tokens, K context tokens, M target tokens, D width, G levels.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vjepa.batch import ClipGroup
+from vjepa.batch import ClipGroup, is_image
 from vjepa.config import JepaConfig
-from vjepa.encoder import choose_levels, encode_levels
+from vjepa.encoder import encode_levels, levels_of
 from vjepa.loss import prediction_loss
 from vjepa.masks import draw_all
 from vjepa.objectives.masked import MaskedObjective, count_prediction
@@ -25,9 +25,10 @@ from vjepa.registry import OBJECTIVES, TARGETS
 class DenseOptions:
     """Options of the dense objective; the defaults are V-JEPA 2.1's, with the ramp as fractions of its 120k steps."""
 
-    levels: int = 4  # equally spaced blocks, including the last
+    levels: int = 4  # blocks, including the last: those of the encoder's kind, else equally spaced
     visible: float = 0.5  # weight of the visible tokens' loss after the ramp
     ramp: tuple[float, float] = (0.125, 0.25)  # fractions of the run between which that weight grows from 0
+    distance: bool = True  # divide a visible token's loss by the root of its distance to the nearest hidden token
 
     def __post_init__(self) -> None:
         if self.levels < 1 or self.visible < 0:
@@ -38,6 +39,8 @@ class DenseOptions:
     def visible_weight(self, progress: float) -> float:
         """Weight of the visible tokens' loss after the fraction `progress` of the run."""
         begin, end = self.ramp
+        if progress >= end:
+            return self.visible
         return self.visible * min(1.0, max(0.0, (progress - begin) / max(end - begin, 1e-9)))
 
 
@@ -49,8 +52,8 @@ class DenseObjective(MaskedObjective):
 
     @classmethod
     def choose_levels(cls, config: JepaConfig) -> tuple[int, ...]:
-        """Equally spaced blocks, including the last."""
-        return choose_levels(config.encoder.shape.depth, config.objective_options.levels)
+        """The encoder's levels, including the last."""
+        return levels_of(config.encoder, config.objective_options.levels)
 
     @classmethod
     def check(cls, config: JepaConfig) -> None:
@@ -69,6 +72,7 @@ class DenseObjective(MaskedObjective):
             raise ValueError(
                 f"dense.levels must be at most the encoder's {depth} blocks, got {config.objective_options.levels}"
             )
+        cls.choose_levels(config)  # says which levels the encoder's kind has
 
     def step(self, batch: ClipGroup, context: StepContext) -> StepOutput:
         """One step for B clips (V-JEPA 2.1)."""
@@ -76,16 +80,18 @@ class DenseObjective(MaskedObjective):
         weight = config.objective_options.visible_weight(context.progress)
         grid = self.context_encoder.token_grid(video)
         target = self.target_encoder(video, self.context_encoder)
-        masks = draw_all(config.masks, grid, context.samples, config.seed)
+        kinds = config.masks_of(video)
+        masks = draw_all(kinds, grid, context.samples, config.seed)
         features = encode_levels(self.context_encoder, video, [mask.context for mask in masks], self.levels)
         joined = torch.cat([torch.cat(levels, -1) for levels in features], 1)
-        everywhere = self.predictor.everywhere(joined, masks, grid)
+        everywhere = self.predictor.everywhere(joined, masks, grid, is_image(video))
         moving = self.weigh_motion(video)
         predictions, penalties, visible = [], [], []
-        for name, mask, levels, predicted in zip(config.masks, masks, features, everywhere, strict=True):
+        for name, mask, levels, predicted in zip(kinds, masks, features, everywhere, strict=True):
             seen, hidden = predicted.split([half.shape[1] for half in mask], 1)
             loss = prediction_loss(hidden, gather_tokens(target, mask.target), power)
-            nearness = near_the_mask(mask.context, mask.target, grid)
+            weighted = config.objective_options.distance
+            nearness = near_the_mask(mask.context, mask.target, grid) if weighted else None
             visible.append(weight * prediction_loss(seen, gather_tokens(target, mask.context), power, nearness))
             penalties.append(self.penalise(levels[-1], mask.context, grid, moving, context))
             predictions.append(MaskPrediction(name, mask.context, mask.target, levels[-1], hidden, loss))

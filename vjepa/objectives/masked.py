@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vjepa.batch import ClipGroup
+from vjepa.batch import ClipGroup, is_image
 from vjepa.config import JepaConfig
 from vjepa.encoder import EncoderConfig, build_encoder, encode_selections
 from vjepa.flops import trained_encoder_flops, transformer_flops
@@ -19,7 +19,7 @@ from vjepa.masks import Masks, draw_all, draw_masks
 from vjepa.objectives.objective import MaskPrediction, Objective, StepContext, StepOutput, summarise
 from vjepa.patches import gather_tokens
 from vjepa.positions import Grid
-from vjepa.predictor import Predictor, PredictorConfig
+from vjepa.predictor import Predictor, PredictorConfig, build_predictor
 from vjepa.registry import OBJECTIVES, TARGETS
 from vjepa.regularise import Regulariser, motion_weights
 from vjepa.targets import make_targets
@@ -37,9 +37,10 @@ class MaskedObjective(Objective):
         self.config, self.levels = config, self.choose_levels(config)
         self.context_encoder = build_encoder(config.encoder)
         self.target_encoder = make_targets(config.teacher, self.context_encoder, self.levels, frozen)
-        predictor = with_mask_tokens(config.predictor, len(config.masks))
-        self.predictor = Predictor(predictor, config.encoder, len(self.levels), self.target_encoder.width)
-        used = len(config.masks) if predictor.mask_token == "mask" else max(1, len(predictor.token_frames))
+        kinds = max(len(config.masks), len(config.image_masks))
+        predictor = with_mask_tokens(config.predictor, kinds)
+        self.predictor = build_predictor(predictor, config.encoder, len(self.levels), self.target_encoder.width)
+        used = kinds if predictor.mask_token == "mask" else max(1, len(predictor.token_frames))
         for spare in list(self.predictor.mask_tokens)[used:]:
             spare.requires_grad_(False)  # it gets no gradient, which DDP would wait for
         self.regulariser = Regulariser(config.regulariser, config.encoder.shape.width)
@@ -54,14 +55,15 @@ class MaskedObjective(Objective):
         config, video = self.config, batch.video
         grid = self.context_encoder.token_grid(video)
         target = self.target_encoder(video, self.context_encoder)
-        masks = draw_all(config.masks, grid, context.samples, config.seed)
+        kinds, image = config.masks_of(video), is_image(video)
+        masks = draw_all(kinds, grid, context.samples, config.seed)
         visible = encode_selections(self.context_encoder, video, [mask.context for mask in masks])
         found = self.infer_latents(target, visible, masks, grid)
         latents = None if found is None else self.draw_latents(found, context)
-        hidden = self.predictor.hidden(torch.cat(visible, 1), masks, grid, latents)
+        hidden = self.predictor.hidden(torch.cat(visible, 1), masks, grid, latents, image)
         moving = self.weigh_motion(video)
         predictions, penalties = [], []
-        for name, mask, seen, prediction in zip(config.masks, masks, visible, hidden, strict=True):
+        for name, mask, seen, prediction in zip(kinds, masks, visible, hidden, strict=True):
             loss = prediction_loss(prediction, gather_tokens(target, mask.target), config.loss.power)
             penalties.append(self.penalise(seen, mask.context, grid, moving, context))
             predictions.append(MaskPrediction(name, mask.context, mask.target, seen, prediction, loss))
@@ -97,7 +99,7 @@ class MaskedObjective(Objective):
 
     def weigh_motion(self, video: Tensor) -> Tensor | None:
         """Token weights for the regulariser: [B, N], or None for equal weights."""
-        if not self.config.regulariser.motion:
+        if not self.config.regulariser.motion or is_image(video):
             return None
         return motion_weights(video, self.config.encoder.tubelet, self.config.encoder.patch)
 
@@ -126,7 +128,9 @@ class MaskedObjective(Objective):
     @classmethod
     def follows_device_batch(cls, config: JepaConfig) -> bool:
         """See `Objective`; masks truncated to the shortest also depend on the device's batch."""
-        return super().follows_device_batch(config) or any(mask.follows_batch for mask in config.masks.values())
+        return super().follows_device_batch(config) or any(
+            mask.follows_batch for mask in [*config.masks.values(), *config.image_masks.values()]
+        )
 
 
 def with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:

@@ -54,7 +54,8 @@ class Speed(Callback):
     but not as data wait.
     """
 
-    def __init__(self, matrix_tflops: float = 0.0, workers: int = 0) -> None:
+    def __init__(self, matrix_tflops: float = 0.0, workers: int = 0, mixed: bool = False) -> None:
+        self.mixed = mixed  # images beside clips: the FLOPs of a batch are not counted
         self.workers = workers  # loader workers per rank; 0: the training process loads
         self.slow: list[tuple[float, float]] = []  # consecutive slow readings: seconds, of which data wait
         self.warned = False
@@ -91,7 +92,7 @@ class Speed(Callback):
         if not has_stepped(trainer, batch_idx):
             return
         if self.opened is None:  # the first step is excluded: it compiles and warms up
-            self.flops = module.config.clip_flops(batch.size)
+            self.flops = math.nan if self.mixed else module.config.clip_flops(batch.size)
         elif is_logging(trainer, batch_idx):
             self._read(trainer, module)
         else:
