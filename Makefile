@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: demo test test-all check format install clean
 
 demo: .venv/installed
-	$(BIN)/python -m launch demo --minutes $(MINUTES)
+	$(BIN)/vjepa demo --minutes $(MINUTES)
 
 test: check
 	$(BIN)/python -m pytest

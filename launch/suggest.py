@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from launch.config_files import CONFIGS
 from launch.config_keys import FREE, Key, list_keys
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 SHOWN = 3  # suggestions
 LEAST = 0.6  # minimum similarity of a suggestion, from 0 to 1
 MARGIN = 0.15  # suggestions must be within this similarity of the best
@@ -137,7 +137,7 @@ def explain_file(path: Path) -> str:
     stems = {name: file.stem.lower() for name, file in found.items()}
     near = nearest(path.stem.lower(), list(dict.fromkeys(stems.values())), SHOWN)
     names = [name for stem in near for name in found if stems[name] == stem][:SHOWN]
-    return f"did you mean {' or '.join(names)}?" if names else "ready-made ones are in configs/"
+    return f"did you mean {' or '.join(names)}?" if names else "`vjepa configs` lists the ready-made ones"
 
 
 def nearest(wanted: str, names: list[str], count: int) -> list[str]:

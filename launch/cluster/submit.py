@@ -16,7 +16,8 @@ import torch
 from data.loading.loader import TrainLoader
 from launch.cluster.slurm import Job, JobConfig, Kind
 from launch.cluster.snapshot import digest
-from launch.config import PLUGINS, load_config, to_yaml
+from launch.config import load_config, to_yaml
+from launch.plugins import PLUGINS
 from launch.probing.probe import MEMORY, OFF, ProbeConfig, check_cache
 from launch.training.budget import keep_steps
 from launch.training.checkpoints import list_checkpoints
