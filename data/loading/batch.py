@@ -73,7 +73,7 @@ class DataConfig:
     def parts(self) -> list[tuple["DataConfig", float]]:
         """The data sets of the mixture (or the only one), each as a DataConfig of its own, with their weights."""
         if not self.mix and not self.path:
-            raise ValueError("data.path is required: the folder of shards that `python -m launch pack` wrote")
+            raise ValueError("data.path is required: the folder of shards that `vjepa pack` wrote")
         if self.mix and self.path:
             raise ValueError(f"give data.path or data.mix, not both; path is {self.path}")
         if not self.mix:

@@ -183,7 +183,7 @@ def describe_submission(number: str, job: Job, options: JobConfig) -> str:
     return "\n".join(
         [
             f"submitted {shown} {number}: {options.nodes} x {options.tasks} tasks, script {job.home / 'job.sh'}",
-            *([f"  python -m launch status {runs}"] if job.kind == "train" else []),
+            *([f"  vjepa status {runs}"] if job.kind == "train" else []),
             f"  tail -F {first}/logs/rank-0.log",
             f"  scancel {number}" + ("    saves and ends the run" if job.kind == "train" else ""),
         ]

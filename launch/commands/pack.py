@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{merged.folder}: {merged.samples} samples in {len(merged.shards)} shards")
         return
     if not arguments.output:
-        raise ValueError("OUTPUT is missing: python -m launch pack SOURCE OUTPUT")
+        raise ValueError("OUTPUT is missing: vjepa pack SOURCE OUTPUT")
     names = [field.name for field in dataclasses.fields(PackConfig)]
     config = PackConfig(**{name: getattr(arguments, name) for name in names})
     if arguments.dry_run:

@@ -11,7 +11,16 @@ import argparse
 from pathlib import Path
 
 from launch.studies.demo import say
-from launch.studies.start import Start, claim_output, evaluate, export_encoder, finish, prepare, pretrain, steps_as_commands
+from launch.studies.start import (
+    Start,
+    claim_output,
+    evaluate,
+    export_encoder,
+    finish,
+    prepare,
+    pretrain,
+    steps_as_commands,
+)
 from launch.studies.survey import choose, look_at
 from probes.evaluate import table
 

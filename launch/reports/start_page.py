@@ -94,8 +94,8 @@ def draw_neighbours(clips: Tensor, names: Sequence[str], encoder: Encoder) -> Fi
 
 
 SCORED = (
-    "Accuracy on the videos held out, encoder frozen, with its 95 % interval. The random encoder and raw pixels show "
-    "what the training added; the first frame alone shows how much of the task needs no motion."
+    "Accuracy on the videos held out, encoder frozen, with its 95 % interval. The random encoder shows what "
+    "the training added, the first frame alone how much of the task needs no motion."
 )
 NEIGHBOURS = (
     "Left: a clip; then the clips with the most similar mean features, the most similar first. No labels were used."

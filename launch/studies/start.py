@@ -62,12 +62,13 @@ class Start:
 
     @property
     def probe_overrides(self) -> list[str]:
-        """Overrides of configs/probe/own.yaml: the cheap heads, clips sampled as in training."""
+        """Overrides of configs/probe/own.yaml: the cheap heads and baselines, clips sampled as in training."""
         data = self.config.data
         rate = f"data.fps={data.fps:g}" if data.fps else f"data.stride={data.stride}"
         return [
             f"encoder={self.output / 'encoder'}", f"train={self.shards['train']}", f"test={self.shards['val']}",
-            f"output={self.output / 'probe'}", f"heads.seed={self.seed}", "heads.names=[linear,knn]", rate,
+            f"output={self.output / 'probe'}", f"heads.seed={self.seed}", "heads.names=[linear,knn]",
+            "baselines=[random,first_frame]", rate,
             *(["heads.folds=5"] if self.survey.videos < FEW else []),
         ]  # fmt: skip
 

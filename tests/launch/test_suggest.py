@@ -89,4 +89,4 @@ def test_a_misspelt_command_gets_the_nearest(command: str, meant: str, capsys: p
 
 def test_a_command_like_no_other_gets_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zzqq"]) == 2
-    assert "the commands are demo, generate, pack" in capsys.readouterr().err
+    assert "the commands are start, demo, generate, pack" in capsys.readouterr().err
