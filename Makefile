@@ -3,7 +3,7 @@ PYTHON ?= python3
 MINUTES ?= 5
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format install clean
+.PHONY: demo test test-all check format docs install clean
 
 demo: .venv/installed
 	$(BIN)/vjepa demo --minutes $(MINUTES)
@@ -23,6 +23,10 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The site is in build/site; $(BIN)/mkdocs serve shows it while you write."
+
 install: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml
@@ -30,6 +34,10 @@ install: .venv/installed
 	@echo "Installing into .venv (PyTorch is large: takes some minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" torchvision
+	@touch $@
+
+.venv/docs: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	@touch $@
 
 clean:

@@ -48,7 +48,7 @@ def write_start_page(
         seen = embed(draw_contact_sheet(few, titles, masks, encoder), "clips and masks")
         sections.append(Section("What the encoder sees", SEEN, seen))
     chosen = "".join(f"<li>{html.escape(reason)}</li>" for reason in reasons)
-    sections.append(Section("What was chosen, and why", survey, f"<ul>{chosen}</ul>"))
+    sections.append(Section("What was chosen, and why", survey.replace("\n", "; "), f"<ul>{chosen}</ul>"))
     lead = f"{config.run.batch} clips per step, {seconds / 60:.1f} minutes of training, seed {config.run.seed}."
     write_report(folder / "report.html", f"vjepa: {folder.name}", lead, sections)
 

@@ -108,9 +108,9 @@ def prepare(start: Start) -> None:
 
 def pretrain(start: Start) -> float:
     """Train for the minutes given, or continue; returns the seconds it took."""
-    begun = time.monotonic()
     with hold_run(start.output / "run", rank=0):
         config = within_budget(train, start.config, 1)
+    begun = time.monotonic()
     train(config)
     return time.monotonic() - begun
 
