@@ -39,3 +39,7 @@ class SwapObjective(Objective):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         return {"context_encoder": self.context_encoder, "classifier": self.classifier}
+
+    @classmethod
+    def flops(cls, config: JepaConfig, clips: int) -> float:
+        return float("nan")  # not counted: speed/utilisation is left out

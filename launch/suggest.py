@@ -67,7 +67,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 # Settings without a key -> what to do instead.
 NOTES = {
-    "wandb": "there is no logger for Weights & Biases: run.output holds csv/metrics.csv and TensorBoard files",
+    "wandb": "run.plugins=[examples/wandb_log.py] logs to Weights & Biases; run.output holds csv and TensorBoard files",
     "base": "base: works only in a YAML file, not on the command line; give the other file as the config instead",
 }
 

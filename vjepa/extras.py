@@ -16,7 +16,6 @@ EXTRAS = {  # import name -> extra that brings it, the smallest first
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "wandb": "wandb",
-    "huggingface_hub": "hub",
     "sklearn": "probe",
 }
 REQUIRED = ("torch", "safetensors")  # what a plain install brings

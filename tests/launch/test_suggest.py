@@ -55,7 +55,7 @@ def test_every_other_name_leads_to_a_key_and_is_none_itself() -> None:
     ("word", "message"),
     [
         ("data.batch_size=8", "run.batch (clips per optimiser step, over all devices and accumulated batches) or"),
-        ("wandb.project=x", "no logger for Weights & Biases"),
+        ("wandb.project=x", "logs to Weights & Biases"),
         ("base=other.yaml", "base: works only in a YAML file"),
         ("zzqq=1", "the config has objective, encoder"),
         ("run.steps", "run.steps is a key without a value, it must have the form key=value: run.steps=... (int)"),
