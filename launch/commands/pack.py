@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         _announce(list_sources(arguments.source), arguments, config)
         return
-    with tqdm(unit=" videos", dynamic_ncols=True) as bar:
+    with tqdm(unit=" videos", dynamic_ncols=True, disable=None) as bar:
 
         def show(done: int, total: int, samples: int, rejected: int) -> None:
             if bar.total != total or done < bar.n:

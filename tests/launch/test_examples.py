@@ -17,7 +17,7 @@ FILES = sorted(EXAMPLES.glob("*.py"))
 
 
 def train(quick: list[str], name: str, *words: str) -> None:
-    assert main(["train", "tiny_cpu", *quick, f"run.plugins=[{EXAMPLES / name}]", *words]) == 0
+    assert main(["train", "tiny_cpu", *quick, "data.workers=0", f"run.plugins=[{EXAMPLES / name}]", *words]) == 0
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
