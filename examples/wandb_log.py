@@ -17,7 +17,7 @@ class WandbLog(lightning.Callback):
     """One W&B run per run directory, however often it is interrupted."""
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        folder = Path(trainer.default_root_dir)
+        folder = Path(trainer.loggers[0].save_dir or ".")  # the run directory
         if trainer.is_global_zero:
             wandb.init(dir=str(folder), id=folder.resolve().name, resume="allow", mode="offline")
 
