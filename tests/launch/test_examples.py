@@ -67,7 +67,7 @@ def test_own_data_set_is_generated_and_packed(tmp_path: Path) -> None:
     words += ["--jobs", "1"]  # a kind from a plugin is rendered in this process
     assert main(words) == 0
     manifest = Manifest.load(str(next((tmp_path / "swing").rglob("manifest.json")).parent))
-    assert (manifest.samples, manifest.classes) == (4, ["short", "long"])
+    assert (manifest.samples, manifest.classes) == (4, ["long", "short"])
 
 
 def test_own_head_is_probed(quick: list[str], shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
