@@ -2,24 +2,25 @@
 PYTHON ?= python3
 MINUTES ?= 5
 BIN := .venv/bin
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo world test test-all check format install clean
+.PHONY: demo world test test-all check format docs install clean
 
 demo: .venv/installed
-	$(BIN)/python -m launch demo --minutes $(MINUTES)
+	$(BIN)/vjepa demo --minutes $(MINUTES)
 
 # Two Rooms: explore, pack, train a world model, plan, report. A target that was interrupted continues.
 world: .venv/installed
-	$(BIN)/python -m launch generate rooms runs/world/train --clips 700 --seed 0 layouts=fixed frames=129 crf=14
-	$(BIN)/python -m launch generate rooms runs/world/test --clips 100 --seed 1 layouts=fixed split=held_out frames=65 crf=14
-	$(BIN)/python -m launch train configs/world/two_rooms.yaml data.path=runs/world/train/shards run.output=runs/world/run
-	$(BIN)/python -m launch plan configs/plan/two_rooms.yaml model=runs/world/run
+	$(BIN)/vjepa generate rooms runs/world/train --clips 700 --seed 0 layouts=fixed frames=129 crf=14
+	$(BIN)/vjepa generate rooms runs/world/test --clips 100 --seed 1 layouts=fixed split=held_out frames=65 crf=14
+	$(BIN)/vjepa train configs/world/two_rooms.yaml data.path=runs/world/train/shards run.output=runs/world/run
+	$(BIN)/vjepa plan configs/plan/two_rooms.yaml model=runs/world/run
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: check
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow or not slow"
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -30,6 +31,10 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The site is in build/site; $(BIN)/mkdocs serve shows it while you write."
+
 install: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml
@@ -37,6 +42,10 @@ install: .venv/installed
 	@echo "Installing into .venv (PyTorch is large: takes some minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" torchvision
+	@touch $@
+
+.venv/docs: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	@touch $@
 
 clean:

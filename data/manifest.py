@@ -170,9 +170,9 @@ def _parse_made(content: dict[str, Any]) -> dict[str, Any]:
 
 def _missing(folder: Path) -> str:
     if not folder.exists():
-        return f"{folder}: no such folder; give the folder that `python -m launch pack` wrote"
+        return f"{folder}: no such folder; give the folder that `vjepa pack` wrote"
     if (folder / "train" / NAME).is_file():
         return f"{folder}: no {NAME} here, but there is one in {folder / 'train'}; give that folder"
     found = any(path.suffix == ".tar" for path in folder.iterdir())
     hint = "packing did not finish; run the same pack command again" if found else "pack videos first"
-    return f"{folder}: no {NAME}; {hint} (python -m launch pack SOURCE {folder})"
+    return f"{folder}: no {NAME}; {hint} (vjepa pack SOURCE {folder})"

@@ -1,1 +1,1 @@
-"""The command line: `python -m launch <command>`. No other package reads command-line arguments."""
+"""The command line: `vjepa <command>`. No other package reads command-line arguments."""

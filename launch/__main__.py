@@ -1,19 +1,23 @@
-"""Entry point of `python -m launch <command>`: dispatches to a command and prints user errors as one clear message."""
+"""Entry point of `vjepa <command>`: dispatches to a command and prints user errors as one clear message.
+
+`python -m launch <command>` is the same in a checkout. Imports only the standard library, so that `vjepa --version`,
+`vjepa doctor` and a message about what is missing work on a bare Python.
+"""
 
 import argparse
 import sys
 import traceback
 from importlib import import_module
 
-from omegaconf.errors import OmegaConfBaseException
-
 from data.text import printable
-from launch.config import PLUGINS
-from launch.suggest import explain_command
+from launch.plugins import PLUGINS, take_plugins
 from launch.training import signals
+from vjepa import __version__
+from vjepa.extras import explain_missing
 from vjepa.registry import import_plugins
 
 COMMANDS = {
+    "start": "from a folder of videos to a trained encoder and a report, in minutes",
     "demo": "generate videos, pretrain, probe, export and report, all in ten minutes on a laptop",
     "generate": "generate a labelled, packed data set (motions, physics, rooms, equations)",
     "pack": "turn a folder, csv or list of videos into tar shards with a manifest",
@@ -32,6 +36,8 @@ COMMANDS = {
     "surprise": "tell possible from impossible videos by the energy of what is seen",
     "futures": "draw several futures of one past from a predictor with a latent variable",
     "bench": "benchmark a training step, the loader, the decoders or a probe on this machine",
+    "configs": "list the ready-made configs, or print one",
+    "completion": "print the shell's completion of commands, options and configs",
     "doctor": "show what is installed, which devices and decoders work, and what is missing",
 }
 
@@ -44,31 +50,22 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
+    if argv[0] in ("-V", "--version", "version"):
+        print(f"vjepa {__version__}")
+        return 0
     name, *rest = argv
-    if name not in COMMANDS:
-        print(f"error: there is no command {name!r}; {explain_command(name, COMMANDS)}", file=sys.stderr)
-        return 2
-    try:
-        import_plugins(plugins)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    command = import_module(f"launch.commands.{name.replace('-', '_')}")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m launch {name}",
-        description=command.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--debug shows the traceback of an error; --plugin MODULE imports your own extensions.",
-    )
-    command.add_arguments(parser)
-    arguments = parser.parse_intermixed_args(rest)
     given = PLUGINS.set(tuple(plugins))
     try:
-        command.run(arguments)
-    except (ValueError, OSError, ImportError, OmegaConfBaseException) as error:
+        if name not in COMMANDS:
+            explain = import_module("launch.suggest").explain_command
+            raise ValueError(f"there is no command {name!r}; {explain(name, COMMANDS)}")
+        import_plugins(plugins)
+        command = import_module(f"launch.commands.{name.replace('-', '_')}")
+        command.run(make_parser(name).parse_intermixed_args(rest))
+    except _user_errors() as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {_message(error)}", file=sys.stderr)
+        print(f"error: {_message(error, name)}", file=sys.stderr)
         return 2
     except signals.Interrupted as message:
         print(message, file=sys.stderr)
@@ -81,42 +78,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def take_plugins(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split off every `--plugin MODULE`, which any command takes: (the remaining arguments, the plugin modules)."""
-    rest, plugins, remaining = [], [], iter(argv)
-    for argument in remaining:
-        if argument == "--plugin":
-            plugins.append(next(remaining, ""))
-        elif argument.startswith("--plugin="):
-            plugins.append(argument.removeprefix("--plugin="))
-        else:
-            rest.append(argument)
-    return rest, plugins
-
-
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}} {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: python -m launch <command> ...",
-            "",
-            "Self-supervised video pretraining: predict the representation of what is hidden.",
-            "",
-            *lines,
-            "",
-            "python -m launch <command> --help shows details; --debug shows the traceback of an error.",
-        ]
+def make_parser(name: str) -> argparse.ArgumentParser:
+    """The argument parser of one command."""
+    command = import_module(f"launch.commands.{name.replace('-', '_')}")
+    parser = argparse.ArgumentParser(
+        prog=f"vjepa {name}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--debug shows the traceback of an error; --plugin MODULE imports your own extensions.",
     )
+    command.add_arguments(parser)
+    return parser
 
 
-def _message(error: BaseException) -> str:
-    """The error's text, printable. Of an OmegaConf error only the first line: the rest repeats it in its own terms."""
-    text = str(error) or type(error).__name__
-    return printable(text.splitlines()[0] if isinstance(error, OmegaConfBaseException) else text, keep="\n")
-
-
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command in sys.argv and exit with its status."""
     trains = next((argument for argument in take_plugins(sys.argv[1:])[0] if argument != "--debug"), "") == "train"
     if trains:
         signals.install()  # before the slow imports: a signal may arrive during them
@@ -126,3 +102,37 @@ if __name__ == "__main__":
         if trains:
             signals.ignore()
     sys.exit(status)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vjepa <command> ...",
+            "",
+            "Self-supervised video pretraining: predict the representation of what is hidden.",
+            "",
+            *lines,
+            "",
+            "vjepa <command> --help shows details; --debug shows the traceback of an error; --version the version.",
+        ]
+    )
+
+
+def _user_errors() -> tuple[type[BaseException], ...]:
+    """Errors with a message for the user. A command that did not load OmegaConf cannot raise its errors."""
+    errors = sys.modules.get("omegaconf.errors")
+    return (ValueError, OSError, ImportError, *([errors.OmegaConfBaseException] if errors else []))
+
+
+def _message(error: BaseException, command: str) -> str:
+    """The error's text, printable. Of an OmegaConf error only the first line: the rest repeats it in its own terms."""
+    if isinstance(error, ImportError):
+        return explain_missing(error, f"vjepa {command}")
+    text = str(error) or type(error).__name__
+    return printable(text.splitlines()[0] if type(error).__module__.startswith("omegaconf") else text, keep="\n")
+
+
+if __name__ == "__main__":
+    start()

@@ -8,7 +8,6 @@ refused: they read environment variables, and a config should say the same on ev
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -17,15 +16,15 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launch.config_files import find_config, list_configs
 from launch.config_keys import declared_defaults, inner_dataclass, list_choices, list_keys, without_none
 from launch.describe_config import show_config
+from launch.plugins import PLUGINS
 from launch.suggest import explain_file, explain_key, explain_value
 from vjepa.registry import Registry, import_plugins
 
 BASE = "base"  # the key with which a file names the file it starts from
 PLUGIN_KEYS = ("plugins", "run.plugins")  # where a config lists the modules with extensions
-
-PLUGINS: ContextVar[tuple[str, ...]] = ContextVar("plugins", default=())  # those given with --plugin
 
 Config = TypeVar("Config")
 INTERPOLATION = re.compile(r"(?<!\\)(\\\\)*\$\{")
@@ -33,7 +32,7 @@ INTERPOLATION = re.compile(r"(?<!\\)(\\\\)*\$\{")
 
 def add_config_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add the arguments of every command with a config: the file, the overrides, and --show."""
-    parser.add_argument("config", help=f"YAML file; ready-made ones are in {folder}")
+    parser.add_argument("config", help=f"YAML file, or the name of a ready-made one: {_names(folder)}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as run.steps=100")
     parser.add_argument(
         "--show", action="store_true", help="print the resolved config, each key with its meaning, and exit"
@@ -101,7 +100,7 @@ def read_files(path: str | Path) -> list[tuple[Path, DictConfig]]:
 
     Raises FileNotFoundError for a missing file and ValueError for invalid YAML or a cycle of base files.
     """
-    file = Path(path)
+    file = find_config(path)
     if not file.is_file():
         if "=" in str(path):
             raise FileNotFoundError(f"{path} is an override, not a config: the YAML file must come first")
@@ -124,6 +123,10 @@ def read_files(path: str | Path) -> list[tuple[Path, DictConfig]]:
 def to_yaml(config: Any) -> str:
     """A config as plain YAML that `load_config` reads back."""
     return OmegaConf.to_yaml(OmegaConf.create(_escape(asdict(config))))
+
+
+def _names(folder: str) -> str:
+    return ", ".join(name.split("/")[-1] for name in list_configs() if f"configs/{name}".startswith(folder))
 
 
 def _read_yaml(path: Path) -> DictConfig:

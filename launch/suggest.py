@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from launch.config_files import CONFIGS
 from launch.config_keys import FREE, Key, list_keys
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 SHOWN = 3  # suggestions
 LEAST = 0.6  # minimum similarity of a suggestion, from 0 to 1
 MARGIN = 0.15  # suggestions must be within this similarity of the best
@@ -67,7 +67,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 # Settings without a key -> what to do instead.
 NOTES = {
-    "wandb": "there is no logger for Weights & Biases: run.output holds csv/metrics.csv and TensorBoard files",
+    "wandb": "run.plugins=[examples/wandb_log.py] logs to Weights & Biases; run.output holds csv and TensorBoard files",
     "base": "base: works only in a YAML file, not on the command line; give the other file as the config instead",
 }
 
@@ -137,7 +137,7 @@ def explain_file(path: Path) -> str:
     stems = {name: file.stem.lower() for name, file in found.items()}
     near = nearest(path.stem.lower(), list(dict.fromkeys(stems.values())), SHOWN)
     names = [name for stem in near for name in found if stems[name] == stem][:SHOWN]
-    return f"did you mean {' or '.join(names)}?" if names else "ready-made ones are in configs/"
+    return f"did you mean {' or '.join(names)}?" if names else "`vjepa configs` lists the ready-made ones"
 
 
 def nearest(wanted: str, names: list[str], count: int) -> list[str]:

@@ -144,7 +144,7 @@ def assemble(blocks: Sequence[Block], source: TokenSource, order: Order, name: s
     tally.count(len(keys), missing)
     tally.check()
     if not keys:
-        raise ValueError(f"no sample of {loader.config.path} was readable; check it with `python -m launch inspect`")
+        raise ValueError(f"no sample of {loader.config.path} was readable; check it with `vjepa inspect`")
     twice, times = Counter(keys).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{loader.config.path}: sample {twice} occurs twice; pack the set again")

@@ -1,4 +1,4 @@
-"""results.json and predictions.csv: the results of a probe, also read by `python -m launch compare`.
+"""results.json and predictions.csv: the results of a probe, also read by `vjepa compare`.
 
 results.json has the scores, predictions.csv a row for each sample, head and kind of features. docs/probing.md documents
 the schema.
@@ -76,7 +76,7 @@ def read_results(path: str | Path) -> Document:
     path = Path(path)
     path = path / NAME if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; `python -m launch probe` writes results.json")
+        raise FileNotFoundError(f"there is no file {path}; `vjepa probe` writes results.json")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -124,7 +124,7 @@ def read_predictions(document: Document) -> dict[tuple[str, str], Predictions]:
     """
     path = document.path.with_name(PREDICTIONS)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; `python -m launch probe` writes it beside {document.path.name}")
+        raise FileNotFoundError(f"{path} is missing; `vjepa probe` writes it beside {document.path.name}")
     try:
         found = _parse_predictions(path)
     except (TypeError, csv.Error, UnicodeDecodeError) as error:

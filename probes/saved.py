@@ -150,7 +150,7 @@ def _find(path: str | Path, kinds: tuple[str, ...]) -> tuple[Path, dict[str, Any
     file = next((file for file in files if file.is_file()), files[0])
     if not path.exists() or not file.is_file():
         raise FileNotFoundError(
-            f"{path} holds no saved {kinds[0]} head: there is no {file}; `python -m launch probe` with {kinds[0]} "
+            f"{path} holds no saved {kinds[0]} head: there is no {file}; `vjepa probe` with {kinds[0]} "
             f"among heads.names writes it beside results.json"
         )
     return file, _read_description(file)

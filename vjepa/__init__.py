@@ -8,6 +8,8 @@ features = encoder(vjepa.normalise(clips))   # clips uint8 [B, T, H, W, 3] -> [B
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vjepa.extras import explain_missing
+
 if TYPE_CHECKING:
     from vjepa.encoder import Encoder, EncoderConfig
     from vjepa.formats.accounting import Pretrained, resize_encoder, start_from
@@ -70,7 +72,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first access."""
+    """Import a public name from its module on first access; an ImportError says what to install for it."""
     if name not in _MODULES:
         raise AttributeError(f"module 'vjepa' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    try:
+        return getattr(import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(explain_missing(error, f"vjepa.{name}"), name=error.name) from error
+
+
+def __dir__() -> list[str]:
+    """All public names, also those not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -111,5 +111,6 @@ OBJECTIVES: Registry[Any] = Registry("objective", "vjepa.objectives")
 ENCODERS: Registry[Any] = Registry("encoder.kind", "vjepa.encoders")
 MASKS: Registry[Any] = Registry("masks.NAME.kind", "vjepa.masks")
 TARGETS: Registry[Any] = Registry("teacher.source", "vjepa.targets")
+CALLBACKS: Registry[Any] = Registry("callbacks", "vjepa.registry")  # made without arguments, one for every run
 REGULARISERS: Registry[Any] = Registry("regulariser.terms", "vjepa.regularise")
 DYNAMICS: Registry[Any] = Registry("rollout.predictor", "vjepa.world.dynamics")

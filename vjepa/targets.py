@@ -164,7 +164,7 @@ class FrozenTargets(TargetEncoder):
         if frozen is None:
             raise ValueError(
                 "teacher.source=frozen needs the encoder to freeze: pass it as JEPA(config, teacher), or set "
-                "teacher.weights for `python -m launch train`; otherwise random weights would be frozen"
+                "teacher.weights for `vjepa train`; otherwise random weights would be frozen"
             )
         for name in ("patch", "tubelet"):
             mine, its = getattr(encoder.config, name), getattr(frozen, name)

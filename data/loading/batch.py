@@ -83,7 +83,7 @@ class DataConfig:
         without data.images, and the other way round.
         """
         if not self.mix and not self.path:
-            raise ValueError("data.path is required: the folder of shards that `python -m launch pack` wrote")
+            raise ValueError("data.path is required: the folder of shards that `vjepa pack` wrote")
         if self.mix and self.path:
             raise ValueError(f"give data.path or data.mix, not both; path is {self.path}")
         if not self.mix:

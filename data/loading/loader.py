@@ -227,7 +227,7 @@ class Tally:
             raise ValueError(
                 f"{self.skipped.total()} of {self.seen} samples could not be read, more than data.max_bad_fraction="
                 f"{self.limit:g} allows: {reasons}; the latest: {', '.join(self._latest[:3])}. Check the shards with "
-                "`python -m launch inspect FOLDER --verify`, repack without these videos, or raise the limit"
+                "`vjepa inspect FOLDER --verify`, repack without these videos, or raise the limit"
             )
 
 

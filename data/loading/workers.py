@@ -225,7 +225,7 @@ class TrainBatches:
                     skipped.setdefault(error.reason, []).extend([key] * len(numbers))
         raise ValueError(
             f"{reader.shards.manifest.folder}: not one of the {len(group)} samples in a group of shards can be "
-            f"decoded (the last: {reason}); run `python -m launch inspect FOLDER --verify` and pack again"
+            f"decoded (the last: {reason}); run `vjepa inspect FOLDER --verify` and pack again"
         )
 
 

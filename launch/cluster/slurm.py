@@ -77,7 +77,7 @@ def render_script(job: Job, config: JobConfig) -> str:
     return "\n".join(
         [
             "#!/bin/bash",
-            "# Written by `python -m launch submit`; submit it again with `sbatch` and this file.",
+            "# Written by `vjepa submit`; submit it again with `sbatch` and this file.",
             *(f"#SBATCH {line}" for line in _directives(job, config, array)),
             "",
             *config.setup,

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import vjepa
 from data.files import replacing
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +38,8 @@ def take_snapshot(folder: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(target) as part:
-            for file in _files():
-                copy = part / file.relative_to(ROOT)
+            for file, place in _files().items():
+                copy = part / place
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
             (part / NAME).write_text(json.dumps(describe_code()) + "\n")
@@ -51,14 +52,21 @@ def take_snapshot(folder: Path) -> Path:
 def digest() -> str:
     """Ten hexadecimal digits that change with any file of the packages."""
     state = hashlib.sha256()
-    for file in _files():
-        state.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    for file, place in sorted(_files().items(), key=lambda pair: pair[1]):
+        state.update(str(place).encode() + b"\0" + file.read_bytes())
     return state.hexdigest()[:10]
 
 
-def _files() -> list[Path]:
-    files = [path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".typed")]
-    return sorted([*files, *(ROOT / "configs").rglob("*.yaml")])
+def _files() -> dict[Path, Path]:
+    """Every file of the packages and configs, and its place in a checkout; an installed `vjepa` is elsewhere."""
+    library = Path(vjepa.__file__).parent
+    folders = {name: library if name == "vjepa" else ROOT / name for name in (*PACKAGES, "configs")}
+    return {
+        path: Path(name) / path.relative_to(folder)
+        for name, folder in folders.items()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".py", ".typed", ".yaml") and "_tools" not in path.relative_to(folder).parts
+    }
 
 
 def _git(*words: str) -> str | None:

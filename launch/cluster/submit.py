@@ -16,7 +16,8 @@ import torch
 from data.loading.loader import TrainLoader
 from launch.cluster.slurm import Job, JobConfig, Kind
 from launch.cluster.snapshot import digest
-from launch.config import PLUGINS, load_config, to_yaml
+from launch.config import load_config, to_yaml
+from launch.plugins import PLUGINS
 from launch.probing.probe import MEMORY, OFF, ProbeConfig, check_cache
 from launch.training.budget import keep_steps
 from launch.training.checkpoints import list_checkpoints
@@ -182,7 +183,7 @@ def describe_submission(number: str, job: Job, options: JobConfig) -> str:
     return "\n".join(
         [
             f"submitted {shown} {number}: {options.nodes} x {options.tasks} tasks, script {job.home / 'job.sh'}",
-            *([f"  python -m launch status {runs}"] if job.kind == "train" else []),
+            *([f"  vjepa status {runs}"] if job.kind == "train" else []),
             f"  tail -F {first}/logs/rank-0.log",
             f"  scancel {number}" + ("    saves and ends the run" if job.kind == "train" else ""),
         ]

@@ -1,12 +1,12 @@
 """Benchmark this machine: a training step, the loader, the decoders, or a probe. The last line printed is JSON.
 
-python -m launch bench step CONFIG                     step time, its parts, share of the device's matmul rate
-python -m launch bench step CONFIG --plain             alternate with a plain eager step; --figure parts.png
-python -m launch bench step CONFIG --profile traces    torch's profiler: a trace and a table of operators
-python -m launch bench step CONFIG --sweep             table of options and batch sizes, the fastest marked
-python -m launch bench loader CONFIG data.path=SHARDS  clips per second from the loader; --step-ms 350
-python -m launch bench decode CONFIG data.path=SHARDS  CPU time per clip for each installed decoder
-python -m launch bench probe PROBE_CONFIG              a sweep of heads on one pass of the encoder
+vjepa bench step CONFIG                     step time, its parts, share of the device's matmul rate
+vjepa bench step CONFIG --plain             alternate with a plain eager step; --figure parts.png
+vjepa bench step CONFIG --profile traces    torch's profiler: a trace and a table of operators
+vjepa bench step CONFIG --sweep             table of options and batch sizes, the fastest marked
+vjepa bench loader CONFIG data.path=SHARDS  clips per second from the loader; --step-ms 350
+vjepa bench decode CONFIG data.path=SHARDS  CPU time per clip for each installed decoder
+vjepa bench probe PROBE_CONFIG              a sweep of heads on one pass of the encoder
 
 `bench step` uses synthetic clips; with data.path, the parts are measured on clips from the loader, and the time spent
 waiting for them is included. CONFIG is a file for `train`; ready-made ones are in configs/pretrain/. The measurement

@@ -1,8 +1,8 @@
 """Compare probe results: scores with confidence intervals, and which differences are significant.
 
-    python -m launch compare runs/a/results.json runs/b/results.json
-    python -m launch compare runs/a runs/b runs/c --features encoder 'random encoder' --heads linear
-    python -m launch compare runs/a                              compare the feature types of one probe
+    vjepa compare runs/a/results.json runs/b/results.json
+    vjepa compare runs/a runs/b runs/c --features encoder 'random encoder' --heads linear
+    vjepa compare runs/a                              compare the feature types of one probe
 
 Results with the same head on the same samples are compared in pairs: the exact McNemar test for top-1 (a paired
 permutation test for regression), a 95 % bootstrap interval of the difference over samples, and Holm's correction for

@@ -1,6 +1,6 @@
 """Train objectives with equal compute, probe each, and compare them with intervals over seeds.
 
-    python -m launch compare-objectives configs/objectives/cpu.yaml budget=10min seeds=3
+    vjepa compare-objectives configs/objectives/cpu.yaml budget=10min seeds=3
 
 Every variant gets the same time budget. The step times of all variants are measured together first (process CPU time
 on a CPU, so other load does not count; wall-clock time on a GPU) and set each variant's number of steps. Finished

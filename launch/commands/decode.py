@@ -1,7 +1,7 @@
 """Decode what a model imagines into pixels.
 
-    python -m launch decode fit RUN data.path=shards            (train decoders, measure them, write a report)
-    python -m launch decode show RUN VIDEO ...                  (clip | visible | imagined | truth: PNG, GIF, mp4)
+    vjepa decode fit RUN data.path=shards            (train decoders, measure them, write a report)
+    vjepa decode show RUN VIDEO ...                  (clip | visible | imagined | truth: PNG, GIF, mp4)
 
 RUN is a run directory, a checkpoint, an exported folder or official weights with a predictor. The model stays frozen.
 Decoders, results.json and report.html are written to RUN/decode, or to output=FOLDER (--decoder FOLDER for `show`).

@@ -1,6 +1,6 @@
 """Generate labelled videos, pretrain on them without labels, and probe what was learned.
 
-    python -m launch demo --minutes 5
+    vjepa demo --minutes 5
 
 Writes the videos, shards, run, exported encoder, results.json and report.html to runs/demo. Existing videos and shards
 are reused; pretraining starts from scratch.

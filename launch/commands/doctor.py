@@ -1,4 +1,7 @@
-"""Show what is installed, which devices and decoders work, what is missing, and the command that fixes it."""
+"""Show what is installed, which devices and decoders work, what is missing, and the command that fixes it.
+
+Starts with the standard library alone.
+"""
 
 import argparse
 import importlib.metadata
@@ -9,11 +12,9 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-import torch
-
-from data.generated.videos import encode_clip
+from vjepa.extras import install_command
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,19 @@ class Finding:
     needed: bool = True  # False: optional, not an error when missing
 
 
-REQUIRED = (
-    "torch", "pytorch-lightning", "timm", "webdataset", "omegaconf", "av", "tensorboard", "safetensors", "torchmetrics",
-    "matplotlib",
+LIBRARY = ("torch", "safetensors")
+TRAINING = (
+    "pytorch-lightning", "timm", "webdataset", "omegaconf", "av", "tensorboard", "torchmetrics", "matplotlib", "numpy",
+    "pillow", "tqdm",
 )  # fmt: skip
 OPTIONAL = {
     "decord": "videos are decoded by PyAV instead",
     "torchvision": "needed by timm and transformers",
-    "transformers": "for `export --format transformers`; pip install '.[transformers]'",
-    "onnxruntime": "for ONNX; pip install '.[onnx]'",
+    "transformers": "for `export --format transformers`",
+    "onnxruntime": "for `export --format onnx`",
+    "scikit-learn": "for your own classifiers on `features`",
 }
+CHECKOUT = Path(__file__).resolve().parents[2] / "setup.cfg"  # only a checkout has it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,31 +48,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table; ValueError if a requirement is missing."""
-    findings = [*packages(), *devices(), *decoders(), disk()]
-    for finding in findings:
+    findings = packages()
+    installed = {finding.name for finding in findings if finding.good}
+    if "torch" in installed:
+        findings += devices()
+    if {"av", "numpy"} <= installed:
+        findings += decoders()
+    for finding in [*findings, disk()]:
         mark = "ok  " if finding.good else ("MISS" if finding.needed else "-   ")
         print(f"{mark} {finding.name:<18} {finding.detail}")
     missing = [finding.name for finding in findings if finding.needed and not finding.good]
     if missing:
-        raise ValueError(f"fix these first: {', '.join(missing)}; `make install` installs everything")
-    print("\nEverything required is installed. Try `make demo`.")
+        fix = "make install" if CHECKOUT.is_file() else install_command("omegaconf")
+        have = "; the library alone, `import vjepa`, works" if not {*LIBRARY} & {*missing} else ""
+        raise ValueError(f"missing for training: {', '.join(missing)}; run `{fix}`{have}")
+    print("\nEverything required is installed. Try `vjepa demo`, or `vjepa start FOLDER` with your own videos.")
 
 
 def packages() -> list[Finding]:
     """Installed versions."""
     found = [Finding("python", True, platform.python_version())]
-    for name in (*REQUIRED, *OPTIONAL):
-        needed = name in REQUIRED
+    for name in (*LIBRARY, *TRAINING, *OPTIONAL):
+        needed = name not in OPTIONAL
         try:
             found.append(Finding(name, True, importlib.metadata.version(name), needed))
         except importlib.metadata.PackageNotFoundError:
-            detail = f"pip install {name}" if needed else f"not installed: {OPTIONAL[name]}"
+            fix = install_command({"scikit-learn": "sklearn", "pillow": "PIL"}.get(name, name.replace("-", "_")))
+            detail = f"not installed: {OPTIONAL[name]}; {fix}" if name in OPTIONAL else fix
             found.append(Finding(name, False, detail, needed))
     return found
 
 
 def devices() -> list[Finding]:
     """The devices that can train here."""
+    import torch
+
     cores = f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
     found = [Finding("cpu", True, cores)]
     if not torch.cuda.is_available():
@@ -85,6 +99,10 @@ def devices() -> list[Finding]:
 
 def decoders() -> list[Finding]:
     """Whether each decoder can read a freshly encoded video."""
+    import numpy as np
+
+    from data.generated.videos import encode_clip
+
     frames = np.full((4, 32, 32, 3), 128, dtype=np.uint8)
     buffer = io.BytesIO()
     encode_clip(frames, buffer, 8, 20)

@@ -1,13 +1,13 @@
 """Export an encoder in a format that other software can load.
 
-    python -m launch export runs/demo/run encoder                           native: for vjepa.load_encoder
-    python -m launch export runs/vitl vitl-hf --format transformers         for AutoModel.from_pretrained
+    vjepa export runs/demo/run encoder                           native: for vjepa.load_encoder
+    vjepa export runs/vitl vitl-hf --format transformers         for AutoModel.from_pretrained
     ... --format transformers --probe runs/probe                            for AutoModelForVideoClassification
-    python -m launch export runs/vitl vitl-onnx --format onnx               for onnxruntime
-    python -m launch export runs/vitl vitl-pt2 --format program             for torch.export.load
-    python -m launch export runs/vitl vitl-meta --format meta               for the public V-JEPA code
-    python -m launch export runs/world/run world --format world             for vjepa.WorldModel.load
-    python -m launch export vitl.pt vitl --weights target_encoder           an official checkpoint as input
+    vjepa export runs/vitl vitl-onnx --format onnx               for onnxruntime
+    vjepa export runs/vitl vitl-pt2 --format program             for torch.export.load
+    vjepa export runs/vitl vitl-meta --format meta               for the public V-JEPA code
+    vjepa export runs/world/run world --format world             for vjepa.WorldModel.load
+    vjepa export vitl.pt vitl --weights target_encoder           an official checkpoint as input
 
 The export is loaded again and compared with the original on a clip; a difference above the tolerance is an error.
 A model card, README.md, is written next to it.
@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe",
         default="",
-        help="folder or results.json of `python -m launch probe`: export its attentive head as the classifier",
+        help="folder or results.json of `vjepa probe`: export its attentive head as the classifier",
     )
     parser.add_argument("--clip", help="video for the comparison (default: a generated one)")
     group = parser.add_argument_group("model card")
     group.add_argument("--licence", default="", help="licence of the weights, such as apache-2.0")
     group.add_argument("--data", default="", help="description of the training data")
-    group.add_argument("--results", default="", help="results.json of `python -m launch probe` to show on the card")
+    group.add_argument("--results", default="", help="results.json of `vjepa probe` to show on the card")
     group.add_argument("--no-picture", action="store_true", help="omit the picture of the features")
 
 

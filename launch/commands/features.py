@@ -1,7 +1,7 @@
 """Extract features from videos of any length with a sliding window.
 
-    python -m launch features a.mp4 folder/ --encoder runs/demo/encoder --output features/
-    python -m launch features talk.mp4 --encoder vitl.pt --weights target_encoder --output out --fps 4 --pool mean
+    vjepa features a.mp4 folder/ --encoder runs/demo/encoder --output features/
+    vjepa features talk.mp4 --encoder vitl.pt --weights target_encoder --output out --fps 4 --pool mean
 
 Each video gives one file (safetensors, or npz with --to npz) with `features` [W, N, D], or [W, D] with --pool mean or
 attentive; `times` [W, 2], the seconds of a window's first and last frame; and `frames` [W, T], the indices of the

@@ -1,7 +1,7 @@
 """Several futures for one past: what the predictor's variable chooses between.
 
-    python -m launch generate forks runs/forks --clips 400 --seed 1
-    python -m launch futures RUN runs/forks             errors of the best of K draws, coverage, transfer, KL
+    vjepa generate forks runs/forks --clips 400 --seed 1
+    vjepa futures RUN runs/forks             errors of the best of K draws, coverage, transfer, KL
 
 RUN must have been trained with predictor.latent.dims. results.json is written to RUN/futures, or to --output FOLDER.
 """

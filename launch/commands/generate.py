@@ -1,8 +1,8 @@
 """Generate a data set: videos, packed shards, and a table for each regression target.
 
-    python -m launch generate --list
-    python -m launch generate bodies runs/bodies --clips 2000 --seed 0 scenario=pendulum
-    python -m launch generate bodies --picture sheet.png scenario=arm
+    vjepa generate --list
+    vjepa generate bodies runs/bodies --clips 2000 --seed 0 scenario=pendulum
+    vjepa generate bodies --picture sheet.png scenario=arm
 
 `train` and `probe` read OUTPUT/shards, a probe's targets= reads OUTPUT/values/NAME.csv, and OUTPUT/videos holds the
 videos. The same arguments give the same bytes; an interrupted command continues when run again.
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         print("\n".join(f"{name:<{width}}  {kind.summary}" for name, kind in kinds.items()))
         return
     if not arguments.kind:
-        raise ValueError("KIND is missing; python -m launch generate --list shows the kinds")
+        raise ValueError("KIND is missing; vjepa generate --list shows the kinds")
     kind = find_kind(arguments.kind)
     folders = [word for word in arguments.output_and_overrides if "=" not in word]
     config = load_config(kind.config, None, [word for word in arguments.output_and_overrides if "=" in word])

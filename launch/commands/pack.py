@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{merged.folder}: {merged.samples} samples in {len(merged.shards)} shards")
         return
     if not arguments.output:
-        raise ValueError("OUTPUT is missing: python -m launch pack SOURCE OUTPUT")
+        raise ValueError("OUTPUT is missing: vjepa pack SOURCE OUTPUT")
     names = [field.name for field in dataclasses.fields(PackConfig)]
     config = PackConfig(**{name: getattr(arguments, name) for name in names})
     if config.jobs == 0:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         _announce(list_sources(arguments.source), arguments, config)
         return
-    with tqdm(unit=" videos", dynamic_ncols=True) as bar:
+    with tqdm(unit=" videos", dynamic_ncols=True, disable=None) as bar:
 
         def show(done: int, total: int, samples: int, rejected: int) -> None:
             if bar.total != total or done < bar.n:

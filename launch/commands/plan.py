@@ -1,8 +1,8 @@
 """Plan with a world model in closed loop, and compare with floor and ceiling.
 
-    python -m launch plan configs/plan/two_rooms.yaml model=runs/world/run
-    python -m launch plan CONFIG model=RUN planner.kind=cem energy.goal=summed output=runs/plan-cem
-    python -m launch plan CONFIG model=RUN energy.forbidden=2 output=runs/plan-guarded
+    vjepa plan configs/plan/two_rooms.yaml model=runs/world/run
+    vjepa plan CONFIG model=RUN planner.kind=cem energy.goal=summed output=runs/plan-cem
+    vjepa plan CONFIG model=RUN energy.forbidden=2 output=runs/plan-guarded
 
 Every row of the table plays the same episodes. results.json and report.html are written to `output`; stored episodes
 are not repeated, so the same command continues after an interruption.

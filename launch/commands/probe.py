@@ -1,7 +1,7 @@
 """Evaluate a frozen encoder with linear, k-NN and attentive heads on packed, labelled videos or images.
 
-    python -m launch probe configs/probe/synthetic.yaml encoder=runs/demo/encoder
-    torchrun --nproc-per-node 8 -m launch probe CONFIG ...        (or srun: all ranks encode, rank 0 fits the heads)
+    vjepa probe configs/probe/synthetic.yaml encoder=runs/demo/encoder
+    torchrun --nproc-per-node 8 -m vjepa probe CONFIG ...        (or srun: all ranks encode, rank 0 fits the heads)
 
 Heads are selected on a held-out part of the training set; the test set is evaluated once. `results.json` in the output
 folder holds everything that is printed; the trained heads are stored next to it. Run again after an interruption, a

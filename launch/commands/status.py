@@ -1,6 +1,6 @@
 """Show the progress of runs: state, step, rate, time left, number of starts, newest checkpoint and loss.
 
-    python -m launch status runs/vitl runs/sweep/*/
+    vjepa status runs/vitl runs/sweep/*/
 
 The state is SLURM's where SLURM is available, else it is derived from the files in the run directory.
 """

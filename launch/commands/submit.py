@@ -1,11 +1,11 @@
 """Submit a training run, a probe or an export to SLURM: a job script and a code snapshot, checked before queueing.
 
-    python -m launch submit configs/pretrain/vjepa2_vitl.yaml --nodes 4 --gpus-per-node 8 --partition gpu \\
+    vjepa submit configs/pretrain/vjepa2_vitl.yaml --nodes 4 --gpus-per-node 8 --partition gpu \\
         --time 24:00:00 data.path=/shards run.output=runs/vitl
     ... --sweep optim.lr=3e-4,6e-4 --sweep run.seed=0,1           a job array of four runs in folders of run.output
-    python -m launch submit configs/probe/synthetic.yaml --job probe --after 4711 encoder=runs/vitl train=... test=...
-    python -m launch submit runs/vitl encoder --job export --format transformers --after 4711
-    python -m launch submit runs/vitl                             resubmit with the options of the last submission
+    vjepa submit configs/probe/synthetic.yaml --job probe --after 4711 encoder=runs/vitl train=... test=...
+    vjepa submit runs/vitl encoder --job export --format transformers --after 4711
+    vjepa submit runs/vitl                             resubmit with the options of the last submission
 
 A run that is preempted or near its time limit saves and requeues itself; scancel makes it save and end. --dry-run
 prints the script and writes nothing.

@@ -1,7 +1,7 @@
 """Surprise: tell possible from impossible videos by how far predictions are from what happens.
 
-    python -m launch surprise RUN pairs=FOLDER          accuracy, AUROC and every cheap baseline, with intervals
-    python -m launch surprise watch RUN VIDEO ...       energy over time beside the video: PNG, GIF, mp4
+    vjepa surprise RUN pairs=FOLDER          accuracy, AUROC and every cheap baseline, with intervals
+    vjepa surprise watch RUN VIDEO ...       energy over time beside the video: PNG, GIF, mp4
 
 FOLDER is the output of `generate twins`, or has the shape of IntPhys, GRASP or InfLevel (docs/energy.md). Nothing is
 trained. results.json and report.html are written to RUN/surprise, or to output=FOLDER.

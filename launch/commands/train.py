@@ -1,8 +1,8 @@
 """Pretrain an encoder on packed videos.
 
-    python -m launch train configs/pretrain/vjepa2_vitl.yaml data.path=shards/ run.output=runs/vitl
-    torchrun --nproc-per-node 8 -m launch train CONFIG ...        (with --nnodes, the same command on every node)
-    srun --ntasks-per-node 8 python -m launch train CONFIG ...    (`python -m launch submit` writes the job script)
+    vjepa train configs/pretrain/vjepa2_vitl.yaml data.path=shards/ run.output=runs/vitl
+    torchrun --nproc-per-node 8 -m vjepa train CONFIG ...        (with --nnodes, the same command on every node)
+    srun --ntasks-per-node 8 vjepa train CONFIG ...    (`vjepa submit` writes the job script)
 
 Started again with the same run.output, a run resumes from its last checkpoint. On SIGTERM, SIGUSR1 or Ctrl-C it
 finishes the current step, saves, and exits with status 75; the same command resumes it.

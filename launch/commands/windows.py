@@ -1,8 +1,8 @@
 """Build a labelled data set from unlabelled videos, to probe an encoder on footage without annotations.
 
-    python -m launch windows VIDEOS OUT                        is a window played forward or backward?
-    python -m launch windows VIDEOS OUT --label source         which video is a window from?
-    python -m launch pack OUT/train SHARDS/train               then pack both sets, and probe as usual
+    vjepa windows VIDEOS OUT                        is a window played forward or backward?
+    vjepa windows VIDEOS OUT --label source         which video is a window from?
+    vjepa pack OUT/train SHARDS/train               then pack both sets, and probe as usual
 
 The test windows come from the last part of every video; the two sets share no frame.
 """

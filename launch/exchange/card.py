@@ -48,7 +48,7 @@ class CardConfig:
 
     licence: str = ""
     data: str = ""
-    results: str = ""  # results.json of `python -m launch probe`
+    results: str = ""  # results.json of `vjepa probe`
 
 
 def write_card(

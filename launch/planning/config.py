@@ -1,4 +1,4 @@
-"""The config of `python -m launch plan`."""
+"""The config of `vjepa plan`."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal

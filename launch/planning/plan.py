@@ -1,4 +1,4 @@
-"""`python -m launch plan`: a world model in closed loop, with floor, ceiling, gauges and a report."""
+"""`vjepa plan`: a world model in closed loop, with floor, ceiling, gauges and a report."""
 
 import hashlib
 import json

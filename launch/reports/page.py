@@ -11,7 +11,7 @@ body { font: 15px/1.55 system-ui, sans-serif; color: #1d2433; max-width: 1080px;
   padding: 0 1.2rem }
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 p.lead { color: #56607a; margin-top: 0 } img { max-width: 100%; height: auto }
-table { border-collapse: collapse; margin: .6rem 0 }
+table { border-collapse: collapse; margin: .6rem 0; display: block; overflow-x: auto; max-width: 100% }
 th, td { padding: .35rem .9rem; text-align: right; white-space: nowrap }
 th { font-weight: 600; border-bottom: 2px solid #1d2433 } td { border-bottom: 1px solid #e3e7ef }
 th:first-child, td:first-child { text-align: left } tr.ours td { font-weight: 600; background: #f0f5ff }

@@ -204,7 +204,7 @@ def save_decoders(decoders: Decoders, config: DecodeConfig, source: str, folder:
 def load_decoders(folder: Path, imagination: Imagination) -> Decoders:
     """The decoders in a folder; ValueError if they were made for other features."""
     if not (folder / DESCRIPTION).is_file():
-        raise FileNotFoundError(f"there are no decoders in {folder}; make them with `python -m launch decode fit RUN`")
+        raise FileNotFoundError(f"there are no decoders in {folder}; make them with `vjepa decode fit RUN`")
     stored = json.loads((folder / DESCRIPTION).read_text())
     config = DecoderConfig.from_stored(stored["decoder"])
     own = imagination.config

@@ -64,7 +64,7 @@ def read_forks(folder: Path) -> list[Path]:
     found = {int(path.stem): path for path in videos.glob("*/[0-9]*.mp4")}
     chosen = [found[index] for index in sorted(found) if index ^ 1 in found]
     if _kind_of(videos) != "forks" or not chosen:
-        raise ValueError(f"{folder} is no output of `python -m launch generate forks`")
+        raise ValueError(f"{folder} is no output of `vjepa generate forks`")
     return chosen
 
 

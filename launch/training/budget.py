@@ -57,11 +57,14 @@ Train = Callable[[TrainConfig, list[Callback]], object]
 
 
 def measure_step(train: Train, config: TrainConfig, compute: bool = False) -> float:
-    """Seconds per optimiser step of this run on this machine, measured in a temporary folder (see `Clock`)."""
+    """Seconds per optimiser step of this run on this machine, measured in a temporary folder (see `Clock`).
+
+    Says nothing of collapse or divergence: that is for the run itself.
+    """
     clock = Clock(WARMUP, compute)
     with tempfile.TemporaryDirectory() as scratch:
         run = replace(config.run, output=scratch, steps=MEASURED, total_clips=None, budget=None, progress=False)
-        health = replace(config.health, max_skips=MEASURED)  # a diverging run must not stop the measurement
+        health = replace(config.health, max_skips=MEASURED, min_rank=0, min_spread=0)  # never stops, never warns
         train(replace(config, run=run, health=health), [clock])
     return clock.step_seconds
 

@@ -88,7 +88,7 @@ def read_checkpoint(path: Path, required: tuple[str, ...] = REQUIRED) -> dict[st
     missing = [name for name in required if name not in stored]
     if missing:
         raise ValueError(
-            f"{path} is not a checkpoint of `python -m launch train`: it lacks {', '.join(missing)} and contains "
+            f"{path} is not a checkpoint of `vjepa train`: it lacks {', '.join(missing)} and contains "
             f"{', '.join(sorted(map(str, stored))[:8])}"
         )
     for name, kind in KINDS.items():

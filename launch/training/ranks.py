@@ -45,7 +45,7 @@ def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> R
     if started.starter not in ("torchrun", "srun"):  # Lightning starts the others itself
         if (run.nodes or 1) > 1:
             raise ValueError(
-                f"run.nodes={run.nodes}: several nodes need `python -m launch submit`, srun, or torchrun on each "
+                f"run.nodes={run.nodes}: several nodes need `vjepa submit`, srun, or torchrun on each "
                 "node; started without them, a run has only the devices of this machine"
             )
         rank = int(environment.get("LOCAL_RANK", 0))  # Lightning starts the other processes of this machine
@@ -53,7 +53,7 @@ def find_ranks(run: RunConfig, environment: Mapping[str, str] = os.environ) -> R
         if find_accelerator(run.accelerator) == "gpu" and there < (run.devices or 1):
             raise ValueError(
                 f"run.accelerator={run.accelerator} with run.devices={run.devices or 'all'}, but torch sees {there} "
-                "GPUs here; `python -m launch doctor` shows details"
+                "GPUs here; `vjepa doctor` shows details"
             )
         return Ranks(run.devices or there, 1, rank)
     if started.starter == "torchrun":

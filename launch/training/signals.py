@@ -2,7 +2,7 @@
 
 SIGTERM comes from a preemption, an external requeue, scancel or `kill`; SIGUSR1 shortly before SLURM's time limit;
 SIGINT from Ctrl-C. The handlers do no work: a signal reaches the ranks at different times, and a rank that saved inside
-its handler would wait for ranks that are elsewhere. Imports only the standard library, so that `python -m launch` can
+its handler would wait for ranks that are elsewhere. Imports only the standard library, so that `vjepa` can
 install the handlers before the slow imports.
 """
 

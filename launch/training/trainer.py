@@ -41,6 +41,7 @@ from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import start_from
 from vjepa.formats.loading import is_pretrained
 from vjepa.jepa import JEPA
+from vjepa.registry import CALLBACKS
 
 
 def train(config: TrainConfig, callbacks: list[Callback] | None = None) -> JEPA:
@@ -75,7 +76,8 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
     step = stored["global_step"] if stored else 0
     preemption = Preemption()
     saver = Saver(folder, min(run.checkpoint_every, run.total_steps), run.keep, run.keep_every or 0, loader)
-    trainer = make_trainer(config, ranks, share, step, [saver, preemption, *(callbacks or [])])
+    own = [CALLBACKS.find(name)() for name in CALLBACKS]  # of the user's plugins
+    trainer = make_trainer(config, ranks, share, step, [saver, preemption, *own, *(callbacks or [])])
     if trainer.is_global_zero:
         begin_run(folder, config, loader, step, ranks.world, share.clips)
         if run.progress:

@@ -10,7 +10,7 @@ from data.generated.sprites import SyntheticConfig, write_videos
 from data.packing.pack import PackConfig, pack
 from launch.exchange.formats import FORMATS
 from probes.kinds import HEADS
-from vjepa.registry import ENCODERS, MASKS, OBJECTIVES, REGULARISERS, TARGETS, Registry
+from vjepa.registry import CALLBACKS, ENCODERS, MASKS, OBJECTIVES, REGULARISERS, TARGETS, Registry
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def quick(words: list[str]) -> list[str]:
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
     """What a test's plugins registered is gone after it."""
-    registries: list[Registry] = [ENCODERS, FORMATS, HEADS, MASKS, OBJECTIVES, REGULARISERS, TARGETS]
+    registries: list[Registry] = [CALLBACKS, ENCODERS, FORMATS, HEADS, MASKS, OBJECTIVES, REGULARISERS, TARGETS]
     before = [{name: registry.find(name) for name in registry} for registry in registries]
     yield
     for registry, parts in zip(registries, before, strict=True):

@@ -1,4 +1,4 @@
-"""`python -m launch compare`: which differences are more than chance, and what cannot be compared."""
+"""`vjepa compare`: which differences are more than chance, and what cannot be compared."""
 
 import re
 import shutil

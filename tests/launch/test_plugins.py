@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.__main__ import main, take_plugins
+from launch.__main__ import main
 from launch.config import load_config
+from launch.plugins import take_plugins
 from launch.training.checkpoints import load_module
 from launch.training.config import TrainConfig
 from vjepa.registry import MASKS, OBJECTIVES, import_plugins

@@ -91,7 +91,7 @@ def test_a_submission_copies_code_and_config_and_can_be_repeated(
     assert main(["submit", CONFIG, *words, "--partition=gpu", "--after=3"]) == 0
     said = capsys.readouterr().out
     assert "submitted job 4711: 1 x 1 tasks" in said
-    assert f"python -m launch status {run}" in said
+    assert f"vjepa status {run}" in said
     copy = next((run / "code").iterdir())
     assert (copy / "launch/cluster/submit.py").read_bytes() == (ROOT / "launch/cluster/submit.py").read_bytes()
     assert json.loads((copy / "code.json").read_text()) == describe_code()

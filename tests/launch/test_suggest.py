@@ -55,7 +55,7 @@ def test_every_other_name_leads_to_a_key_and_is_none_itself() -> None:
     ("word", "message"),
     [
         ("data.batch_size=8", "run.batch (clips per optimiser step, over all devices and accumulated batches) or"),
-        ("wandb.project=x", "no logger for Weights & Biases"),
+        ("wandb.project=x", "logs to Weights & Biases"),
         ("base=other.yaml", "base: works only in a YAML file"),
         ("zzqq=1", "the config has objective, encoder"),
         ("run.steps", "run.steps is a key without a value, it must have the form key=value: run.steps=... (int)"),
@@ -89,4 +89,4 @@ def test_a_misspelt_command_gets_the_nearest(command: str, meant: str, capsys: p
 
 def test_a_command_like_no_other_gets_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zzqq"]) == 2
-    assert "the commands are demo, generate, pack" in capsys.readouterr().err
+    assert "the commands are start, demo, generate, pack" in capsys.readouterr().err

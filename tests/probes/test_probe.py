@@ -1,4 +1,4 @@
-"""`python -m launch probe`: the same numbers whoever computed the features, and heads that say what was measured."""
+"""`vjepa probe`: the same numbers whoever computed the features, and heads that say what was measured."""
 
 import json
 import os

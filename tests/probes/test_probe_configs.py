@@ -22,7 +22,7 @@ PROTOCOLS = {  # frames, stride, segments, crops, layers
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_config_loads_and_names_its_command(file: Path) -> None:
     load_config(ProbeConfig, file, [])
-    assert f"python -m launch probe configs/probe/{file.name} encoder=" in file.read_text()
+    assert f"vjepa probe configs/probe/{file.name} encoder=" in file.read_text()
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

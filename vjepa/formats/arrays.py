@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -24,6 +23,8 @@ def write_arrays(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     if to == "safetensors":
         write_safetensors(tensors, path, metadata)
         return
+    import numpy as np  # here: a plain install has only torch and safetensors
+
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
     arrays[METADATA] = np.array(json.dumps(dict(metadata)))
     with path.open("wb") as file:
@@ -37,6 +38,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     try:
         if path.suffix == ".npz":
+            import numpy as np
+
             with np.load(path, allow_pickle=False) as arrays:
                 found: dict[str, str] = json.loads(str(arrays[METADATA])) if METADATA in arrays else {}
                 return found

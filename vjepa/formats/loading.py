@@ -21,14 +21,14 @@ def load_encoder(path: str | Path, which: EncoderName | None = None, hints: Hint
 def load_pretrained(path: str | Path, which: EncoderName | None = None, hints: Hints | None = None) -> Pretrained:
     """Load an encoder, the predictor if there is one, and a record of what was ignored.
 
-    `path` is a folder written by `python -m launch export` or by transformers, or an official V-JEPA 1 or 2 file. For
+    `path` is a folder written by `vjepa export` or by transformers, or an official V-JEPA 1 or 2 file. For
     the latter, `which` selects the encoder and `hints` give what cannot be inferred from shapes. Raises
     FileNotFoundError, or ValueError if any tensor does not fit.
     """
     path = Path(path)
     if path.is_file():
         if path.suffix == ".ckpt":
-            raise ValueError(f"{path} is a training checkpoint; export it first: python -m launch export {path} FOLDER")
+            raise ValueError(f"{path} is a training checkpoint; export it first: vjepa export {path} FOLDER")
         if path.suffix not in PICKLED:
             raise ValueError(f"{path} must be a folder or a file ending in {', '.join(PICKLED)}")
         return load_meta(path, which, hints)
@@ -41,7 +41,7 @@ def load_pretrained(path: str | Path, which: EncoderName | None = None, hints: H
     if (path / CONFIG).is_file():
         return load_transformers(path)
     if (path / "checkpoints").is_dir():
-        raise ValueError(f"{path} is a run directory; export it first: python -m launch export {path} FOLDER")
+        raise ValueError(f"{path} is a run directory; export it first: vjepa export {path} FOLDER")
     return load_native(path)  # says what is missing
 
 

@@ -141,7 +141,7 @@ def _choose(content: Mapping[str, Any], which: EncoderName | None, path: Path) -
     if not present:
         held = ", ".join(str(name) for name in list(content)[:6]) or "nothing"
         if "state_dict" in content and "pytorch-lightning_version" in content:
-            raise ValueError(f"{path} is a training checkpoint of this project; `python -m launch export` reads it")
+            raise ValueError(f"{path} is a training checkpoint of this project; `vjepa export` reads it")
         kind = "the weights of a probe" if "classifiers" in content or "classifier" in content else "something else"
         raise ValueError(f"{path} holds no encoder ({', '.join(ENCODERS)}) but {kind}: {held}")
     if which is None:

@@ -77,8 +77,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     for name in (DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"{folder} is not an exported encoder: {name} is missing; "
-                f"`python -m launch export CHECKPOINT {folder}` makes one"
+                f"{folder} is not an exported encoder: {name} is missing; `vjepa export CHECKPOINT {folder}` makes one"
             )
     try:
         description = json.loads((folder / DESCRIPTION).read_bytes())

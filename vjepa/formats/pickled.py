@@ -2,10 +2,10 @@
 
 import pickle
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 
@@ -47,6 +47,10 @@ def _begins_like_zip(path: Path) -> bool:
 
 def _safe_globals() -> list[Any]:
     """Numpy scalars, which training loops store next to the weights (such as an averaged loss)."""
+    if find_spec("numpy") is None:  # a plain install has only torch and safetensors
+        return []
+    import numpy as np
+
     scalar = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")]
     return [np.dtype, *kinds, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
