@@ -92,7 +92,7 @@ class Predictor(nn.Module):
         table = sincos_table(config.width, encoder.grid) if encoder.positions == "sincos" else torch.empty(0)
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
-        initialise(self)
+        initialise(self, encoder.init == "scaled")
         if self.variable is not None:
             self.variable.start_informative()
 

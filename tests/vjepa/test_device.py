@@ -45,8 +45,8 @@ class Crossings(TorchDispatchMode):
 
 def step_on_meta(config: JepaConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two steps on the meta device, all but the optimiser's own; what crossed between devices in the second."""
-    monkeypatch.setattr(vit, "initialise", lambda model: None)  # draws weights and looks at them
-    monkeypatch.setattr(predictor, "initialise", lambda model: None)
+    monkeypatch.setattr(vit, "initialise", lambda *arguments: None)  # draws weights and looks at them
+    monkeypatch.setattr(predictor, "initialise", lambda *arguments: None)
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())  # knows no meta device
     with torch.device("meta"):
         model = JEPA(config)

@@ -190,7 +190,7 @@ def test_choices_that_cannot_be_meant_are_refused(tiny: JepaConfig) -> None:
     with pytest.raises(ValueError, match=r"teacher.weights is required with teacher.source=frozen"):
         TeacherConfig(source="frozen")
     other = Encoder(replace(tiny.encoder, patch=16))
-    with pytest.raises(ValueError, match=r"same tokens, its patch is 16 and encoder.patch is 8"):
+    with pytest.raises(ValueError, match=r"same token grid, but its patch is 16 and encoder.patch is 8"):
         JEPA(replace(tiny, teacher=TeacherConfig(source="frozen", weights="given")), other)
     with pytest.raises(ValueError, match=r"dense.levels must be at most the encoder's 2 blocks, got 4"):
         JEPA(replace(tiny, objective="dense"))
