@@ -1,6 +1,6 @@
 """Plan with a world model in closed loop, and compare with floor and ceiling.
 
-    vjepa plan configs/plan/two_rooms.yaml model=runs/world/run
+    vjepa plan configs/plan/plan_two_rooms.yaml model=runs/world/run
     vjepa plan CONFIG model=RUN planner.kind=cem energy.goal=summed output=runs/plan-cem
     vjepa plan CONFIG model=RUN energy.forbidden=2 output=runs/plan-guarded
 

@@ -196,7 +196,7 @@ def test_a_run_is_trained_exported_and_planned_with(
     assert main(["export", str(exported), str(tmp_path / "again"), "--format", "world"]) == 0
     plan = [
         "plan",
-        "configs/plan/two_rooms.yaml",
+        "configs/plan/plan_two_rooms.yaml",
         f"data={walks}",
         "test=''",
         f"output={tmp_path / 'plan'}",
