@@ -17,7 +17,7 @@ from launch.training.config import TrainConfig
 
 TINY = (
     "encoder.size=custom", "encoder.width=24", "encoder.depth=1", "encoder.heads=2", "encoder.patch=8",
-    "predictor.width=12", "predictor.depth=1", "predictor.heads=2", "data.frames=4", "data.crop=32", "data.workers=0",
+    "predictor.width=12", "predictor.depth=1", "predictor.heads=2", "data.frames=8", "data.crop=32", "data.workers=0",
     "run.precision=fp32", "run.batch=8", "health.pictures_every=null", "health.matrix_tflops=1",
 )  # fmt: skip
 MANY = Survey(5000, {"a": 2500, "b": 2500}, 240, 30, 300, 10, ())
