@@ -66,8 +66,9 @@ def load_config(kind: type[Config], path: str | Path | None, overrides: list[str
     for key in PLUGIN_KEYS:
         named = OmegaConf.select(merged, key)
         if named is not None:
-            words = [f"{key}=[{','.join(dict.fromkeys([*named, *PLUGINS.get()]))}]"]
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(words))
+            layer = OmegaConf.create()
+            OmegaConf.update(layer, key, list(dict.fromkeys([*named, *PLUGINS.get()])))
+            merged = OmegaConf.merge(merged, layer)
     return cast(Config, OmegaConf.to_object(merged))
 
 

@@ -110,7 +110,7 @@ def _check_row(row: Mapping[str, Any]) -> None:
     """KeyError, TypeError or ValueError unless a row of the results has the fields that `compare` reads."""
     if not isinstance(row["features"], str) or not isinstance(row["head"], str) or row["samples"] < 1:
         raise TypeError("features and head must be texts, samples above 0")
-    row.get("missing", 0) + 0
+    row["missing"] + 0
     names, others = (("top1", "top5"), ("mean_class",)) if "top1" in row else ((), ("mae", "r2"))
     intervals = [row["wilson"][name] for name in names] + [row["bootstrap"][name] for name in others]
     for low, high in intervals:

@@ -127,7 +127,7 @@ def check_fits(stored: Mapping[str, Any], model: JEPA, path: Path) -> None:
         )
     for group, mine in zip(groups, own, strict=True):
         for number, parameter in zip(group["params"], mine["params"], strict=True):
-            if state:
+            if state and (number in state or not model.config.leaves_unused):
                 wanted[names[id(parameter)]] = parameter
             if number in state:
                 found[names[id(parameter)]] = state[number]["exp_avg"]

@@ -5,24 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+from config_kinds import KINDS
 from omegaconf import OmegaConf
 
 from launch.__main__ import main
 from launch.config import load_config, read_values, to_yaml
-from launch.planning.config import PlanConfig
-from launch.probing.probe import ProbeConfig
-from launch.studies.compare_objectives import StudyConfig
 from launch.training.config import TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-KINDS = {
-    "pretrain": TrainConfig,
-    "bench": TrainConfig,
-    "world": TrainConfig,
-    "plan": PlanConfig,
-    "probe": ProbeConfig,
-    "objectives": StudyConfig,
-}
 RECORDED = Path(__file__).parent / "resolved_configs.json"
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 

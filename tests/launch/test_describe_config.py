@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from config_kinds import KINDS
 
 from launch.__main__ import main
 from launch.config import load_config
@@ -18,14 +19,6 @@ from launch.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
-KINDS = {
-    "pretrain": TrainConfig,
-    "bench": TrainConfig,
-    "world": TrainConfig,
-    "plan": PlanConfig,
-    "probe": ProbeConfig,
-    "objectives": StudyConfig,
-}
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,9 @@ def test_official_checkpoint_is_exported_on(tmp_path: Path, capsys: pytest.Captu
     assert torch.equal(loaded.encoder.norm.bias, origin.pretrained.encoder.norm.bias)
 
 
+INTERVALS = {"wilson": {"top1": [0.4, 0.6], "top5": [0.9, 1.0]}, "bootstrap": {"mean_class": [0.4, 0.6]}}
+
+
 def save_probe(folder: Path, encoder: Encoder, heads: int = 2, depth: int = 1) -> AttentiveHead:
     """A probe's folder with a random head of three classes, and one row of results."""
     torch.manual_seed(0)
@@ -124,7 +127,10 @@ def save_probe(folder: Path, encoder: Encoder, heads: int = 2, depth: int = 1) -
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     save_head(SavedHead(head, ("left", "right", "up"), "a test", hash_weights(encoder)), folder)
-    row = {"features": "encoder", "head": "attentive", "top1": 0.5, "low": 0.4, "high": 0.6, "samples": 200}
+    row = {
+        "features": "encoder", "head": "attentive", "top1": 0.5, "top5": 1.0, "mean_class": 0.5, "low": 0.4,
+        "high": 0.6, "samples": 200, "missing": 0, **INTERVALS,
+    }  # fmt: skip
     document = {
         "format": "vjepa-probe-2", "task": "classification", "classes": ["left", "right", "up"], "missing": {},
         "results": [row], "config": {},
@@ -203,6 +209,7 @@ def test_probe_that_does_not_belong_to_the_encoder_is_refused(
 
 def test_card_holds_what_was_given_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     score = {"samples": 200, "classes": 4, "top1": 0.5, "low": 0.43, "high": 0.57, "top5": 1.0, "mean_class": 0.5}
+    score |= {"missing": 0, **INTERVALS}
     rows = [{"features": "encoder", "head": "linear", **score}]
     results = tmp_path / "results.json"
     document = {"task": "classification", "classes": list("abcd"), "missing": {}, "results": rows, "config": {}}

@@ -61,7 +61,10 @@ def test_every_other_name_leads_to_a_key_and_is_none_itself() -> None:
         ("run.steps", "run.steps is a key without a value, it must have the form key=value: run.steps=... (int)"),
         ("run.stesp", "'run.stesp' must have the form key=value"),
         ("other.yaml", "is a second file"),
-        ("encoder.size=larg", "choose among tiny, small, base, large, huge, giant, gigantic, custom"),
+        (
+            "encoder.size=larg",
+            "choose among tiny, small, base, large, huge, giant, gigantic, custom; did you mean large?",
+        ),
         ("masks.a.kind=futur", "masks.a.kind=futur does not exist; choose among"),
         ("data.mix=[{pathh: x}]", "there is no key data.mix.0.pathh; did you mean data.mix.0.path"),
     ],

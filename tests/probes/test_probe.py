@@ -275,4 +275,4 @@ def test_hierarchical_features_are_all_levels_of_a_token_joined(config: ProbeCon
     assert load_attentive(config.output).head.linear.weight.shape[1] == 4 * 24
     assert load_attentive(config.output).encoder_hash != hash_weights(encoder)
     with pytest.raises(ValueError, match="hierarchical features are those of all levels, give no layers"):
-        probe(replace(config, hierarchical=True, layers=(3,)))
+        probe(replace(config, hierarchical=True, layers=(3,), output=str(tmp_path / "layers")))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import make_batch
+from batches import make_batch, train_by_hand
 from torch import Tensor
 from torch.nn import functional
 
@@ -224,17 +224,8 @@ def clips_of(step: int) -> Tensor:
 
 def train_ours(config: JepaConfig) -> tuple[JEPA, list[float]]:
     """Twelve updates by the training module, in fp64."""
-    model, losses = JEPA(config).double(), []
-    optimizer = model.configure_optimizers()
-    for step in range(12):
-        model.trainer_step = step
-        loss = model.training_step(clips_of(step), 0)
-        loss.backward()
-        model.on_before_optimizer_step(optimizer)
-        optimizer.step()
-        optimizer.zero_grad()
-        model.target_encoder.update(model.context_encoder, model.momentum_at(step))
-        losses.append(float(loss))
+    model = JEPA(config).double()
+    losses = train_by_hand(model, map(clips_of, range(12)))
     return model, losses
 
 
