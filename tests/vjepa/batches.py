@@ -26,7 +26,7 @@ def make_batch(step: int, batch: int = 4, first: int = 0, count: int | None = No
     return Clips(clips[chosen], (step + 1) * batch)
 
 
-def train_by_hand(model: JEPA, batches: Iterable[Any]) -> list[float]:
+def losses_by_hand(model: JEPA, batches: Iterable[Any]) -> list[float]:
     """The losses of a step for each batch, with Lightning's order of calls but without its trainer."""
     optimizer, losses = model.configure_optimizers(), []
     for step, batch in enumerate(batches):

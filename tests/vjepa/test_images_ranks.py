@@ -2,13 +2,15 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor, distributed, multiprocessing
+from ranks import on_two_ranks
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from vjepa.batch import open_batch
@@ -83,31 +85,12 @@ def train_mixed(config: JepaConfig, rank: int, world: int) -> tuple[Tensor, Tens
     return first.gradient, weights, average
 
 
-def rank_worker(config: JepaConfig, rank: int, port: str, results: Any) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ["NODE_RANK"] = "0"
-    results.put([value.clone() for value in train_mixed(config, rank, 2)])
-    results.close()
-    results.join_thread()
-    distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize("kind", ["vjepa21", "vit"])
-def test_two_ranks_mixed_by_rank_equal_one_process_with_both_groups(kind: str) -> None:
+def test_two_ranks_mixed_by_rank_equal_one_process_with_both_groups(kind: str, tmp_path: Path) -> None:
     config = tiny_21()
     config = replace(config, encoder=replace(config.encoder, kind=kind))
     alone = train_mixed(config, 0, 1)
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    port = str(31_000 + os.getpid() % 2000 + 2000 * (kind == "vit"))
-    workers = [
-        context.Process(target=rank_worker, args=(config, rank, port, results), daemon=True) for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    found = [results.get(timeout=400) for _ in workers]
-    for worker in workers:
-        worker.join(timeout=60)
+    found = on_two_ranks(train_mixed, config, tmp_path, 31_000 + os.getpid() % 2000 + 2000 * (kind == "vit"))
     for gradient, *weights in found:
         torch.testing.assert_close(gradient, alone[0], atol=1e-6, rtol=1e-4)
         for mine, theirs in zip(weights, alone[1:], strict=True):

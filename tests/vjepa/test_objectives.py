@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from batches import make_batch, train_by_hand
+from batches import losses_by_hand, make_batch
 from torch import Tensor
 from torch.nn import functional
 
@@ -64,7 +64,7 @@ def test_gradients_flow_to_all_that_is_trained_and_nowhere_else(tiny: JepaConfig
 def test_tiny_runs_match_golden_losses(tiny: JepaConfig, name: str) -> None:
     """10 steps of each objective against a stored curve; `GOLDEN=1` rewrites what is meant to change."""
     torch.manual_seed(0)  # of the frozen teacher
-    losses = train_by_hand(make(tiny, name), map(make_batch, range(10)))
+    losses = losses_by_hand(make(tiny, name), map(make_batch, range(10)))
     stored = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
     if os.environ.get("GOLDEN"):
         stored[name] = [round(loss, 6) for loss in losses]
@@ -75,14 +75,14 @@ def test_tiny_runs_match_golden_losses(tiny: JepaConfig, name: str) -> None:
 def test_stop_gradient_is_a_moving_average_without_memory(tiny: JepaConfig) -> None:
     own = JEPA(replace(tiny, teacher=TeacherConfig(source="stop_gradient")))
     average = JEPA(replace(tiny, teacher=TeacherConfig(momentum=0.0, final_momentum=0.0)))
-    assert train_by_hand(own, map(make_batch, range(4))) == train_by_hand(average, map(make_batch, range(4)))
+    assert losses_by_hand(own, map(make_batch, range(4))) == losses_by_hand(average, map(make_batch, range(4)))
 
 
 def test_frozen_is_a_moving_average_that_never_moves(tiny: JepaConfig) -> None:
     begun = JEPA(tiny).context_encoder
     frozen = JEPA(replace(tiny, teacher=TeacherConfig(source="frozen", weights="given")), begun)
     average = JEPA(replace(tiny, teacher=TeacherConfig(momentum=1.0, final_momentum=1.0)))
-    assert train_by_hand(frozen, map(make_batch, range(4))) == train_by_hand(average, map(make_batch, range(4)))
+    assert losses_by_hand(frozen, map(make_batch, range(4))) == losses_by_hand(average, map(make_batch, range(4)))
 
 
 def test_pixel_targets_are_those_of_an_encoder_that_passes_pixels_on() -> None:
@@ -104,8 +104,8 @@ def test_pixel_targets_are_those_of_an_encoder_that_passes_pixels_on() -> None:
 
 def test_dense_with_one_level_and_no_visible_loss_is_the_masked_objective(tiny: JepaConfig) -> None:
     dense = JEPA(replace(tiny, objective="dense", options=DenseOptions(levels=1, visible=0.0)))
-    assert train_by_hand(dense, map(make_batch, range(4))) == pytest.approx(
-        train_by_hand(JEPA(tiny), map(make_batch, range(4))), abs=1e-6
+    assert losses_by_hand(dense, map(make_batch, range(4))) == pytest.approx(
+        losses_by_hand(JEPA(tiny), map(make_batch, range(4))), abs=1e-6
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import make_batch, train_by_hand
+from batches import losses_by_hand, make_batch
 from torch import Tensor
 from torch.nn import functional
 
@@ -225,7 +225,7 @@ def clips_of(step: int) -> Tensor:
 def train_ours(config: JepaConfig) -> tuple[JEPA, list[float]]:
     """Twelve updates by the training module, in fp64."""
     model = JEPA(config).double()
-    losses = train_by_hand(model, map(clips_of, range(12)))
+    losses = losses_by_hand(model, map(clips_of, range(12)))
     return model, losses
 
 

@@ -9,9 +9,9 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
 from batches import Clips, make_batch
 from pytorch_lightning.callbacks import Callback
+from ranks import on_two_ranks
 from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -89,30 +89,11 @@ def test_tiny_run_matches_golden_losses(tiny: JepaConfig, tmp_path: Path) -> Non
 
 def test_two_ranks_equal_one(tiny: JepaConfig, tmp_path: Path) -> None:
     alone = train_by_hand(tiny, rank=0, world=1)
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    port = str(29_000 + os.getpid() % 2000)
-    workers = [context.Process(target=rank_worker, args=(tiny, rank, port, results)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    found = [results.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join(timeout=60)
+    found = on_two_ranks(train_by_hand, tiny, tmp_path, 29_000 + os.getpid() % 2000)
     for losses, gradients, weights in found:
         assert losses == pytest.approx(alone[0], abs=1e-5)
         torch.testing.assert_close(gradients, alone[1], atol=1e-5, rtol=1e-3)
         torch.testing.assert_close(weights, alone[2], atol=1e-4, rtol=1e-3)
-
-
-def rank_worker(config: JepaConfig, rank: int, port: str, results) -> None:
-    """One of two processes with half of every batch, joined by gloo and Lightning's DDP."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ["NODE_RANK"] = "0"
-    losses, gradients, weights = train_by_hand(config, rank, world=2)
-    results.put((losses, gradients.clone(), weights.clone()))
-    results.close()
-    results.join_thread()
-    distributed.destroy_process_group()
 
 
 class FirstGradient(Callback):
