@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from launch.planning.config import PlanConfig
 from launch.planning.episodes import Track
 from launch.reports.page import Section, lay_out_table, write_report
-from launch.reports.pictures import embed
+from launch.reports.pictures import INK, embed, make_gif
 
 SCALE = 2  # enlargement of the frames in an animation
 FRAME_MS, END_MS = 80, 1200  # how long a frame and the last frame of an animation are shown
@@ -62,10 +61,7 @@ def animate(track: Track) -> bytes:
         )
         for frame in track.frames
     ]
-    buffer = io.BytesIO()
-    durations = [FRAME_MS] * (len(pictures) - 1) + [END_MS]
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-    return buffer.getvalue()
+    return make_gif(pictures, FRAME_MS, END_MS)
 
 
 def draw_paths(tracks: Sequence[tuple[Track, str]]) -> Figure:
@@ -76,7 +72,7 @@ def draw_paths(tracks: Sequence[tuple[Track, str]]) -> Figure:
         axis.imshow(track.frames[0])
         if track.positions:
             real = np.stack(track.positions)
-            axis.plot(real[:, 0], real[:, 1], color="#1d2433", linewidth=2, label="real")
+            axis.plot(real[:, 0], real[:, 1], color=INK, linewidth=2, label="real")
         times = list(track.planned)
         for number, time in enumerate(times[:: max(1, len(times) // SHOWN_PLANS)][:SHOWN_PLANS]):
             path: npt.NDArray[Any] = track.planned[time]

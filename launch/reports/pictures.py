@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from vjepa.encoder import Encoder
@@ -158,6 +159,13 @@ def rasterise(figure: Figure, dpi: int = 100) -> npt.NDArray[np.uint8]:
     canvas.draw()
     pixels: npt.NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return pixels
+
+
+def make_gif(pictures: Sequence[Image.Image], milliseconds: int, last: int) -> bytes:
+    """An endless GIF; each picture is shown for `milliseconds`, the last one for `last`."""
+    buffer, times = io.BytesIO(), [milliseconds] * (len(pictures) - 1) + [last]
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+    return buffer.getvalue()
 
 
 def embed(figure: Figure, alternative: str) -> str:

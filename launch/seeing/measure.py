@@ -14,11 +14,11 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from launch.seeing.decoder import DecoderConfig, join_pixels, paste
+from launch.seeing.scores import interval
 from vjepa.patches import gather_tokens
 
 Numbers = npt.NDArray[np.float64]
 
-DRAWS = 1000  # bootstrap samples
 MEAN_FRAME = "mean visible frame"
 
 
@@ -99,13 +99,12 @@ def summarise(
     for group, members in groups.items():
         if not len(members):
             continue
-        drawn = np.random.default_rng(seed).integers(len(members), size=(DRAWS, len(members)))
         for name, close in found.items():
             gain = close.psnr - found[MEAN_FRAME].psnr
             measured = {"psnr": close.psnr, "ssim": close.ssim, "gain": gain}
             row: dict[str, Any] = {"features": name, "class": group, "clips": len(members)}
             for measure, values in measured.items():
-                low, high = np.quantile(values[members][drawn].mean(1), (0.025, 0.975))
-                row |= {measure: float(values[members].mean()), f"{measure}_interval": [float(low), float(high)]}
+                mean, low, high = interval(values[members], seed)
+                row |= {measure: mean, f"{measure}_interval": [low, high]}
             rows.append(row)
     return rows

@@ -3,7 +3,7 @@
 T frames, H W pixels, P panels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data.files import replacing
 from data.generated.videos import encode_clip
+from launch.reports.pictures import INK, make_gif
 from launch.seeing.decoder import cut_pixels, join_pixels, paste
 from launch.seeing.fit import Decoders
 from launch.seeing.imagination import Imagination
@@ -24,7 +25,6 @@ from vjepa.pixels import normalise
 
 Frames = npt.NDArray[np.uint8]  # [T, H, W, 3]
 
-INK = "#1d2433"
 COLUMNS = 8  # frames of a still picture
 SIDE = 168  # pixels of a panel of a moving picture
 LABEL = 34  # pixels of its label
@@ -109,10 +109,8 @@ def write_pictures(panels: Mapping[str, Frames], stem: Path, title: str = "", fp
 
 def write_moving(frames: Frames, gif: Path, mp4: Path, fps: float) -> None:
     """Frames [T, H, W, 3] as an endless GIF and as H.264; the last frame of the GIF stays for a second."""
-    pictures: Sequence[Image.Image] = [Image.fromarray(frame) for frame in frames]
-    times = [round(1000 / fps)] * (len(pictures) - 1) + [1000]
     with replacing(gif) as part:
-        pictures[0].save(part, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+        part.write_bytes(make_gif([Image.fromarray(frame) for frame in frames], round(1000 / fps), 1000))
     with replacing(mp4) as part:
         encode_clip(frames, part, max(1, round(fps)), 18)
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from probes.metrics import central
+
 Numbers = npt.NDArray[np.float64]
 
 DRAWS = 1000  # bootstrap samples
@@ -97,12 +99,10 @@ def split_groups(properties: Sequence[str], validation: float, seed: int) -> tup
 def interval(values: Numbers, seed: int) -> list[float]:
     """Mean over groups with its 95 % bootstrap interval: value, low, high."""
     drawn = np.random.default_rng(seed).integers(len(values), size=(DRAWS, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
-    return [float(values.mean()), float(low), float(high)]
+    return [float(values.mean()), *central(values[drawn].mean(1))]
 
 
 def _auroc_interval(scores: Numbers, seed: int) -> list[float]:
     drawn = np.random.default_rng(seed).integers(len(scores), size=(DRAWS, len(scores)))
     found = [auroc(scores[row, :, 0], scores[row, :, 1]) for row in drawn]
-    low, high = np.quantile(found, (0.025, 0.975))
-    return [auroc(scores[..., 0], scores[..., 1]), float(low), float(high)]
+    return [auroc(scores[..., 0], scores[..., 1]), *central(np.array(found))]

@@ -83,6 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
     monkeypatch.setattr(data.loading.remote, "PAUSE", 0.01)
+    monkeypatch.setattr(data.loading.remote, "MAX_PAUSE", 0.05)
     server = _Server(packed)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -213,6 +214,7 @@ def test_a_command_that_fails_is_explained(
     config: DataConfig, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data.loading.remote, "PAUSE", 0.01)
+    monkeypatch.setattr(data.loading.remote, "MAX_PAUSE", 0.05)
     flag = tmp_path / "failed"
     once = f"if [ ! -e {flag} ]; then touch {flag}; head -c 40 {packed}/{{}}; exit 3; fi; cat {packed}/{{}}"
     piped = dataclasses.replace(_pipe(config, tmp_path, once), allow_pipe=True)
