@@ -16,7 +16,7 @@ from data.loading.clips import choose_frames
 from data.loading.loader import EvalLoader, Request
 from launch.config import load_config
 from launch.exchange.encoders import add_encoder_arguments, read_hints
-from launch.exchange.features import read_video, show_windows
+from launch.exchange.features import open_video, show_windows
 from launch.seeing.decode_page import SHOWN, result_lines, write_page
 from launch.seeing.fit import (
     FOLDER,
@@ -92,7 +92,7 @@ def _show(arguments: argparse.Namespace, imagination: Imagination, home: Path) -
     decoders = load_decoders(arguments.decoder or home, imagination)
     output, own = arguments.output or home / "pictures", imagination.config
     for number, given in enumerate(arguments.rest):
-        video = read_video(Path(given))
+        video = open_video(Path(given))
         indices = choose_frames(video.timing, own.frames, arguments.stride, 0.0, arguments.start)
         clips = next(show_windows(video, indices[None], own.crop))[None]
         for name in imagination.masks:

@@ -208,9 +208,17 @@ def read_video(path: Path) -> Video:
     return Video(content, Timing(info.frames, info.fps, info.times))
 
 
+def open_video(path: Path) -> Video:
+    """`read_video` of the one video a user named; ValueError that names it if no decoder can read it."""
+    try:
+        return read_video(path)
+    except DecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def read_clip(path: str, config: EncoderConfig) -> Tensor:
     """A clip from the middle of a video with the length and size the encoder expects: uint8 [1, T, H, W, 3]."""
-    video = read_video(Path(path))
+    video = open_video(Path(path))
     middle = choose_frames(video.timing, config.frames, 1, 0.0, 0.5)
     return next(show_windows(video, middle[None], config.crop)).unsqueeze(0)
 

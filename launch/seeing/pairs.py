@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.loading.augment import crop_resize, square_boxes
-from launch.exchange.features import read_video, show_windows
+from launch.exchange.features import open_video, show_windows
 
 POSSIBLE, IMPOSSIBLE = ("possible", "plausible"), ("impossible", "implausible")
 NOTE = ".generated.json"  # written by `generate` beside its videos
@@ -142,7 +142,7 @@ def read_frames(path: Path, crop: int, step: int = 1) -> Tensor:
         if not pictures:
             raise ValueError(f"{path} holds no pictures ({', '.join(PICTURES)})")
         return torch.cat([_read_picture(entry, crop) for entry in pictures])
-    video = read_video(path)
+    video = open_video(path)
     indices = np.arange(0, video.timing.frames, step)
     return next(show_windows(video, indices[None], crop))
 

@@ -125,7 +125,9 @@ def test_held_out_clips_are_never_trained_on() -> None:
         split_samples(2, 0.1, 0)
 
 
-def test_a_run_is_decoded_and_shown_by_command(quick: list[str], tmp_path: Path) -> None:
+def test_a_run_is_decoded_and_shown_by_command(
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [*quick, "run.steps=2", "masks.behind.kind=tubes", "data.frames=8", "encoder.tubelet=4"]
     config = tmp_path / "empty.yaml"
     config.write_text("{}\n")
@@ -138,7 +140,7 @@ def test_a_run_is_decoded_and_shown_by_command(quick: list[str], tmp_path: Path)
     assert len(rows) == 7
     assert rows[MEAN_FRAME]["gain"] == 0
     assert "overflow-x" in (run / "decode" / "report.html").read_text()
-    video = next((tmp_path.parent.parent).rglob("*.mp4"), None) or make_video(tmp_path / "clip.mp4")
+    video = make_video(tmp_path / "clip.mp4")
     assert main(["decode", "show", str(run), str(video), "--output", str(tmp_path / "pictures")]) == 0
     stem = tmp_path / "pictures" / f"{video.stem}-ahead"
     with Image.open(stem.with_suffix(".gif")) as picture:
@@ -146,6 +148,10 @@ def test_a_run_is_decoded_and_shown_by_command(quick: list[str], tmp_path: Path)
     assert stem.with_suffix(".png").stat().st_size > 1000
     with av.open(str(stem.with_suffix(".mp4"))) as container:
         assert sum(1 for _ in container.decode(video=0)) == 8
+    (tmp_path / "text.mp4").write_text("no video")
+    capsys.readouterr()
+    assert main(["decode", "show", str(run), str(tmp_path / "text.mp4")]) == 2
+    assert f"{tmp_path / 'text.mp4'}: not a video" in capsys.readouterr().err
 
 
 def make_video(path: Path) -> Path:
