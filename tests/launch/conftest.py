@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from data.generated import kinds
+from data.generated.kinds import all_kinds
 from data.generated.sprites import SyntheticConfig, write_videos
 from data.packing.pack import PackConfig, pack
 from launch.exchange.formats import FORMATS
@@ -45,7 +47,10 @@ def _registries() -> Iterator[None]:
     """What a test's plugins registered is gone after it."""
     registries: list[Registry] = [CALLBACKS, ENCODERS, FORMATS, HEADS, MASKS, OBJECTIVES, REGULARISERS, TARGETS]
     before = [{name: registry.find(name) for name in registry} for registry in registries]
+    generated = all_kinds()
     yield
+    kinds._KINDS.clear()
+    kinds._KINDS.update(generated)
     for registry, parts in zip(registries, before, strict=True):
         registry._parts = parts
     for name in [name for name in sys.modules if name.startswith("vjepa_plugin_")]:
