@@ -1,4 +1,4 @@
-"""Train objectives with equal compute, probe each, and compare them with intervals over seeds."""
+"""Train objectives with equal compute on one or several data sets, probe each, and compare them over seeds."""
 
 import itertools
 import json
@@ -14,7 +14,9 @@ from data.files import write_json
 from data.loading.loader import EvalLoader
 from launch.config import load_config, read_files
 from launch.probing.probe import ProbeConfig, probe
-from launch.studies.objective_table import DIVERGED, as_plain, collect, draw_figure, render
+from launch.studies.data_sets import DataSet
+from launch.studies.objective_table import DIVERGED, Row, as_plain, collect, draw_figure, render
+from launch.studies.over_sets import render_sets, write_sets
 from launch.training.budget import measure_step, parse_duration
 from launch.training.checkpoints import list_checkpoints, load_module
 from launch.training.config import TrainConfig
@@ -39,10 +41,13 @@ class Choice:
     )  # part of a pretraining config; its masks replace those of the base config
     teacher: dict[str, Any] = field(default_factory=dict)  # settings of a teacher that is trained first, then frozen
     teacher_share: float = 0.4  # fraction of the budget for that teacher, if there is one
+    budget_share: float = 1.0  # of the study's budget, for a curve over budgets
 
     def __post_init__(self) -> None:
         if not 0 < self.teacher_share < 1:
             raise ValueError(f"choices: teacher_share must lie in (0, 1), got {self.teacher_share}")
+        if not self.budget_share > 0:
+            raise ValueError(f"choices: budget_share must be positive, got {self.budget_share}")
 
 
 @dataclass(frozen=True)
@@ -59,29 +64,51 @@ class StudyConfig:
 
     pretrain: str = "configs/bench/motions_cpu.yaml"  # base config of pretraining for every choice
     probe: str = "configs/probe/synthetic.yaml"  # probe config
-    train: str = ""  # folder of shards for pretraining and for training the probes; required
-    test: str = ""  # folder of shards of the test set; required
+    train: str = ""  # folder of shards for pretraining and for training the probes; required without sets
+    test: str = ""  # folder of shards of the test set; required without sets
+    sets: dict[str, DataSet] = field(default_factory=dict)  # several data sets instead of train and test
     choices: dict[str, Choice] = field(default_factory=dict)
     transfer: dict[str, Transfer] = field(default_factory=dict)
     only: list[str] = field(default_factory=list)  # names of the choices to run; empty: all
     budget: str = "10min"  # compute per run
+    steps: int | None = None  # optimiser steps per run, instead of the budget
     seeds: int = 3  # runs per choice
     output: str = "runs/objectives"
 
     def __post_init__(self) -> None:
         parse_duration(self.budget, "budget")
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if self.seeds < 1 or (self.steps is not None and self.steps < 1):
+            raise ValueError(f"seeds and steps must be at least 1, got {self.seeds} and {self.steps}")
         unknown = [name for name in self.only if name not in self.choices]
         if unknown:
             raise ValueError(f"only names {', '.join(unknown)}; the choices are {', '.join(self.choices)}")
+
+    @property
+    def compute(self) -> str:
+        """What each run gets, in words."""
+        return self.budget if self.steps is None else f"{self.steps} steps"
 
     def chosen(self) -> dict[str, Choice]:
         """The choices to run."""
         return {name: choice for name, choice in self.choices.items() if not self.only or name in self.only}
 
 
-def compare(config: StudyConfig) -> None:
+def compare(config: StudyConfig) -> str:
+    """Compare on one data set, or on each of several; returns the tables, which are also written to the output."""
+    if not config.sets:
+        return render(compare_on_one(config), config.compute)
+    folder = Path(config.output)
+    ones = {}
+    for name, found in config.sets.items():
+        train_set, test_set = found.shards(folder / name / "data")
+        ones[name] = replace(config, sets={}, output=str(folder / name), train=train_set, test=test_set)
+    for seeds in range(1, config.seeds + 1):  # every set with one seed, then every set with another; both are kept
+        tables = {name: compare_on_one(replace(one, seeds=seeds)) for name, one in ones.items()}
+        write_sets(folder, tables)
+    return render_sets(tables)
+
+
+def compare_on_one(config: StudyConfig) -> list[Row]:
     """Time the steps, train, probe, and write table and figure."""
     folder = Path(config.output)
     steps = choose_steps(config, folder)
@@ -91,9 +118,12 @@ def compare(config: StudyConfig) -> None:
             if pretrain(config, choice, run_folder, seed, steps[name]):
                 measure(config, run_folder, seed, baselines=name == first_finished(config, folder, seed))
     rows = collect(folder, {name: choice.about for name, choice in config.choices.items()}, steps)
-    (folder / "results.json").write_text(json.dumps({"budget": config.budget, "rows": as_plain(rows)}, indent=1) + "\n")
-    (folder / "table.md").write_text(render(rows, config.budget))
+    (folder / "results.json").write_text(
+        json.dumps({"budget": config.compute, "rows": as_plain(rows)}, indent=1) + "\n"
+    )
+    (folder / "table.md").write_text(render(rows, config.compute))
     draw_figure(rows, folder / "figure.png")
+    return rows
 
 
 def first_finished(config: StudyConfig, folder: Path, seed: int) -> str:
@@ -152,6 +182,10 @@ def resolve(config: StudyConfig, settings: Mapping[str, Any], folder: Path) -> T
 
 def choose_steps(config: StudyConfig, folder: Path) -> dict[str, dict[str, int]]:
     """Number of steps within the budget for each choice's run and teacher; measured once, stored in steps.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.steps is not None:
+        total = dict.fromkeys(("run", "teacher"), 1.0)
+        return {name: split_budget(choice, config.steps, total) for name, choice in config.choices.items()}
     path, budget = folder / "steps.json", parse_duration(config.budget, "budget")
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"budget": config.budget, "seconds": {}}
     if known["budget"] != config.budget:
@@ -160,13 +194,16 @@ def choose_steps(config: StudyConfig, folder: Path) -> dict[str, dict[str, int]]
     if missing:
         known["seconds"] |= measure_steps(config, missing, folder / "measured")
         write_json(path, known)
-    steps = {}
-    for name, choice in config.choices.items():
-        seconds = known["seconds"][name]
-        share = choice.teacher_share if choice.teacher else 0.0
-        steps[name] = {"run": max(1, int((1 - share) * budget / seconds["run"]))}
-        if share:
-            steps[name]["teacher"] = max(1, int(share * budget / seconds["teacher"]))
+    return {name: split_budget(choice, budget, known["seconds"][name]) for name, choice in config.choices.items()}
+
+
+def split_budget(choice: Choice, budget: float, cost: Mapping[str, float]) -> dict[str, int]:
+    """Steps of a choice's run, and of its teacher if one is trained first; cost: of one step of each."""
+    budget *= choice.budget_share
+    share = choice.teacher_share if choice.teacher else 0.0
+    steps = {"run": max(1, int((1 - share) * budget / cost["run"]))}
+    if share:
+        steps["teacher"] = max(1, int(share * budget / cost["teacher"]))
     return steps
 
 
