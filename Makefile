@@ -11,7 +11,7 @@ demo: .venv/installed
 
 # Two Rooms: explore, pack, train a world model, plan, report. A target that was interrupted continues.
 world: .venv/installed
-	$(BIN)/vjepa generate rooms runs/world/train --clips 700 --seed 0 layouts=fixed frames=129 crf=14
+	$(BIN)/vjepa generate rooms runs/world/train --clips 6000 --seed 0 layouts=fixed frames=17 crf=14
 	$(BIN)/vjepa generate rooms runs/world/test --clips 100 --seed 1 layouts=fixed split=held_out frames=65 crf=14
 	$(BIN)/vjepa train configs/world/two_rooms.yaml data.path=runs/world/train/shards run.output=runs/world/run
 	$(BIN)/vjepa plan configs/plan/plan_two_rooms.yaml model=runs/world/run

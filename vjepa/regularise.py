@@ -27,8 +27,9 @@ class RegulariserConfig:
     covariance: float = 0.0  # VICReg: decorrelate the channels
     sigreg: float = 0.0  # LeJEPA: make every direction Gaussian
     terms: dict[str, float] = field(default_factory=dict)  # weights of your own registered terms
-    temporal: float = (
-        0.0  # keep every channel's standard deviation over time; also decorrelates, in the ratio covariance / variance
+    temporal: float = 0.0  # keep every channel's standard deviation over time
+    temporal_covariance: float | None = (
+        None  # decorrelate the channels over time; null: temporal * covariance / variance
     )
     temporal_margin: float = 0.5  # the standard deviation required over time
     over: Literal["tokens", "pooled"] = (
@@ -46,6 +47,11 @@ class RegulariserConfig:
             raise ValueError(
                 f"regulariser.variance, covariance, sigreg, temporal and expander must be at least 0, got "
                 f"{self.variance}, {self.covariance}, {self.sigreg}, {self.temporal} and {self.expander}"
+            )
+        if self.temporal_covariance is not None and (self.temporal_covariance < 0 or not self.temporal):
+            raise ValueError(
+                "regulariser.temporal_covariance must be at least 0, and needs regulariser.temporal above 0, got "
+                f"{self.temporal_covariance:g} with temporal={self.temporal:g}"
             )
         for name, weight in self.terms.items():
             REGULARISERS.find(name)
@@ -74,8 +80,10 @@ class RegulariserConfig:
         return max(self.variance, self.covariance, self.sigreg, self.temporal, *self.terms.values()) > 0
 
     @property
-    def temporal_covariance(self) -> float:
-        """Weight of the temporal covariance: temporal * covariance / variance (VICReg's ratio if variance is 0)."""
+    def over_time(self) -> float:
+        """Weight of the temporal covariance, by default in the ratio of the others (VICReg's if variance is 0)."""
+        if self.temporal_covariance is not None:
+            return self.temporal_covariance
         return self.temporal * (self.covariance / self.variance if self.variance else VICREG)
 
 
@@ -173,7 +181,7 @@ class Regulariser(nn.Module):
         freedom = freedom * left / count  # both means are removed: (B - 1) (T - 1) h w for full clips
         scaled = _scale(moved, weight)
         variance, covariance = variance_covariance(scaled, freedom, config.temporal_margin, config.over_ranks)
-        return config.temporal * variance + config.temporal_covariance * covariance
+        return config.temporal * variance + config.over_time * covariance
 
     def _sigreg(self, centred: Tensor, seen: Tensor, weight: Tensor | None, draw: int) -> Tensor:
         """SIGReg of centred rows [n, E]; seen [n]: how many rows share each row's token index.

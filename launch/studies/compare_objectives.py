@@ -20,7 +20,7 @@ from launch.studies.over_sets import render_sets, write_sets
 from launch.training.budget import measure_step, parse_duration
 from launch.training.checkpoints import list_checkpoints, load_module
 from launch.training.config import TrainConfig
-from launch.training.rundir import check_same
+from launch.training.rundir import check_same, settle_precision
 from launch.training.trainer import train
 from launch.training.watchers.skips import DivergedError
 from probes.extractors import FrozenEncoder
@@ -152,7 +152,7 @@ def pretrain(config: StudyConfig, choice: Choice, folder: Path, seed: int, steps
             )
         )
         try:
-            check_same(folder / part, runs[-1])
+            check_same(folder / part, settle_precision(runs[-1]))
         except ValueError as error:
             raise ValueError(f"{error}; for a comparison, delete {folder} or choose another output") from error
     if note.is_file():

@@ -72,6 +72,7 @@ class HealthConfig:
     every: int = 100  # optimiser steps between two readings of the gauges
     min_rank: float = 0.05  # warn of collapse below this effective rank, as a fraction of encoder.width; 0: never
     min_spread: float = 0.05  # warn of collapse below this spread across clips; 0: never
+    max_collapsed: int | None = None  # the run stops after more collapsed readings of the gauges in a row; null: never
     max_skips: int = 10  # the run stops after more than this many skipped updates in a row
     pictures_every: int | None = 1000  # optimiser steps between two sets of pictures; null: none
     probe_every: int = 5000  # optimiser steps between two online probes
@@ -84,8 +85,9 @@ class HealthConfig:
         for name in ("every", "probe_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"health.{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_skips < 0:
-            raise ValueError(f"health.max_skips must be at least 0, got {self.max_skips}")
+        if min(self.max_skips, self.max_collapsed or 0) < 0:
+            found = f"{self.max_skips} and {self.max_collapsed}"
+            raise ValueError(f"health.max_skips and max_collapsed must be at least 0, got {found}")
         for name in ("pictures_every", "probe_clips"):
             _check_optional("health", name, getattr(self, name))
         if self.matrix_tflops is not None and self.matrix_tflops <= 0:

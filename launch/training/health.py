@@ -17,7 +17,7 @@ from probes.online import OnlineProbe
 
 def watchers(config: HealthConfig, data: DataConfig, batch: int) -> list[Callback]:
     """The callbacks of this config; `data` defines how clips are cut, `batch` is the number of clips per device."""
-    readers: list[Reader] = [CollapseReader(config.every, config.min_rank, config.min_spread)]
+    readers: list[Reader] = [CollapseReader(config.every, config.min_rank, config.min_spread, config.max_collapsed)]
     if config.pictures_every is not None:
         readers.append(PictureReader(config.pictures_every))
     found: list[Callback] = [SkipAlarm(config.max_skips), Watch(readers)]

@@ -19,6 +19,7 @@ from launch.training.config import HealthConfig, TrainConfig
 from launch.training.health import watchers
 from launch.training.trainer import train
 from launch.training.watchers.collapse import CollapseReader
+from launch.training.watchers.skips import DivergedError
 from launch.training.watchers.speed import Speed, describe_data_wait
 from launch.training.watchers.watch import Watch
 from vjepa.gauges import NAMES
@@ -137,6 +138,13 @@ def test_fresh_weights_of_few_directions_are_no_collapse(caplog: pytest.LogCaptu
     alarm.check(trainer, 50, 0.9, 100)
     alarm.check(trainer, 5, 0.9, 100)
     assert len(caplog.records) == 1
+
+
+def test_a_run_that_stays_collapsed_stops_with_the_advice_that_works(words: list[str], tmp_path: Path) -> None:
+    limits = ["health.every=1", "health.min_rank=0.99", "optim.warmup_steps=1", "run.steps=8"]
+    config = load_config(TrainConfig, CONFIG, [*words, *limits, "health.max_collapsed=3"])
+    with pytest.raises(DivergedError, match=r"collapsed for 4 readings .* after step 5 .*lower optim.lr, and keep"):
+        train(config)
 
 
 def test_a_step_that_went_wrong_can_be_watched(words: list[str], tmp_path: Path) -> None:

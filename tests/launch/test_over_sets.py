@@ -77,7 +77,9 @@ def test_a_share_of_the_budget_is_a_shorter_run(tmp_path: Path) -> None:
 def test_every_choice_is_probed_on_every_set(
     words: list[str], shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = load_config(TrainConfig, None, [*words, "run.progress=false", "health.matrix_tflops=1"])
+    base = load_config(
+        TrainConfig, None, [*words, "run.progress=false", "health.matrix_tflops=1", "run.precision=auto"]
+    )
     (tmp_path / "base.yaml").write_text(to_yaml(base))
     (tmp_path / "probe.yaml").write_text("data: {stride: 1, workers: 0}\nheads: {names: [knn]}\n")
     study = {
@@ -96,6 +98,7 @@ def test_every_choice_is_probed_on_every_set(
     assert "On made:" in shown
     found = json.loads((tmp_path / "out" / "sets.json").read_text())
     assert {name: len(rows[0]["top1"]["knn"]) for name, rows in found.items()} == {"own": 2, "made": 2}
+    assert main(["compare-objectives", str(tmp_path / "study.yaml"), "seeds=1"]) == 0, "finished runs are kept"
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "sets": {}}))
     assert main(["compare-objectives", str(tmp_path / "study.yaml")]) == 2
     assert "or give several data sets as sets" in capsys.readouterr().err

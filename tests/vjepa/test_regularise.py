@@ -228,8 +228,11 @@ def test_temporal_deviation_is_unbiased_and_its_covariance_keeps_the_ratio() -> 
     hinge = Regulariser(RegulariserConfig(temporal=1.0, variance=1e-9), 2)(features, index, 36, 0, grid=grid)
     assert hinge == pytest.approx(0.1, abs=0.02)
     ratio = RegulariserConfig(temporal=2.0, variance=0.5, covariance=0.25)
-    assert ratio.temporal_covariance == 1.0
-    assert RegulariserConfig(temporal=2.0).temporal_covariance == 2 / 25
+    assert ratio.over_time == 1.0
+    assert RegulariserConfig(temporal=2.0).over_time == 2 / 25
+    assert RegulariserConfig(temporal=2.0, covariance=0.5, temporal_covariance=0.0).over_time == 0.0
+    with pytest.raises(ValueError, match=r"temporal_covariance must be at least 0, and needs .* 0.1 with temporal=0"):
+        RegulariserConfig(temporal_covariance=0.1)
     both = Regulariser(RegulariserConfig(temporal=1.0), 2)(features, index, 36, 0, grid=grid)
     assert float(both - hinge) * 25 == pytest.approx(0.4**4, rel=0.2)
 

@@ -1,19 +1,26 @@
-"""Reads the collapse gauges and warns when the representation loses rank or spread."""
+"""Reads the collapse gauges, warns when the representation loses rank or spread, and stops a run that stays so."""
 
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 
 from launch.training.watchers.board import log_numbers, warn
+from launch.training.watchers.skips import DivergedError
 from vjepa.gauges import step_gauges
 from vjepa.jepa import JEPA
 from vjepa.objectives.objective import StepOutput
 
 RECOVERY_FACTOR = 1.25  # a collapse counts as over above this multiple of the limits
+ADVICE = (
+    "lower optim.lr, and keep regulariser.covariance at 1/25 of regulariser.variance: raising both equally shrinks the "
+    "features (docs/health.md)"
+)
 
 
 class CollapseReader:
     """Logs the gauges; warns once per collapse, in the log and in TensorBoard.
+
+    With `max_collapsed`, raises DivergedError after more than that many readings in a row of a collapsed state.
 
     Freshly initialised weights may have a low rank: nothing counts as a collapse until the features have been healthy
     once or the learning-rate warm-up is over.
@@ -21,9 +28,10 @@ class CollapseReader:
 
     name = "gauges"
 
-    def __init__(self, every: int, min_rank: float, min_spread: float) -> None:
-        self.every, self.min_rank, self.min_spread = every, min_rank, min_spread
+    def __init__(self, every: int, min_rank: float, min_spread: float, max_collapsed: int | None = None) -> None:
+        self.every, self.min_rank, self.min_spread, self.max_collapsed = every, min_rank, min_spread, max_collapsed
         self.armed = self.collapsed = False
+        self.in_a_row = 0
 
     def read(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, output: StepOutput, video: Tensor
@@ -35,6 +43,13 @@ class CollapseReader:
         self.armed |= trainer.global_step > module.config.optim.warmup(module.config.steps)
         self.check(trainer, gauges["gauges/rank"], gauges["gauges/spread"], features.shape[-1])
         log_numbers(trainer, {**gauges, "warnings/collapsed": float(self.collapsed)})
+        self.in_a_row = self.in_a_row + 1 if self.collapsed else 0
+        if self.max_collapsed is not None and self.in_a_row > self.max_collapsed:
+            raise DivergedError(
+                f"the representation has been collapsed for {self.in_a_row} readings of the gauges, the last after step "
+                f"{trainer.global_step} (health.max_collapsed allows {self.max_collapsed}): effective rank "
+                f"{gauges['gauges/rank']:.1f} of {features.shape[-1]}. Start again, with run.output of its own: {ADVICE}"
+            )
 
     def check(self, trainer: lightning.Trainer, rank: float, spread: float, width: int) -> None:
         """Warn when features of this width fall below a limit, or recover."""
@@ -50,9 +65,7 @@ class CollapseReader:
                 "collapse",
                 f"THE REPRESENTATION IS COLLAPSING: effective rank {rank:.1f} of {width} (health.min_rank requires "
                 f"{least:.1f}), spread across clips {spread:.3f} (health.min_spread requires {self.min_spread:g}). The "
-                "loss may still look good. Stop, resume from a checkpoint before the collapse, lower optim.lr, and "
-                "keep regulariser.covariance at 1/25 of regulariser.variance: raising both equally shrinks the "
-                "features (docs/health.md)",
+                f"loss may still look good. Stop, resume from a checkpoint before the collapse, {ADVICE}",
             )
 
 
