@@ -6,7 +6,6 @@ if both are wrong, the video is rejected or, with --repair, re-encoded.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,10 +29,10 @@ from data.decode import (
 )
 from data.decoder_process import MEMORY
 from data.loading.shards import ALLOWED, SIDECARS
+from data.packing.companions import read_companions
 from data.packing.sources import Source
 from data.packing.transcode import TranscodeConfig, transcode_video
 
-COMPANIONS = ("actions", "states", "values")  # fields that VIDEO.json next to a video may add to its sidecar
 MIN_COMPLETE = 0.9  # of the frames that a container lists; edit lists may hide a few
 KEPT = 16  # reference frames per video: at least this many if it has them, at most twice as many
 
@@ -198,27 +197,9 @@ def _untouched(task: Task, video: bytes) -> Packed:
     if extension not in ALLOWED or extension in SIDECARS:
         raise DecodeError("not a video", f"the extension {extension!r} is not supported")
     info, decoder = find_decoder(video)
-    meta = _describe(task, video, info, decoder) | _read_companion(Path(task.source.path), info.frames)
+    # Re-encoded videos get no companions: their frames are no longer the ones the rows belong to.
+    meta = _describe(task, video, info, decoder) | read_companions(Path(task.source.path), info.frames)
     return Packed(task.source.key, extension, None, meta)
-
-
-def _read_companion(path: Path, frames: int) -> dict[str, Any]:
-    """actions, states and values from VIDEO.json next to a video that is packed unchanged; {} without such a file.
-
-    Re-encoded videos get none, because the arrays would no longer match their frames.
-    """
-    companion = path.with_suffix(".json")
-    if not companion.is_file():
-        return {}
-    try:
-        content = json.loads(companion.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DecodeError("malformed companion", f"{companion.name}: {error}") from error
-    found = {name: content[name] for name in COMPANIONS if name in content} if isinstance(content, dict) else {}
-    for name, missing in (("actions", 1), ("states", 0)):
-        if name in found and (not isinstance(found[name], list) or len(found[name]) != frames - missing):
-            raise DecodeError("malformed companion", f"{companion.name}: {name} needs {frames - missing} rows")
-    return found
 
 
 def _reencoded(task: Task, video: bytes, settings: TranscodeConfig) -> Iterator[Packed]:

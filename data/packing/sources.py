@@ -2,7 +2,7 @@
 
 In a folder (or below the fixed part of a glob pattern) the first subfolder is the label. A csv or tsv has a header
 (`path,label[,start,end]`) or the common headerless lines `path label`; a list has one path per line. Paths in a file
-are relative to that file. Labels may be names or integers, but not both.
+are relative to that file. Labels may be names or integers, but not both. In a LeRobot data set the task is the label.
 """
 
 import csv
@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data.loading.shards import PICTURES, VIDEOS
+from data.packing.lerobot import is_lerobot, list_episodes
 from data.text import printable
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ class Listing:
 def list_sources(source: str) -> Listing:
     """List the videos of SOURCE; a ValueError or FileNotFoundError says what is wrong with it."""
     path, ignored = Path(source), 0
-    if path.is_dir():
+    if is_lerobot(path):
+        sources = [Source(str(video), video.relative_to(path).as_posix(), task) for video, task in list_episodes(path)]
+    elif path.is_dir():
         found = sorted(_walk(path))
         sources = [_from_file(file, path) for file in found if _is_video(file)]
         ignored = len(found) - len(sources)

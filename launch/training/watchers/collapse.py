@@ -46,9 +46,9 @@ class CollapseReader:
         self.in_a_row = self.in_a_row + 1 if self.collapsed else 0
         if self.max_collapsed is not None and self.in_a_row > self.max_collapsed:
             raise DivergedError(
-                f"the representation has been collapsed for {self.in_a_row} readings of the gauges, the last after step "
-                f"{trainer.global_step} (health.max_collapsed allows {self.max_collapsed}): effective rank "
-                f"{gauges['gauges/rank']:.1f} of {features.shape[-1]}. Start again, with run.output of its own: {ADVICE}"
+                f"the representation has been collapsed for {self.in_a_row} readings of the gauges, the last after "
+                f"step {trainer.global_step} (health.max_collapsed allows {self.max_collapsed}): effective rank "
+                f"{gauges['gauges/rank']:.1f} of {features.shape[-1]}. Start again, with another run.output: {ADVICE}"
             )
 
     def check(self, trainer: lightning.Trainer, rank: float, spread: float, width: int) -> None:
