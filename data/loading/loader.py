@@ -14,8 +14,8 @@ from typing import Any
 
 from data.loading.arrays import check_alignments
 from data.loading.batch import Batch, DataConfig, MixPart, Views
-from data.loading.groups import CLIPS, IMAGES, ImageConfig, divide
-from data.loading.plan import Mixture, Plan
+from data.loading.groups import CLIPS, IMAGES, ImageConfig, Portion, divide
+from data.loading.plan import Lanes, Mixture, Plan
 from data.loading.processes import start_workers
 from data.loading.remote import is_url
 from data.loading.workers import ClipReader, EvalBatches, Request, Source, Stream, TrainBatches
@@ -36,14 +36,25 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+MAX_OPEN = 256  # shards that a worker keeps open, of each data set
 TOLERATED = 8  # this many bad samples never stop a run, unless max_bad_fraction is 0
 
 
 class TrainLoader:
-    """Endless batches of random clips. `position` follows the batches handed out, not those being prefetched."""
+    """Endless batches of random clips. `position` follows the batches handed out, not those being prefetched.
+
+    step: clips of an optimiser step over all ranks, which data.lanes divide; None: one batch of every rank.
+    """
 
     def __init__(
-        self, config: DataConfig, batch: int, seed: int, rank: int = 0, world: int = 1, position: int = 0
+        self,
+        config: DataConfig,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        position: int = 0,
+        step: int | None = None,
     ) -> None:
         _check_share(batch, rank, world)
         if seed < 0 or position < 0:
@@ -63,6 +74,8 @@ class TrainLoader:
             )
             for group in dict.fromkeys(self.groups)
         }
+        self.step = step or batch * world
+        self.lanes = {portion.name: self._divide_lanes(portion) for portion in self.portions}
         self.position = position
         self.tally = Tally(config.max_bad_fraction)
 
@@ -89,6 +102,7 @@ class TrainLoader:
             "seed": self.seed,
             "shuffle_shards": self.config.shuffle_shards,
             "clips_per_video": self.config.clips_per_video,
+            "lanes": None if self.config.lanes is None else [self.config.lanes, self.step],
             "fingerprint": self._fingerprint(),
             "seen": self.tally.seen,
             "skipped": dict(self.tally.skipped),
@@ -102,8 +116,9 @@ class TrainLoader:
             ("seed", "use the checkpoint's seed"),
             ("shuffle_shards", "use the checkpoint's data.shuffle_shards"),
             ("clips_per_video", "use the checkpoint's data.clips_per_video"),
+            ("lanes", "use the checkpoint's data.lanes and run.batch (the second number)"),
         ):
-            if state[name] != own[name]:
+            if state.get(name) != own[name]:
                 raise ValueError(f"data {name} is {own[name]}, the checkpoint has {state[name]}: {remedy}")
         self.position = int(state["position"])
         self.tally.seen = int(state.get("seen", 0))
@@ -117,9 +132,29 @@ class TrainLoader:
     def open_sources(self) -> list[Source]:
         """What this rank reads: the clips, the images, or both."""
         return [
-            Source(portion, self._open_streams(portion.name), self.mixtures[portion.name], self.config.clips_per_video)
+            Source(
+                portion,
+                self._open_streams(portion.name),
+                self.mixtures[portion.name],
+                self.config.clips_per_video,
+                self.lanes[portion.name],
+            )
             for portion in self.portions
         ]
+
+    def _divide_lanes(self, portion: Portion) -> Lanes:
+        """The lanes of a group of samples; ValueError if its part of an optimiser step cannot be divided evenly."""
+        count = self.config.lanes
+        if count is None:
+            return Lanes()
+        per_forward, total = portion.per_step, self.batch * self.world
+        videos, rest = divmod(self.step * per_forward, total * self.config.clips_per_video)
+        if rest or videos % count:
+            raise ValueError(
+                f"data.lanes={count} must divide the {self.step * per_forward / total:g} {portion.name} of an optimiser "
+                f"step (of {self.config.clips_per_video} per video); choose a divisor, or change run.batch"
+            )
+        return Lanes(count, videos)
 
     def _open_streams(self, group: str) -> list[Stream]:
         """A stream for each data set of a group; labels are used only if all its data sets have the same classes."""
@@ -129,10 +164,13 @@ class TrainLoader:
             if own == group
         ]
         labelled = all(manifest.classes == chosen[0][1].classes for _, manifest in chosen)
+        lanes = self.lanes[group].count
+        here = -(-lanes // self.world) + (lanes % self.world > 0)  # lanes of one rank; a border may lie inside one
+        keep = min(self.config.shuffle_shards * here, MAX_OPEN)
         streams = []
         for config, manifest in chosen:
-            plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards)
-            streams.append(Stream(ClipReader(config, manifest), plan, labelled))
+            plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards, lanes)
+            streams.append(Stream(ClipReader(config, manifest, keep), plan, labelled))
         return streams
 
     def _fingerprint(self) -> str:

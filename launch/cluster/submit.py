@@ -142,7 +142,7 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
     world = options.nodes * options.tasks
     config = keep_steps(config, world)
     share = share_out(config.run, world)
-    TrainLoader(config.data, share.clips, run.seed, rank=0, world=world)
+    TrainLoader(config.data, share.clips, run.seed, rank=0, world=world, step=run.batch)
     if config.jepa.objective_class.draws_masks:
         draw_all(config.jepa.masks, config.encoder.grid, torch.arange(1), run.seed)
     step = next(iter(list_checkpoints(folder)), 0)

@@ -62,7 +62,7 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
     ranks = find_ranks(run)
     share = share_out(run, ranks.world)
     seed_generators(run.seed + ranks.rank)
-    loader = TrainLoader(config.data, share.clips, run.seed, rank=ranks.rank, world=ranks.world)
+    loader = TrainLoader(config.data, share.clips, run.seed, rank=ranks.rank, world=ranks.world, step=run.batch)
     checkpoint = latest_checkpoint(folder)
     stored = read_checkpoint(checkpoint) if checkpoint else None
     if checkpoint:

@@ -195,7 +195,7 @@ def test_a_damaged_shard_is_an_error_with_its_name(videos: Path, tmp_path: Path,
     with pytest.raises(ValueError, match=r"shard-000000.tar: .* bytes, the manifest says"):
         take(TrainLoader(config, 2, 0), 1)
     path.write_bytes(whole[:10240] + b"\0" * (len(whole) - 10240))
-    with pytest.raises(ValueError, match=r"could not be read.*missing in its shard.*shard-000000.tar#"):
+    with pytest.raises(ValueError, match=r"could not be read.*does not match its index.*clip_"):
         take(TrainLoader(config, 12, 0), 2)
     path.write_bytes(b"\0" * len(whole))
     with pytest.raises(ValueError, match=r"shard-000000.tar: .* the manifest says 24"):
