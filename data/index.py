@@ -160,7 +160,7 @@ def _decode(content: bytes, allowed: frozenset[str]) -> ShardIndex:
     start = len(line) + 1
     body = content[start:]
     samples, members, extensions = head["samples"], head["members"], head["extensions"]
-    if not all(type(count) is int and 0 <= count for count in (samples, members, head["keys"], head["timing"])):
+    if not all(type(count) is int and count >= 0 for count in (samples, members, head["keys"], head["timing"])):
         raise ValueError("counts must be integers from 0")
     if zlib.crc32(body) != head["crc32"]:
         raise ValueError("its checksum does not fit its content, it was cut short or damaged")

@@ -16,7 +16,7 @@ from data.loading.arrays import check_alignments
 from data.loading.batch import Batch, DataConfig, MixPart, Views
 from data.loading.groups import CLIPS, IMAGES, ImageConfig, Portion, divide
 from data.loading.plan import Lanes, Mixture, Plan
-from data.loading.processes import start_workers
+from data.loading.processes import check_open_files, start_workers
 from data.loading.remote import is_url
 from data.loading.workers import ClipReader, EvalBatches, Request, Source, Stream, TrainBatches
 from data.manifest import Manifest
@@ -151,8 +151,8 @@ class TrainLoader:
         videos, rest = divmod(self.step * per_forward, total * self.config.clips_per_video)
         if rest or videos % count:
             raise ValueError(
-                f"data.lanes={count} must divide the {self.step * per_forward / total:g} {portion.name} of an optimiser "
-                f"step (of {self.config.clips_per_video} per video); choose a divisor, or change run.batch"
+                f"data.lanes={count} must divide the {self.step * per_forward / total:g} {portion.name} of an "
+                f"optimiser step (of {self.config.clips_per_video} per video); choose a divisor, or change run.batch"
             )
         return Lanes(count, videos)
 
@@ -166,7 +166,8 @@ class TrainLoader:
         labelled = all(manifest.classes == chosen[0][1].classes for _, manifest in chosen)
         lanes = self.lanes[group].count
         here = -(-lanes // self.world) + (lanes % self.world > 0)  # lanes of one rank; a border may lie inside one
-        keep = min(self.config.shuffle_shards * here, MAX_OPEN)
+        keep = min(self.config.shuffle_shards * here, max(MAX_OPEN, self.config.shuffle_shards))
+        check_open_files(keep * len(chosen))
         streams = []
         for config, manifest in chosen:
             plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards, lanes)

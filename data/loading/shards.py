@@ -95,6 +95,9 @@ class ShardReader:
             raise DecodeError("cut short", f"{self._name(shard)} ends inside sample {entry.key}; restore the shard")
         return Sample(entry.key, found[extension], extension, _parse_meta(entry, found))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # another process opens its own
+
     def close(self) -> None:
         """Close all open shards."""
         while self._open:

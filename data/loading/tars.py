@@ -68,8 +68,8 @@ class RemoteTar:
             found = f"ETag {part.etag}" if changed else f"{part.total} bytes"
             wanted = self.facts.etag if changed else self.facts.bytes
             raise IndexFileError(
-                f"{self.name}{SUFFIX}: the index is stale, it was made for a tar with {wanted}, the server has {found}; "
-                "run `vjepa index` on the folder and upload it again"
+                f"{self.name}{SUFFIX}: the index is stale, it was made for a tar with {wanted}, the server has "
+                f"{found}; run `vjepa index` on the folder and upload it again"
             )
         return part.content
 

@@ -162,7 +162,7 @@ class Source:
     streams: list[Stream]
     mixture: Mixture
     clips_per_video: int = 1
-    lanes: Lanes = Lanes()
+    lanes: Lanes = field(default_factory=Lanes)
 
     def find(self, video: int) -> tuple[Stream, int, int]:
         """The data set that supplies a video, its lane, and the position in the lane."""

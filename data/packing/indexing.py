@@ -1,8 +1,8 @@
 """Index files for tar shards: of a packed set, and of webdataset shards that other tools wrote.
 
 Foreign shards (video2dataset's, for instance) have no manifest and no frame counts. Their videos are examined once, as
-`pack` would, and what was measured goes into the index beside each tar; the tars themselves are only read. An index that
-is there and fits is kept, so an interrupted run continues.
+`pack` would, and what was measured goes into the index beside each tar; the tars themselves are only read. An index
+that is there and fits is kept, so an interrupted run continues.
 """
 
 import hashlib
@@ -56,9 +56,7 @@ def write_index(path: Path, sha256: str) -> None:
         tar.close()
 
 
-def index_folder(
-    folder: Path, jobs: int = -1, timeout: float = 600.0, progress: Progress | None = None
-) -> IndexReport:
+def index_folder(folder: Path, jobs: int = -1, timeout: float = 600.0, progress: Progress | None = None) -> IndexReport:
     """Write what index files are missing or stale, and a manifest if there is none.
 
     Raises FileNotFoundError without tars, ValueError if a tar is damaged or no video in them can be used.

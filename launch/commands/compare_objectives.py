@@ -12,12 +12,13 @@ import argparse
 from pathlib import Path
 
 from launch.config import add_config_arguments, read_config
-from launch.studies.compare_objectives import StudyConfig, compare
+from launch.studies.compare_objectives import StudyConfig, choose_steps, compare
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `compare-objectives`."""
     add_config_arguments(parser, "configs/objectives/")
+    parser.add_argument("--measure", action="store_true", help="only measure the step times, and write steps.json")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,5 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("train", "test"):
         if not getattr(config, name):
             raise ValueError(f"{name} is required: a folder of labelled shards")
+    if arguments.measure:
+        print(f"steps within the budget: {choose_steps(config, Path(config.output))}")
+        return
     compare(config)
     print((Path(config.output) / "table.md").read_text())
