@@ -194,8 +194,12 @@ def test_packing_is_an_array_of_parts_and_a_merge_after_it(
     )  # fmt: skip
     assert said.stdout.splitlines()[-1] == "2/3"
     assert capsys.readouterr().out.count("submitted") == 2
-    for extra, message in (("--parts=-1", "--parts must be at least 1"), ("part=1/2", "a job packs all parts"),
-                           ("shrot_side=3", "did you mean short_side"), ("--sweep=a=1", "--sweep goes with train")):  # fmt: skip
+    for extra, message in (
+        ("--parts=-1", "--parts must be at least 1"),
+        ("part=1/2", "a job packs all parts"),
+        ("shrot_side=3", "did you mean short_side"),
+        ("--sweep=a=1", "--sweep goes with train"),
+    ):
         assert main([*words, extra, "--dry-run"]) == 2
         assert message in capsys.readouterr().err
 
