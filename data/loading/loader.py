@@ -134,7 +134,7 @@ class TrainLoader:
         return [
             Source(
                 portion,
-                self._open_streams(portion.name),
+                self._open_streams(portion),
                 self.mixtures[portion.name],
                 self.config.clips_per_video,
                 self.lanes[portion.name],
@@ -156,17 +156,19 @@ class TrainLoader:
             )
         return Lanes(count, videos)
 
-    def _open_streams(self, group: str) -> list[Stream]:
+    def _open_streams(self, portion: Portion) -> list[Stream]:
         """A stream for each data set of a group; labels are used only if all its data sets have the same classes."""
         chosen = [
             (config, manifest)
             for (config, _), manifest, own in zip(self.parts, self.manifests, self.groups, strict=True)
-            if own == group
+            if own == portion.name
         ]
         labelled = all(manifest.classes == chosen[0][1].classes for _, manifest in chosen)
-        lanes = self.lanes[group].count
-        here = -(-lanes // self.world) + (lanes % self.world > 0)  # lanes of one rank; a border may lie inside one
-        keep = min(self.config.shuffle_shards * here, max(MAX_OPEN, self.config.shuffle_shards))
+        lanes = self.lanes[portion.name]
+        clips, passes = self.config.clips_per_video, max(self.step // (self.batch * self.world), 1)
+        starts = (number * portion.per_step + portion.first for number in range(passes))
+        parts = (range(start // clips, (start + portion.count - 1) // clips + 1) for start in starts)
+        keep = count_open(self.config.shuffle_shards, lanes.count_touched(parts))
         check_open_files(keep * len(chosen))
         streams = []
         for config, manifest in chosen:
@@ -268,6 +270,11 @@ class Tally:
                 f"{self.limit:g} allows: {reasons}; the latest: {', '.join(self._latest[:3])}. Check the shards with "
                 "`vjepa inspect FOLDER --verify`, repack without these videos, or raise the limit"
             )
+
+
+def count_open(shuffle_shards: int, lanes: int) -> int:
+    """Shards that a loading process keeps open, of each data set, to read from that many lanes."""
+    return min(shuffle_shards * lanes, max(MAX_OPEN, shuffle_shards))
 
 
 def load_manifest(config: DataConfig) -> Manifest:

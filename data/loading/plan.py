@@ -18,7 +18,7 @@ import hashlib
 import random
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,11 @@ class Lanes:
         step, offset = divmod(position, self.step)
         lane, inner = divmod(offset, share)
         return lane, step * share + inner
+
+    def count_touched(self, ranges: Iterable[range]) -> int:
+        """How many lanes supply these positions of one step."""
+        ends = ((self.find(part[0])[0], self.find(part[-1])[0]) for part in ranges if part)
+        return len({lane for first, last in ends for lane in range(first, last + 1)})
 
 
 class Plan:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data.loading.batch import DataConfig
-from data.loading.loader import MAX_OPEN
+from data.loading.loader import count_open
 from data.loading.plan import Lanes, Plan
 from launch.training.config import TrainConfig
 from probes.tables import align_columns
@@ -75,8 +75,7 @@ def count_reads(
     own = batch // world
     passes = next(count for count in range(1, own + 1) if own % count == 0 and own // count <= MOST_CLIPS)
     clips, workers = own // passes, WORKERS if data.workers is None else max(data.workers, 1)
-    here = -(-lanes.count // world) + (lanes.count % world > 0)
-    keep = min(data.shuffle_shards * here, max(MAX_OPEN, data.shuffle_shards))
+    keep = count_open(data.shuffle_shards, lanes.count_touched(_batches(world, 0, clips, own)))
     node = min(NODE, world)
     opens, seen, fetched = 0, 0, set[tuple[int, int]]()
     for rank in range(node):

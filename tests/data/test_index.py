@@ -283,8 +283,7 @@ def test_random_damage_never_gives_the_wrong_sample(folder: Path) -> None:
                 assert reader.read(0, number).video == sample["mp4"]
             outcomes.add("read")
         except (IndexFileError, DecodeError) as error:
-            assert "index" in str(error)
-            outcomes.add(type(error).__name__)
+            outcomes.add(type(error).__name__ if "index" in str(error) else str(error))
         where.write_bytes(index if seed % 2 else tar)
     assert outcomes == {"read", "IndexFileError", "DecodeError"}
 

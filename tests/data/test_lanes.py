@@ -86,3 +86,11 @@ def test_lanes_that_do_not_divide_the_step_are_refused(config: DataConfig) -> No
         TrainLoader(dataclasses.replace(config, lanes=3), 8, 0)
     with pytest.raises(ValueError, match="data.lanes must be at least 1"):
         dataclasses.replace(config, lanes=0)
+
+
+def test_a_rank_keeps_the_shards_of_its_lanes_open(config: DataConfig) -> None:
+    laned = dataclasses.replace(config, lanes=4, shuffle_shards=2)
+    for world, batch, lanes in ((1, 8, 4), (2, 4, 2), (4, 2, 1), (8, 1, 1), (2, 1, 4)):
+        loader = TrainLoader(laned, batch, 7, rank=world - 1, world=world, step=8)
+        (source,) = loader.open_sources()
+        assert source.streams[0].reader.shards.keep == 2 * lanes
