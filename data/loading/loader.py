@@ -172,7 +172,7 @@ class TrainLoader:
         check_open_files(keep * len(chosen))
         streams = []
         for config, manifest in chosen:
-            plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards, lanes)
+            plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards, lanes.count)
             streams.append(Stream(ClipReader(config, manifest, keep), plan, labelled))
         return streams
 

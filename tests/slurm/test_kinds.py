@@ -31,7 +31,6 @@ def test_parts_are_packed_side_by_side_and_merged(slurm: None, videos: Path, tmp
     assert {shard.name.split("-")[2] for shard in manifest.shards} == {"0001", "0002"}
     assert all(index_path(output / shard.name).is_file() for shard in manifest.shards)
     assert facts(array)["JobState"] == "COMPLETED"
-    assert facts(merge)["Dependency"] == "(null)"  # it was waited for
 
 
 def test_two_nodes_share_the_videos_of_a_features_job(undisturbed: Path, videos: Path, tmp_path: Path) -> None:
