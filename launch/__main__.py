@@ -24,7 +24,7 @@ COMMANDS = {
     "index": "index tar shards for random access: packed ones, or other tools' webdataset shards",
     "inspect": "summarise a folder of shards, and verify it",
     "train": "pretrain an encoder on packed videos",
-    "submit": "submit a training run, probe or export to SLURM: job script, code snapshot, requeue",
+    "submit": "submit work to SLURM (train, probe, pack, features, ...): job scripts, code snapshot, requeue",
     "status": "show the progress of runs: step, rate, time left, requeues",
     "probe": "evaluate a frozen encoder: attentive, linear and k-NN classification",
     "plan": "plan with a world model in closed loop: success against floor and ceiling",

@@ -85,15 +85,15 @@ class ShardReader:
         if extension is None:
             raise DecodeError("no video in the sample", entry.key)
         try:
-            found = self._read(opened, entry, extension)
+            members = self._read(opened, entry, extension)
         except NotSeekableError as error:
             logger.warning("%s; its shards are fetched whole, into data.cache", error)
             self.whole = True
             self.close()
             return self.read(shard, index)
-        if len(found[extension]) != entry.members[extension].size:
+        if len(members[extension]) != entry.members[extension].size:
             raise DecodeError("cut short", f"{self._name(shard)} ends inside sample {entry.key}; restore the shard")
-        return Sample(entry.key, found[extension], extension, _parse_meta(entry, found))
+        return Sample(entry.key, members[extension], extension, _parse_meta(entry, members))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}  # another process opens its own
@@ -134,16 +134,14 @@ class ShardReader:
         if is_url(name) and (self.manifest.indexed or not (self.whole or not can_seek(name))):
             index = read_remote_index(name, shard, self._allow_pipe, self._outage)
         if not is_url(name):
-            tar, index = open_local(Path(name), shard, required=self.manifest.indexed)
-            self._open[number] = _OpenShard(tar, index)
+            self._open[number] = _OpenShard(*open_local(Path(name), shard, required=self.manifest.indexed))
         elif index is not None and can_seek(name) and not self.whole:
             self._open[number] = _OpenShard(RemoteTar(name, index.tar, self._outage), index)
         else:
             if self.cache is None:
                 raise ValueError(f"{name}: a remote shard needs a cache folder")
             path = self.cache.fetch(name, shard.bytes, shard.sha256)
-            tar, found = open_local(path, shard, required=False, index=index)
-            self._open[number] = _OpenShard(tar, found)
+            self._open[number] = _OpenShard(*open_local(path, shard, required=False, index=index))
         return self._open[number]
 
     @property
