@@ -6,7 +6,8 @@
      "crc32": of all that follows the line}
     uint8 [S]  members of each sample      uint8 [M]  extension of each member, an index into `extensions`
     int64 [M]  offset of its content       int64 [M]  its size          uint32 [M]  crc32 of its 512-byte tar header
-    K bytes: the keys, one a line          J bytes: measured frame times, one JSON object a line (foreign shards only)
+    K bytes: the keys, with zero bytes between
+    J bytes: measured frame times, one JSON object a line (foreign shards only)
 
 `tar` says which file the index was made for: its size, and its sha256 or, where that is unknown, its modification time
 or ETag. A read includes the headers, whose checksums show that the tar is still that one.
@@ -114,7 +115,7 @@ def encode_index(index: ShardIndex) -> bytes:
     members = [member for entry in entries for member in entry.members.values()]
     kinds = [extension for entry in entries for extension in entry.members]
     extensions = sorted(set(kinds))
-    keys = "\n".join(entry.key for entry in entries).encode(errors="surrogateescape")
+    keys = "\0".join(entry.key for entry in entries).encode(errors="surrogateescape")
     timed = any(entry.timing for entry in entries)
     timing = "\n".join(json.dumps(entry.timing, separators=(",", ":")) for entry in entries).encode() if timed else b""
     body = b"".join(
@@ -179,7 +180,7 @@ def _decode(content: bytes, allowed: frozenset[str]) -> ShardIndex:
         raise ValueError("its members do not add up")
     if members and (offsets.min() < HEADER or sizes.min() < 0 or (sizes > tar.bytes - offsets).any()):
         raise ValueError(f"a member lies outside the {tar.bytes} bytes of the tar")
-    keys = body[at : at + head["keys"]].decode(errors="surrogateescape").split("\n") if samples else []
+    keys = body[at : at + head["keys"]].decode(errors="surrogateescape").split("\0") if samples else []
     timing = body[at + head["keys"] :].split(b"\n") if head["timing"] else []
     if len(keys) != samples or len(timing) not in (0, samples):
         raise ValueError(f"{len(keys)} keys and {len(timing)} times for {samples} samples")

@@ -66,7 +66,7 @@ def test_with_and_without_an_index_the_same_is_read(folder: Path) -> None:
 
 def test_an_index_survives_writing_and_reading() -> None:
     entries = [
-        Entry("a/b\udcff", {"mp4": Member(512, 7, 1), "json": Member(1536, 9, 2**32 - 1)}),
+        Entry("a/b\udcff\n", {"mp4": Member(512, 7, 1), "json": Member(1536, 9, 2**32 - 1)}),
         Entry("c", {"webm": Member(4096, 0, 3)}, {"frames": 4, "fps": 2.0, "times": [0.0, 0.5]}),
     ]
     index = ShardIndex(entries, TarFacts(10240, "ab", 5, "tag"), [("d", "no video")])

@@ -13,7 +13,7 @@ DATA = DataConfig(path="nowhere", shuffle_shards=4, workers=2)
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch.bench.reads, "COUNTED", 16_000)
+    monkeypatch.setattr(launch.bench.reads, "COUNTED", 6_000)
 
 
 def test_an_index_saves_reads_and_lanes_save_opens() -> None:

@@ -223,9 +223,11 @@ def test_surprise_and_planning_run_as_one_task(
     script = dry(capsys, str(model), "--job=surprise", f"pairs={shards}", "batch=8")
     assert f"launch surprise {model} pairs={shards} batch=8 pairs={shards} output={model / 'surprise'}" in script
     plan = str(ROOT / "configs" / "plan" / "plan_two_rooms.yaml")
-    script = dry(capsys, plan, "--job=plan", f"model={model}", f"data={shards}", "test=", f"output={tmp_path / 'plan'}")
+    script = dry(
+        capsys, plan, "--job=plan", f"model={model}", f"data={shards}", f"test={shards}", f"output={tmp_path / 'plan'}"
+    )
     assert 'launch plan "$run/submitted.yaml"' in script
-    assert main(["submit", plan, "--job=plan", f"model={model}", f"data={shards}", "test=", "--nodes=2"]) == 2
+    assert main(["submit", plan, "--job=plan", f"model={model}", f"data={shards}", f"test={shards}", "--nodes=2"]) == 2
     assert "runs as one task" in capsys.readouterr().err
 
 
