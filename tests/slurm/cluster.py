@@ -61,7 +61,7 @@ def wait_for_step(folder: Path, step: int, seconds: float = 120) -> None:
     wait(lambda: bool(losses(folder)) and max(losses(folder)) >= step, seconds, folder)
 
 
-def wait_for_end(job: str, folder: Path, seconds: float = 900) -> str:
+def wait_for_end(job: str, folder: Path, seconds: float = 240) -> str:
     """Wait until a job has ended for good; its state."""
     wait(
         lambda: facts(job)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"), seconds, folder
