@@ -160,6 +160,7 @@ def _directives(job: Job, config: JobConfig, array: bool) -> list[str]:
         "qos": config.qos,
         "constraint": config.constraint,
         "dependency": f"afterok:{config.after}" if config.after else "",
+        "kill-on-invalid-dep": "yes" if config.after else "",  # or it would wait for ever after a failure
         "array": f"0-{len(job.folders) - 1}" if array else "",
         "signal": f"USR1@{config.notice}" if job.kind == "train" else "",
         "open-mode": "append",

@@ -49,6 +49,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(
     for line in (
         "--nodes=4", "--ntasks-per-node=2", "--gpus-per-node=2", "--partition=gpu", "--time=24:00:00", "--account=me",
         "--qos=high", "--constraint=a100", "--mem=64G", "--cpus-per-task=6", "--dependency=afterok:12",
+        "--kill-on-invalid-dep=yes",
         "--signal=USR1@120", "--open-mode=append", "--requeue", "--mail-type=FAIL",
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in script, line
