@@ -51,6 +51,7 @@ class Manifest:
     totals: dict[str, Any] = field(default_factory=dict)  # seconds, frames and histograms, for `inspect`
     made: dict[str, Any] = field(default_factory=dict)  # options, versions and digest of the sources
     rejected: tuple[Rejection, ...] = ()
+    indexed: bool = False  # foreign shards: their samples and frame times are those of the index beside each
 
     @property
     def samples(self) -> int:
@@ -92,6 +93,7 @@ class Manifest:
             "made": self.made,
             "shards": [asdict(shard) for shard in self.shards],
             "rejected": [asdict(rejection) for rejection in self.rejected],
+            **({"indexed": True} if self.indexed else {}),
         }
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
@@ -119,6 +121,7 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
             totals=_parse_totals(content.get("totals", {})),
             made=_parse_made(content.get("made", {})),
             rejected=rejected,
+            indexed=content.get("indexed", False) is True,
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(f"{name}: a field is missing or has the wrong type ({error!r}); see docs/data.md") from error

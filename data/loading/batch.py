@@ -52,10 +52,11 @@ class DataConfig:
     arrays: dict[str, str] = field(default_factory=dict)  # read from sidecars: name -> frames, steps or sample
     workers: int | None = None  # processes; 0: in this process; null: one per core, at most 8
     shuffle_shards: int = 16  # shards whose samples are shuffled together
+    lanes: int | None = None  # virtual ranks with shards of their own (docs/scale.md); null: all ranks share all shards
     max_bad_fraction: float = 0.01  # of the samples seen
     timeout: float = 60.0  # seconds to decode one sample
     decoder: Literal["auto", "av", "decord"] = "auto"  # auto: decord, and PyAV for what decord cannot read
-    cache: str = "~/.cache/video-shards"  # folder for shards behind URLs
+    cache: str | None = None  # folder for whole shards behind URLs; null: only those not readable by ranges
     cache_gb: float = 100.0  # size of that folder
     outage: float = 600.0  # seconds that a server of shards may be out of reach
     allow_pipe: bool = False  # allow paths "pipe:COMMAND": a shell command whose output is the file
@@ -73,6 +74,8 @@ class DataConfig:
             raise ValueError(f"data.timeout must be above 0, got {self.timeout}")
         if self.outage < 0:
             raise ValueError(f"data.outage must not be negative, got {self.outage}")
+        if self.lanes is not None and self.lanes < 1:
+            raise ValueError(f"data.lanes must be at least 1, or null, got {self.lanes}")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"data.workers must be at least 0, or null for one per core, got {self.workers}")
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from data.loading.arrays import check_alignments
 from data.loading.batch import Batch, DataConfig, MixPart, Views
-from data.loading.groups import CLIPS, IMAGES, ImageConfig, divide
-from data.loading.plan import Mixture, Plan
-from data.loading.processes import start_workers
+from data.loading.groups import CLIPS, IMAGES, ImageConfig, Portion, divide
+from data.loading.plan import Lanes, Mixture, Plan
+from data.loading.processes import check_open_files, start_workers
 from data.loading.remote import is_url
 from data.loading.workers import ClipReader, EvalBatches, Request, Source, Stream, TrainBatches
 from data.manifest import Manifest
@@ -36,14 +36,25 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+MAX_OPEN = 256  # shards that a worker keeps open, of each data set
 TOLERATED = 8  # this many bad samples never stop a run, unless max_bad_fraction is 0
 
 
 class TrainLoader:
-    """Endless batches of random clips. `position` follows the batches handed out, not those being prefetched."""
+    """Endless batches of random clips. `position` follows the batches handed out, not those being prefetched.
+
+    step: clips of an optimiser step over all ranks, which data.lanes divide; None: one batch of every rank.
+    """
 
     def __init__(
-        self, config: DataConfig, batch: int, seed: int, rank: int = 0, world: int = 1, position: int = 0
+        self,
+        config: DataConfig,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        position: int = 0,
+        step: int | None = None,
     ) -> None:
         _check_share(batch, rank, world)
         if seed < 0 or position < 0:
@@ -63,6 +74,8 @@ class TrainLoader:
             )
             for group in dict.fromkeys(self.groups)
         }
+        self.step = step or batch * world
+        self.lanes = {portion.name: self._divide_lanes(portion) for portion in self.portions}
         self.position = position
         self.tally = Tally(config.max_bad_fraction)
 
@@ -89,6 +102,7 @@ class TrainLoader:
             "seed": self.seed,
             "shuffle_shards": self.config.shuffle_shards,
             "clips_per_video": self.config.clips_per_video,
+            "lanes": None if self.config.lanes is None else [self.config.lanes, self.step],
             "fingerprint": self._fingerprint(),
             "seen": self.tally.seen,
             "skipped": dict(self.tally.skipped),
@@ -102,8 +116,9 @@ class TrainLoader:
             ("seed", "use the checkpoint's seed"),
             ("shuffle_shards", "use the checkpoint's data.shuffle_shards"),
             ("clips_per_video", "use the checkpoint's data.clips_per_video"),
+            ("lanes", "use the checkpoint's data.lanes and run.batch (the second number)"),
         ):
-            if state[name] != own[name]:
+            if state.get(name) != own[name]:
                 raise ValueError(f"data {name} is {own[name]}, the checkpoint has {state[name]}: {remedy}")
         self.position = int(state["position"])
         self.tally.seen = int(state.get("seen", 0))
@@ -117,22 +132,48 @@ class TrainLoader:
     def open_sources(self) -> list[Source]:
         """What this rank reads: the clips, the images, or both."""
         return [
-            Source(portion, self._open_streams(portion.name), self.mixtures[portion.name], self.config.clips_per_video)
+            Source(
+                portion,
+                self._open_streams(portion),
+                self.mixtures[portion.name],
+                self.config.clips_per_video,
+                self.lanes[portion.name],
+            )
             for portion in self.portions
         ]
 
-    def _open_streams(self, group: str) -> list[Stream]:
+    def _divide_lanes(self, portion: Portion) -> Lanes:
+        """The lanes of a group of samples; ValueError if its part of an optimiser step cannot be divided evenly."""
+        count = self.config.lanes
+        if count is None:
+            return Lanes()
+        per_forward, total = portion.per_step, self.batch * self.world
+        videos, rest = divmod(self.step * per_forward, total * self.config.clips_per_video)
+        if rest or videos % count:
+            raise ValueError(
+                f"data.lanes={count} must divide the {self.step * per_forward / total:g} {portion.name} of an "
+                f"optimiser step (of {self.config.clips_per_video} per video); choose a divisor, or change run.batch"
+            )
+        return Lanes(count, videos)
+
+    def _open_streams(self, portion: Portion) -> list[Stream]:
         """A stream for each data set of a group; labels are used only if all its data sets have the same classes."""
         chosen = [
             (config, manifest)
             for (config, _), manifest, own in zip(self.parts, self.manifests, self.groups, strict=True)
-            if own == group
+            if own == portion.name
         ]
         labelled = all(manifest.classes == chosen[0][1].classes for _, manifest in chosen)
+        lanes = self.lanes[portion.name]
+        clips, passes = self.config.clips_per_video, max(self.step // (self.batch * self.world), 1)
+        starts = (number * portion.per_step + portion.first for number in range(passes))
+        parts = (range(start // clips, (start + portion.count - 1) // clips + 1) for start in starts)
+        keep = count_open(self.config.shuffle_shards, lanes.count_touched(parts))
+        check_open_files(keep * len(chosen))
         streams = []
         for config, manifest in chosen:
-            plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards)
-            streams.append(Stream(ClipReader(config, manifest), plan, labelled))
+            plan = Plan([shard.samples for shard in manifest.shards], self.seed, config.shuffle_shards, lanes.count)
+            streams.append(Stream(ClipReader(config, manifest, keep), plan, labelled))
         return streams
 
     def _fingerprint(self) -> str:
@@ -229,6 +270,11 @@ class Tally:
                 f"{self.limit:g} allows: {reasons}; the latest: {', '.join(self._latest[:3])}. Check the shards with "
                 "`vjepa inspect FOLDER --verify`, repack without these videos, or raise the limit"
             )
+
+
+def count_open(shuffle_shards: int, lanes: int) -> int:
+    """Shards that a loading process keeps open, of each data set, to read from that many lanes."""
+    return min(shuffle_shards * lanes, max(MAX_OPEN, shuffle_shards))
 
 
 def load_manifest(config: DataConfig) -> Manifest:

@@ -7,13 +7,18 @@ in all versions of numpy.
 
 With B samples per rank and W ranks, step s of rank r takes positions s*W*B + r*B ... + B. Batches cross epoch
 boundaries: nothing is dropped, and the stream is endless with the same number of steps on all ranks.
+
+With L lanes, the samples of an epoch, in the order of its shards, are cut into L equal parts; lane l goes through the
+l-th alone, as if it were a data set of its own. Each lane fills a fixed part of every optimiser step, so a rank reads
+the shards of few lanes, while the batch as a whole mixes those of all. Lanes are virtual ranks: how many real ones
+share them changes nothing in the order.
 """
 
 import hashlib
 import random
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 1000  # positions over which a mixture matches its weights exactly
-KEPT_GROUPS = 4  # cached permutations: the current groups at the end of one epoch and the start of the next
+KEPT_GROUPS = 4  # cached permutations per lane: the current groups at the end of one epoch and the start of the next
+MIX = 0x6D6978  # never equal to what a Plan seeds its permutations with
 
 
 @dataclass(frozen=True)
@@ -31,52 +37,105 @@ class Address:
     epoch: int
     shard: int
     index: int
-    group: range  # positions of the whole group, for finding a replacement
+    group: range  # positions of the whole group, in its lane, for finding a replacement
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """How the videos of an optimiser step are divided among virtual ranks."""
+
+    count: int = 1
+    step: int = 1  # videos of a step, a multiple of `count`
+
+    def find(self, position: int) -> tuple[int, int]:
+        """The lane of a stream position, and the position within that lane."""
+        if self.count == 1:
+            return 0, position
+        share = self.step // self.count
+        step, offset = divmod(position, self.step)
+        lane, inner = divmod(offset, share)
+        return lane, step * share + inner
+
+    def count_touched(self, ranges: Iterable[range]) -> int:
+        """How many lanes supply these positions of one step."""
+        ends = ((self.find(part[0])[0], self.find(part[-1])[0]) for part in ranges if part)
+        return len({lane for first, last in ends for lane in range(first, last + 1)})
 
 
 class Plan:
-    """Maps stream positions to samples, for shards with `counts` samples each."""
+    """Maps stream positions to samples, for shards with `counts` samples each, divided among `lanes`."""
 
-    def __init__(self, counts: Sequence[int], seed: int, shuffle_shards: int) -> None:
+    def __init__(self, counts: Sequence[int], seed: int, shuffle_shards: int, lanes: int = 1) -> None:
         if sum(counts) < 1:
             raise ValueError("a plan needs at least one sample")
         self.counts = np.asarray(counts, dtype=np.int64)
         self.samples = int(self.counts.sum())
         self.seed = seed
         self.shuffle_shards = shuffle_shards
-        self._epochs: OrderedDict[int, tuple[NDArray[np.int64], list[int]]] = OrderedDict()
-        self._groups: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
+        self.lanes = lanes
+        if self.samples < lanes:
+            raise ValueError(f"data.lanes={lanes} needs at least as many samples, got {self.samples}")
+        self._epochs: OrderedDict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = OrderedDict()
+        self._parts: OrderedDict[tuple[int, int], _Part] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int, int], NDArray[np.int64]] = OrderedDict()
+        self._lanes_seen: set[int] = set()
 
-    def find(self, position: int) -> Address:
-        """The sample at `position` >= 0."""
-        epoch, offset = divmod(position, self.samples)
-        shards, starts = self._epoch(epoch)
-        group = bisect_right(starts, offset) - 1
-        first, end = starts[group], starts[group + 1] if group + 1 < len(starts) else self.samples
-        members = shards[group * self.shuffle_shards : (group + 1) * self.shuffle_shards]
-        inside = int(self._group(epoch, group, end - first)[offset - first])
-        bounds = np.cumsum(self.counts[members])
-        member = int(np.searchsorted(bounds, inside, side="right"))
-        index = inside - (int(bounds[member - 1]) if member else 0)
-        base = epoch * self.samples
-        return Address(epoch, int(members[member]), index, range(base + first, base + end))
+    def find(self, position: int, lane: int = 0) -> Address:
+        """The sample at `position` >= 0 of a lane."""
+        size = self.samples * (lane + 1) // self.lanes - self.samples * lane // self.lanes
+        epoch, offset = divmod(position, size)
+        part = self._part(epoch, lane)
+        group = bisect_right(part.starts, offset) - 1
+        first, end = part.starts[group], part.starts[group + 1] if group + 1 < len(part.starts) else size
+        pieces = slice(group * self.shuffle_shards, (group + 1) * self.shuffle_shards)
+        inside = int(self._group(epoch, lane, group, end - first)[offset - first])
+        bounds = np.cumsum(part.sizes[pieces])
+        piece = int(np.searchsorted(bounds, inside, side="right"))
+        index = inside - (int(bounds[piece - 1]) if piece else 0) + int(part.begins[pieces][piece])
+        base = epoch * size
+        return Address(epoch, int(part.shards[pieces][piece]), index, range(base + first, base + end))
 
-    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], list[int]]:
-        """Shards in the order of this epoch (empty ones left out), and the offset at which each group starts."""
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shards in the order of this epoch (empty ones left out), and the sample at which each ends."""
         if epoch not in self._epochs:
             shards = permute(len(self.counts), (self.seed, epoch, 0))
             shards = shards[self.counts[shards] > 0]
-            sizes = self.counts[shards]
-            totals = [0, *np.cumsum(sizes).tolist()]
-            self._epochs[epoch] = shards, totals[:-1][:: self.shuffle_shards]
-            _forget_oldest(self._epochs)
+            self._epochs[epoch] = shards, np.cumsum(self.counts[shards])
+            _forget_oldest(self._epochs, KEPT_GROUPS)
         return self._epochs[epoch]
 
-    def _group(self, epoch: int, group: int, size: int) -> NDArray[np.int64]:
-        if (epoch, group) not in self._groups:
-            self._groups[epoch, group] = permute(size, (self.seed, epoch, group + 1))
-            _forget_oldest(self._groups)
-        return self._groups[epoch, group]
+    def _part(self, epoch: int, lane: int) -> "_Part":
+        """A lane's part of an epoch: whole shards, but for the first and the last, which it may share with others."""
+        if (epoch, lane) not in self._parts:
+            shards, ends = self._epoch(epoch)
+            begin, end = (self.samples * number // self.lanes for number in (lane, lane + 1))
+            first, last = (int(np.searchsorted(ends, at, side="right")) for at in (begin, end - 1))
+            own = shards[first : last + 1]
+            starts = ends[first : last + 1] - self.counts[own]
+            begins = np.maximum(begin - starts, 0)
+            sizes = np.minimum(ends[first : last + 1], end) - starts - begins
+            totals = [0, *np.cumsum(sizes).tolist()]
+            self._parts[epoch, lane] = _Part(own, begins, sizes, totals[:-1][:: self.shuffle_shards])
+            self._lanes_seen.add(lane)
+            _forget_oldest(self._parts, KEPT_GROUPS * len(self._lanes_seen))
+        return self._parts[epoch, lane]
+
+    def _group(self, epoch: int, lane: int, group: int, size: int) -> NDArray[np.int64]:
+        if (epoch, lane, group) not in self._groups:
+            entropy = (self.seed, epoch, group + 1, *((lane + 1,) if self.lanes > 1 else ()))
+            self._groups[epoch, lane, group] = permute(size, entropy)
+            _forget_oldest(self._groups, KEPT_GROUPS * len(self._lanes_seen))
+        return self._groups[epoch, lane, group]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a lane reads in an epoch, shard by shard."""
+
+    shards: NDArray[np.int64]
+    begins: NDArray[np.int64]  # index of the first sample of each
+    sizes: NDArray[np.int64]  # samples of each
+    starts: list[int]  # offsets in the part at which the groups start
 
 
 class Mixture:
@@ -91,21 +150,23 @@ class Mixture:
             raise ValueError(f"a weight in data.mix is under 1/{BLOCK} of the sum: {list(weights)}; remove that part")
         self.quotas = quotas
         self.seed = seed
-        self._block = -1
-        self._parts = self._ranks = np.empty(0, dtype=np.int64)
+        self._blocks: dict[int, tuple[int, NDArray[np.int64], NDArray[np.int64]]] = {}  # the current one of each lane
 
-    def find(self, position: int) -> tuple[int, int]:
-        """The part that supplies `position`, and the position within that part."""
+    def find(self, position: int, lane: int = 0) -> tuple[int, int]:
+        """The part that supplies `position` of a lane, and the position within that lane of the part."""
+        if len(self.quotas) == 1:
+            return 0, position
         block, offset = divmod(position, BLOCK)
-        if block != self._block:
-            order = permute(BLOCK, (self.seed, block, 0x6D6978))  # never equal to the seeds of a Plan
-            self._parts = np.repeat(np.arange(len(self.quotas)), self.quotas)[order]
-            self._ranks = np.empty(BLOCK, dtype=np.int64)
-            for part, quota in enumerate(self.quotas):
-                self._ranks[self._parts == part] = np.arange(quota)
-            self._block = block
-        part = int(self._parts[offset])
-        return part, block * int(self.quotas[part]) + int(self._ranks[offset])
+        known, parts, ranks = self._blocks.get(lane, (-1, None, None))
+        if block != known or parts is None or ranks is None:
+            order = permute(BLOCK, (self.seed, block, MIX, *((lane,) if lane else ())))
+            parts = np.repeat(np.arange(len(self.quotas)), self.quotas)[order]
+            ranks = np.empty(BLOCK, dtype=np.int64)
+            for number, quota in enumerate(self.quotas):
+                ranks[parts == number] = np.arange(quota)
+            self._blocks[lane] = block, parts, ranks
+        part = int(parts[offset])
+        return part, block * int(self.quotas[part]) + int(ranks[offset])
 
 
 def permute(size: int, entropy: Sequence[int]) -> NDArray[np.int64]:
@@ -120,6 +181,6 @@ def draw_for(seed: int, epoch: int, key: str) -> random.Random:
     return random.Random(int.from_bytes(digest, "little"))
 
 
-def _forget_oldest(memory: OrderedDict[Any, Any]) -> None:
-    while len(memory) > KEPT_GROUPS:
+def _forget_oldest(memory: OrderedDict[Any, Any], kept: int) -> None:
+    while len(memory) > kept:
         memory.popitem(last=False)

@@ -1,5 +1,8 @@
 """The worker processes of a loader: batches arrive in order, even if a worker dies.
 
+Processes are forked, unless a GPU or its communication library is in use: forking then may corrupt what they registered
+with the network card, so a server that was started as a program of its own forks them.
+
 Errors are passed as values and raised in the main process with their own message. Each worker writes its current sample
 to a shared board, which shows the culprit when a worker hangs. Workers that die (out-of-memory killer, an operator) are
 restarted and their pending requests are issued again: no batch is lost or delivered twice.
@@ -9,6 +12,7 @@ import atexit
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
@@ -18,6 +22,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+import torch.distributed
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data.loading.batch import Batch
@@ -30,6 +35,8 @@ MAX_DEATHS = 3  # consecutive worker deaths without a batch in between that stop
 LIVENESS_INTERVAL = 2.0  # seconds without a batch after which the workers are checked
 PREFETCH = 2  # batches prefetched by each worker
 SHARED_MEMORY = "/dev/shm"
+FILES_BESIDE = 256  # open files of a process besides its shards: libraries, pipes, batches in shared memory
+FORK_SAFE = ("gloo", "fake")  # communication libraries whose processes may fork
 
 
 class Batches(Protocol):
@@ -105,6 +112,31 @@ def check_shared_memory(batch_bytes: int, workers: int, folder: str = SHARED_MEM
         )
 
 
+def check_open_files(shards: int) -> None:
+    """Let this process and its workers open `shards` shards; OSError if the system's limit is lower."""
+    needed = shards + FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise OSError(
+            f"a loader process needs {needed} open files ({shards} of them shards), the limit is {hard}: raise it "
+            "(ulimit -Hn), or lower data.shuffle_shards or data.lanes"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def start_method() -> str | None:
+    """How to start workers: None for the system's way (on Linux: fork), or "forkserver" where forking is unsafe."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    backends = set(torch.distributed.get_backend().split(",")) if distributed else set[str]()
+    unsafe = torch.cuda.is_initialized() or any(name.rpartition(":")[2] not in FORK_SAFE for name in backends)
+    if not unsafe or "forkserver" not in multiprocessing.get_all_start_methods():
+        return None
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["data.loading.workers"])
+    return "forkserver"
+
+
 class _DiedError(Exception):
     """A worker process has died."""
 
@@ -121,6 +153,7 @@ def _run(
         pin_memory=torch.cuda.is_available(),
         timeout=min(LIVENESS_INTERVAL, limit) if workers else 0,
         prefetch_factor=PREFETCH if workers else None,
+        multiprocessing_context=start_method() if workers else None,
     )
     with _shielded_from_signals():
         iterator: Any = iter(loader)

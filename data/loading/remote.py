@@ -23,12 +23,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from data.files import Lock, remove_leftovers, replacing
 
 logger = logging.getLogger(__name__)
 
+CACHE = "~/.cache/video-shards"  # where shards go that have to be fetched whole
 OUTAGE = 600.0  # seconds without progress after which a download gives up
 READ_TIMEOUT = 30.0  # seconds without a byte, or with fewer than MIN_RATE bytes a second, that end an attempt
 MIN_RATE = 1000  # bytes per second; less is a server that hangs, or one that means to hold the run up
@@ -136,14 +137,14 @@ def _stream(url: str, size: int, outage: float) -> Iterator[bytes]:
 
     OSError after `outage` seconds without progress, that is, with fewer bytes than MIN_RATE gives in READ_TIMEOUT.
     """
-    done, fresh, attempt = 0, 0, 0
-    since, reported = time.monotonic(), float("-inf")
+    done, fresh, patience = 0, 0, Patience(url, outage)
     while True:
         try:
-            for block in _refuse_trickle(_read_from(url, done)):
+            for block in refuse_trickle(_read_from(url, done)):
                 done, fresh = done + len(block), fresh + len(block)
                 if fresh >= MIN_RATE * READ_TIMEOUT:
-                    since, fresh, attempt = time.monotonic(), 0, 0
+                    patience.renew()
+                    fresh = 0
                 yield block
             if done >= size:
                 return
@@ -156,21 +157,39 @@ def _stream(url: str, size: int, outage: float) -> Iterator[bytes]:
             raise
         except (OSError, HTTPException) as error:
             problem = str(error) or type(error).__name__
-        attempt += 1
+        patience.wait(problem)
+
+
+class Patience:
+    """Waits between the attempts to reach a server; OSError once nothing has been achieved for `outage` seconds."""
+
+    def __init__(self, url: str, outage: float) -> None:
+        self.url, self.outage = url, outage
+        self.reported = float("-inf")
+        self.renew()
+
+    def renew(self) -> None:
+        """Something has been achieved."""
+        self.since, self.attempt = time.monotonic(), 0
+
+    def wait(self, problem: str) -> None:
+        """Wait after a failed attempt, longer each time."""
+        self.attempt += 1
         now = time.monotonic()
-        if now - since >= outage:
+        left = self.outage - (now - self.since)
+        if left <= 0:
             raise OSError(
-                f"{url}: gave up after {outage:g} s without progress ({problem}); is the server reachable? "
+                f"{self.url}: gave up after {self.outage:g} s without progress ({problem}); is the server reachable? "
                 "data.outage is how long to wait for it"
             )
-        if now - reported >= REPORT:
-            logger.warning("%s: %s; trying again for up to %.0f s", url, problem, outage - (now - since))
-            reported = now
-        pause = min(PAUSE * 2 ** min(attempt - 1, 10), MAX_PAUSE) * (0.5 + random.random())
-        time.sleep(min(pause, max(outage - (now - since), 0.0)))
+        if now - self.reported >= REPORT:
+            logger.warning("%s: %s; trying again for up to %.0f s", self.url, problem, left)
+            self.reported = now
+        pause = min(PAUSE * 2 ** min(self.attempt - 1, 10), MAX_PAUSE) * (0.5 + random.random())
+        time.sleep(min(pause, left))
 
 
-def _refuse_trickle(blocks: Iterator[bytes]) -> Iterator[bytes]:
+def refuse_trickle(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """The same blocks; OSError if fewer than MIN_RATE bytes a second arrive."""
     begun, found = time.monotonic(), 0
     for block in blocks:
@@ -208,16 +227,22 @@ def _read_from(url: str, start: int) -> Iterator[bytes]:
             raise OSError(f"the connection closed {missing} bytes before the end")
 
 
-def _read_fsspec(url: str, start: int) -> Iterator[bytes]:
+def open_fsspec(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path in it."""
     try:
         import fsspec
     except ImportError as error:
         raise ValueError(f"{url}: needs fsspec with support for this scheme; pip install fsspec") from error
     try:
-        opened = fsspec.open(url, "rb")
+        filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise ValueError(f"{url}: {error}") from error
-    with opened as file:
+    return filesystem, path
+
+
+def _read_fsspec(url: str, start: int) -> Iterator[bytes]:
+    filesystem, path = open_fsspec(url)
+    with filesystem.open(path, "rb") as file:
         file.seek(start)
         while block := file.read(BLOCK):
             yield block

@@ -1,36 +1,39 @@
 """Random access to the samples of tar shards: (shard, index) -> key, video bytes, sidecar.
 
-Tar headers are read once per opened shard with the standard library's tarfile: webdataset reads tars sequentially,
-while resuming at any position and shuffling inside shards need offsets. Members that are not on an allow-list are never
-read, and nothing is unpickled. Shards are checked against the manifest: a truncated shard is an error.
+An index beside the tar (data/index.py) says where each sample lies: it takes one positioned read, from a local file or
+by a range request. Shards without an index have all their headers read when they are opened, and remote ones are
+fetched whole, as are those that cannot be read by ranges. Members that are not on an allow-list are never read, and
+nothing is unpickled. Shards are checked against the manifest: a truncated shard is an error.
 """
 
 import json
+import logging
 import math
-import os
-import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from data.decode import DecodeError, Decoder
+from data.index import HEADER, SUFFIX, Entry, Member, ShardIndex, cover, matches
 from data.isolation import TIMEOUT, probe_isolated
 from data.loading.clips import Timing
-from data.loading.remote import Cache, is_url, join_url
-from data.manifest import Manifest, Shard
+from data.loading.ranges import NotSeekableError, can_seek
+from data.loading.remote import OUTAGE, Cache, is_url, join_url
+from data.loading.tars import ALLOWED, PICTURES, SIDECARS, VIDEOS, LocalTar, RemoteTar, open_local, read_remote_index
+from data.manifest import Manifest
 from data.text import printable
 
-PICTURES = ("jpg", "jpeg", "png")
-VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "wmv", "flv", "ogv", "3gp")
-SIDECARS = frozenset(("json", "cls"))
+__all__ = ["ALLOWED", "PICTURES", "SIDECARS", "VIDEOS", "Sample", "ShardReader", "choose_decoder", "read_label",
+           "read_timing"]  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
 MAX_FRAMES = 10_000_000  # per video; four days at 25 fps
 MAX_LABEL = 1 << 31
 MAX_SIDECAR = 64 << 20  # bytes; parsed, it takes about twenty times as much
-MAX_HEADER = 1 << 20  # bytes of an extended tar header
-ALLOWED = frozenset((*PICTURES, *VIDEOS, *SIDECARS))
+SLACK = 1 << 16  # bytes between two members of a sample that are read along rather than read twice
 
 
 @dataclass(frozen=True)
@@ -44,69 +47,110 @@ class Sample:
 
 
 @dataclass
-class _Entry:
-    key: str
-    members: dict[str, tuple[int, int]] = field(default_factory=dict)  # extension -> offset, size
-
-
-@dataclass
 class _OpenShard:
-    file: BinaryIO
-    entries: list[_Entry]
+    tar: LocalTar | RemoteTar
+    index: ShardIndex
 
 
 class ShardReader:
-    """Reads samples of a data set, with at most `keep` shards open; remote shards are fetched through `cache`."""
+    """Reads samples of a data set, with at most `keep` shards open.
 
-    def __init__(self, manifest: Manifest, keep: int = 16, cache: Cache | None = None) -> None:
+    cache: holds the remote shards that are fetched whole. whole: fetch all of them; otherwise only those that have no
+    index or cannot be read by ranges.
+    """
+
+    def __init__(self, manifest: Manifest, keep: int = 16, cache: Cache | None = None, whole: bool = False) -> None:
         self.manifest = manifest
         self.keep = keep
         self.cache = cache
+        self.whole = whole
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def key(self, shard: int, index: int) -> str:
         """The key of a sample, without reading the sample; printable."""
-        entries = self._shard(shard).entries
+        entries = self._shard(shard).index
         return printable(entries[index].key) if index < len(entries) else f"{self.manifest.shards[shard].name}#{index}"
 
     def read(self, shard: int, index: int) -> Sample:
         """One sample; DecodeError if its video or sidecar is missing or malformed."""
         opened = self._shard(shard)
-        if index >= len(opened.entries):
-            found, wanted = len(opened.entries), self.manifest.shards[shard].samples
+        if index >= len(opened.index):
+            found, wanted = len(opened.index), self.manifest.shards[shard].samples
             detail = f"{self._name(shard)}: {found} samples can be read, the manifest says {wanted}; restore the shard"
             raise DecodeError("missing in its shard", detail)
-        entry = opened.entries[index]
+        entry = opened.index[index]
         if printable(entry.key) != entry.key:
             raise DecodeError("malformed key", f"{printable(entry.key)} is not UTF-8 or has control characters")
         extension = next((e for e in entry.members if e not in SIDECARS), None)
         if extension is None:
             raise DecodeError("no video in the sample", entry.key)
-        video = _read_member(opened.file, *entry.members[extension])
-        if len(video) != entry.members[extension][1]:
+        try:
+            members = self._read(opened, entry, extension)
+        except NotSeekableError as error:
+            logger.warning("%s; its shards are fetched whole, into data.cache", error)
+            self.whole = True
+            self.close()
+            return self.read(shard, index)
+        if len(members[extension]) != entry.members[extension].size:
             raise DecodeError("cut short", f"{self._name(shard)} ends inside sample {entry.key}; restore the shard")
-        return Sample(entry.key, video, extension, _read_meta(opened.file, entry))
+        return Sample(entry.key, members[extension], extension, _parse_meta(entry, members))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # another process opens its own
 
     def close(self) -> None:
         """Close all open shards."""
         while self._open:
-            self._open.popitem()[1].file.close()
+            self._open.popitem()[1].tar.close()
+
+    def _read(self, opened: _OpenShard, entry: Entry, extension: str) -> dict[str, bytes]:
+        """The members of a sample that are used, by extension; DecodeError if they are not those of the index."""
+        wanted = {extension: entry.members[extension]}
+        for name in SIDECARS & entry.members.keys():
+            size = entry.members[name].size
+            wanted[name] = Member(entry.members[name].offset, min(size, MAX_SIDECAR + 1), entry.members[name].crc)
+        parts = [(start, opened.tar.read(start, end - start)) for start, end in cover(wanted, SLACK)]
+        found = {}
+        for name, member in wanted.items():
+            start, content = next(part for part in reversed(parts) if part[0] <= member.offset - HEADER)
+            at = member.offset - start
+            if not matches(content[at - HEADER : at], member):
+                raise DecodeError(
+                    "does not match its index",
+                    f"{opened.tar.name}: at byte {member.offset} is not the sample {entry.key} that {SUFFIX[1:]} "
+                    "lists; if the shard was replaced, run `vjepa index FOLDER`, else restore it",
+                )
+            found[name] = content[at : at + member.size]
+        return found
 
     def _shard(self, number: int) -> _OpenShard:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
         while len(self._open) >= self.keep:
-            self._open.popitem(last=False)[1].file.close()
+            self._open.popitem(last=False)[1].tar.close()
         shard, name = self.manifest.shards[number], self._name(number)
-        if is_url(name):
+        index = None
+        if is_url(name) and (self.manifest.indexed or not (self.whole or not can_seek(name))):
+            index = read_remote_index(name, shard, self._allow_pipe, self._outage)
+        if not is_url(name):
+            self._open[number] = _OpenShard(*open_local(Path(name), shard, required=self.manifest.indexed))
+        elif index is not None and can_seek(name) and not self.whole:
+            self._open[number] = _OpenShard(RemoteTar(name, index.tar, self._outage), index)
+        else:
             if self.cache is None:
                 raise ValueError(f"{name}: a remote shard needs a cache folder")
             path = self.cache.fetch(name, shard.bytes, shard.sha256)
-        else:
-            path = Path(name)
-        self._open[number] = _open_shard(path, shard)
+            self._open[number] = _OpenShard(*open_local(path, shard, required=False, index=index))
         return self._open[number]
+
+    @property
+    def _outage(self) -> float:
+        return OUTAGE if self.cache is None else self.cache.outage
+
+    @property
+    def _allow_pipe(self) -> bool:
+        return self.cache is not None and self.cache.allow_pipe
 
     def _name(self, number: int) -> str:
         return join_url(self.manifest.folder, self.manifest.shards[number].name)
@@ -175,95 +219,27 @@ def choose_decoder(sample: Sample, wanted: Decoder = "auto") -> Decoder:
     return "av" if wanted == "auto" and sample.meta.get("decoder") == "av" else wanted
 
 
-def _open_shard(path: Path, shard: Shard) -> _OpenShard:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such shard, although the manifest lists it; restore it or pack again")
-    if path.stat().st_size != shard.bytes:
-        found = path.stat().st_size
-        raise ValueError(f"{path}: {found} bytes, the manifest says {shard.bytes}; the shard is damaged, restore it")
-    file = open(path, "rb")  # noqa: SIM115 -- kept by the reader, which closes it
-    try:
-        entries = _read_index(file)
-    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
-        file.close()
-        raise ValueError(f"{path}: not a valid tar file ({error}); restore the shard or pack again") from error
-    if len(entries) > shard.samples:  # a damaged name separates a sidecar from its video
-        entries = [entry for entry in entries if entry.members.keys() - SIDECARS]
-    if len(entries) > shard.samples or not entries:
-        file.close()
-        raise ValueError(
-            f"{path}: {len(entries)} samples, the manifest says {shard.samples}; the shard is damaged, restore it"
-        )
-    return _OpenShard(file, entries)
-
-
-def _read_index(file: BinaryIO) -> list[_Entry]:
-    """Samples in the order of their first member; only regular files on the allow-list are used."""
-    entries: dict[str, _Entry] = {}
-    bounded: Any = _ShortReads(file)
-    with tarfile.open(fileobj=bounded, mode="r:") as tar:
-        for member in _whole_members(tar):
-            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-            folder, _, name = member.name.rpartition("/")
-            stem, dot, extension = name.partition(".")
-            extension = extension.lower()
-            if not member.isreg() or not dot or extension not in ALLOWED:
-                continue
-            key = f"{folder}/{stem}" if folder else stem
-            entries.setdefault(key, _Entry(key)).members[extension] = (member.offset_data, member.size)
-    return list(entries.values())
-
-
-class _ShortReads:
-    """A file that returns at most MAX_HEADER bytes at once: tarfile asks for as many as a header claims to have."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, count: int) -> bytes:
-        return self.file.read(min(max(count, 0), MAX_HEADER))
-
-
-def _whole_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Members up to the first corrupt header; samples after it are counted as missing."""
-    found = False
-    try:
-        for member in tar:
-            if member.size < 0 or member.offset_data < 0:
-                return
-            found = True
-            yield member
-    except (tarfile.TarError, ValueError, OverflowError, OSError):
-        if not found:
-            raise
-
-
-def _read_member(file: BinaryIO, offset: int, size: int) -> bytes:
-    """The content of a member, shorter than `size` if the file ends before."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(min(offset, end))
-    return file.read(min(size, max(end - offset, 0)))
-
-
-def _read_meta(file: BinaryIO, entry: _Entry) -> dict[str, Any]:
+def _parse_meta(entry: Entry, found: dict[str, bytes]) -> dict[str, Any]:
+    """The sidecar of a sample; what was measured when a foreign shard was indexed goes before it."""
     meta: dict[str, Any] = {}
-    if "json" in entry.members:
+    if "json" in found:
         try:
-            offset, size = entry.members["json"]
-            if size > MAX_SIDECAR:
-                raise ValueError(f"{size} bytes, at most {MAX_SIDECAR} are read")
-            meta = json.loads(_read_member(file, offset, size))
+            if len(found["json"]) > MAX_SIDECAR:
+                raise ValueError(f"{entry.members['json'].size} bytes, at most {MAX_SIDECAR} are read")
+            meta = json.loads(found["json"])
         except (ValueError, RecursionError) as error:  # not JSON or UTF-8, integers too long, nested too deeply
             raise DecodeError("malformed sidecar", f"{entry.key}.json: {str(error)[:120]}") from error
         if not isinstance(meta, dict):
             raise DecodeError("malformed sidecar", f"{entry.key}.json must hold an object, found {type(meta).__name__}")
-    if "cls" in entry.members and "label" not in meta:
-        text = _read_member(file, entry.members["cls"][0], min(entry.members["cls"][1], 100))
+    if "cls" in found and "label" not in meta:
+        text = found["cls"][:100]
         try:
             meta["label"] = int(text)
         except ValueError as error:
             raise DecodeError(
                 "malformed sidecar", f"{entry.key}.cls must hold an integer, found {ascii(text)[:40]}"
             ) from error
+    if entry.timing:
+        meta.pop("times", None)
+        meta |= entry.timing
     return meta

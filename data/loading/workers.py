@@ -23,10 +23,10 @@ from data.loading.augment import crop_resize, random_box, square_boxes
 from data.loading.batch import Batch, DataConfig, Views
 from data.loading.clips import choose_frames, choose_published, segment_centres
 from data.loading.groups import CLIPS, Portion
-from data.loading.plan import Mixture, Plan, draw_for
+from data.loading.plan import Lanes, Mixture, Plan, draw_for
 from data.loading.processes import Board
 from data.loading.randaugment import erase, rand_augment
-from data.loading.remote import Cache
+from data.loading.remote import CACHE, Cache
 from data.loading.shards import Sample, ShardReader, choose_decoder, read_label, read_timing
 from data.manifest import Manifest
 
@@ -47,10 +47,10 @@ class Clip:
 class ClipReader:
     """Reads, decodes and crops one sample; DecodeError for one that cannot be read or decoded."""
 
-    def __init__(self, config: DataConfig, manifest: Manifest) -> None:
+    def __init__(self, config: DataConfig, manifest: Manifest, keep: int | None = None) -> None:
         self.config = config
-        cache = Cache(config.cache, config.cache_gb, config.allow_pipe, config.outage)
-        self.shards = ShardReader(manifest, keep=config.shuffle_shards, cache=cache)
+        cache = Cache(config.cache or CACHE, config.cache_gb, config.allow_pipe, config.outage)
+        self.shards = ShardReader(manifest, keep or config.shuffle_shards, cache, whole=config.cache is not None)
         self.decode: Decode = partial(decode_isolated, timeout=config.timeout)  # benchmarks replace it
         self._shapes: dict[str, torch.Size] | None = None
 
@@ -162,6 +162,13 @@ class Source:
     streams: list[Stream]
     mixture: Mixture
     clips_per_video: int = 1
+    lanes: Lanes = field(default_factory=Lanes)
+
+    def find(self, video: int) -> tuple[Stream, int, int]:
+        """The data set that supplies a video, its lane, and the position in the lane."""
+        lane, inner = self.lanes.find(video)
+        part, inner = self.mixture.find(inner, lane)
+        return self.streams[part], lane, inner
 
 
 class TrainBatches:
@@ -195,22 +202,22 @@ class TrainBatches:
         first = number * portion.per_step // self.total + portion.first  # in the group's own order
         wanted = (divmod(position, source.clips_per_video) for position in range(first, first + portion.count))
         for video, numbered in groupby(wanted, key=itemgetter(0)):
-            part, inner = source.mixture.find(video)
-            clips += self._clips(source.streams[part], inner, [number for _, number in numbered], skipped, board)
+            stream, lane, inner = source.find(video)
+            clips += self._clips(stream, lane, inner, [number for _, number in numbered], skipped, board)
         start = number + portion.before + portion.first
         return replace(_collate(clips, {}, number + self.total), first=start, weight=portion.weight)
 
     def _clips(
-        self, stream: Stream, position: int, numbers: list[int], skipped: dict[str, list[str]], board: Board
+        self, stream: Stream, lane: int, position: int, numbers: list[int], skipped: dict[str, list[str]], board: Board
     ) -> list[Clip]:
         """Clips of the video at `position`; if unreadable, of the next readable one in its group, with wrap-around."""
         reader, plan = stream.reader, stream.plan
-        group = plan.find(position).group
+        group = plan.find(position, lane).group
         offset = position - group.start
         reason = ""
         for step in range(len(group)):
             candidate = group[(offset + step) % len(group)]
-            address = plan.find(candidate)
+            address = plan.find(candidate, lane)
             key = reader.shards.key(address.shard, address.index)
             board.write(key)
             name = key if candidate == position else f"{key}+{offset}"

@@ -1,4 +1,4 @@
-"""Writes one tar shard: under a hidden name first, renamed once it is complete.
+"""Writes one tar shard and its index: under a hidden name first, renamed once it is complete.
 
 webdataset's TarWriter lays out the members; owner and modification time are fixed, so equal samples give equal bytes.
 """
@@ -14,6 +14,7 @@ import webdataset
 from data.files import name_part, publish
 from data.manifest import Shard
 from data.packing.examine import Packed
+from data.packing.indexing import write_index
 
 
 class ShardFile:
@@ -52,6 +53,7 @@ class ShardFile:
             self._tar.close()
             self._file.finish()
             publish(self._part, self.path)
+            write_index(self.path, self._file.sha256.hexdigest())
         except OSError as error:
             raise self._explain(error) from error
         return Shard(self.path.name, self.samples, self._file.size, self._file.sha256.hexdigest())

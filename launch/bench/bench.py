@@ -19,7 +19,7 @@ from launch.cluster.snapshot import describe_code
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
 
-KINDS = ("step", "loader", "decode", "probe")
+KINDS = ("step", "loader", "reads", "decode", "probe")
 # option: the benchmark it belongs to, whether it combines with --sweep
 BELONGS = {
     "plain": ("step", False),
@@ -29,6 +29,9 @@ BELONGS = {
     "most_clips": ("step", True),
     "vary": ("step", True),
     "step_ms": ("loader", False),
+    "ranks": ("reads", False),
+    "terabytes": ("reads", False),
+    "clip_mb": ("reads", False),
 }
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -44,7 +47,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         if what == "step" and arguments.sweep != with_sweep:
             remedy = "leave one of them out" if arguments.sweep else "give both"
             raise ValueError(f"{option} {'goes with' if with_sweep else 'does not go with'} --sweep; {remedy}")
-    for name, least in (("repeats", 1), ("most_clips", 1), ("step_ms", 1e-9)):
+    for name, least in (("repeats", 1), ("most_clips", 1), ("step_ms", 1e-9), ("clip_mb", 1e-9)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ValueError(

@@ -5,15 +5,13 @@ leaves its job ID in the file `unfinished`; the script then requeues the job unl
 does this rather than Python, which may run in a container without SLURM.
 """
 
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-Kind = Literal["train", "probe", "export"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class JobConfig:
     nodes: int = 1
     gpus_per_node: int = 1  # one task per GPU; 0: one task per node, without a GPU
     tasks_per_node: int = 0  # 0: as many as GPUs
-    cpus_per_task: int = 0
+    cpus_per_task: int | None = None  # None: what the loader needs; 0: the cluster's default
     mem: str = ""  # per node, such as 64G
     time: str = ""  # limit, such as 24:00:00
     notice: int = 120  # seconds before the limit at which a run saves and requeues
@@ -43,7 +41,7 @@ class JobConfig:
         if self.nodes < 1 or self.notice < 1:
             raise ValueError(f"--nodes and --notice must be at least 1, got {self.nodes} and {self.notice}")
         for name in ("gpus_per_node", "tasks_per_node", "cpus_per_task"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
 
     @property
@@ -56,7 +54,7 @@ class JobConfig:
 class Job:
     """One job, or a job array with one folder per task."""
 
-    kind: Kind
+    kind: str
     command: tuple[str, ...]  # arguments of `python -m launch`; "$run" stands for the folder
     folders: tuple[Path, ...]
     home: Path  # folder of the job script and log
@@ -106,7 +104,9 @@ def submit_script(script: Path) -> str:
         raise FileNotFoundError("there is no sbatch here: submit from a login node of the cluster, or give --dry-run")
     done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
     if done.returncode:
-        raise OSError(f"SLURM rejected {script}: {done.stderr.strip()}")
+        asked = re.search(r"cpus-per-task=(\d+)", script.read_text())
+        hint = f" (it asks for {asked[1]} cores per task; --cpus-per-task changes that)" if asked else ""
+        raise OSError(f"SLURM rejected {script}: {done.stderr.strip()}{hint}")
     return done.stdout.strip().split(";")[0]
 
 
@@ -160,12 +160,13 @@ def _directives(job: Job, config: JobConfig, array: bool) -> list[str]:
         "qos": config.qos,
         "constraint": config.constraint,
         "dependency": f"afterok:{config.after}" if config.after else "",
+        "kill-on-invalid-dep": "yes" if config.after else "",  # or it would wait for ever after a failure
         "array": f"0-{len(job.folders) - 1}" if array else "",
         "signal": f"USR1@{config.notice}" if job.kind == "train" else "",
         "open-mode": "append",
         "output": job.home / "logs" / ("slurm-%A_%a.log" if array else "slurm-%j.log"),
     }
-    lines = [f"--{name}={shlex.quote(str(value))}" for name, value in wanted.items() if value not in ("", 0)]
+    lines = [f"--{name}={shlex.quote(str(value))}" for name, value in wanted.items() if value not in ("", 0, None)]
     return [*lines, "--requeue", *config.sbatch]
 
 

@@ -4,20 +4,20 @@ import argparse
 import itertools
 import json
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from data.loading.loader import TrainLoader
-from launch.cluster.slurm import Job, JobConfig, Kind
+from launch.cluster.jobs import JOBS, SUBMITTED, Step, count_cores_wanted, with_cores
+from launch.cluster.paths import absolute, absolute_plugins, need
+from launch.cluster.slurm import Job, JobConfig
 from launch.cluster.snapshot import digest
 from launch.config import load_config, to_yaml
-from launch.plugins import PLUGINS
 from launch.probing.probe import MEMORY, OFF, ProbeConfig, check_cache
 from launch.training.budget import keep_steps
 from launch.training.checkpoints import list_checkpoints
@@ -27,13 +27,12 @@ from launch.training.rundir import check_same
 from launch.training.trainer import describe
 from vjepa.masks import draw_all
 
-SUBMITTED = "submitted.yaml"
 REQUEST = "request.json"
 HELP = {
     "nodes": "default: 1",
     "gpus_per_node": "one task per GPU; 0: one task per node, without a GPU (default: 1)",
     "tasks_per_node": "default: as many as GPUs",
-    "cpus_per_task": "cores per task, for its loader workers",
+    "cpus_per_task": "cores per task (default: what its loader needs; 0: the cluster's default)",
     "mem": "memory per node, such as 64G",
     "time": "time limit of the job, such as 24:00:00; a longer run requeues itself",
     "notice": "seconds before the limit at which a run saves (default: 120)",
@@ -54,43 +53,41 @@ def read_request(arguments: argparse.Namespace) -> dict[str, Any]:
     stored = Path(arguments.config) / REQUEST
     request: dict[str, Any] = {
         "job": arguments.job or "train", "config": arguments.config, "words": [], "sweep": [],
-        "format": arguments.format, "options": {},
+        "format": arguments.format, "parts": None, "options": {},
     }  # fmt: skip
     if stored.is_file() and arguments.job in (None, json.loads(stored.read_text())["job"]):
         request = {**json.loads(stored.read_text()), "sweep": []}
         request["options"].pop("after", None)
-    elif Path(arguments.config).is_dir() and request["job"] != "export":
+    elif Path(arguments.config).is_dir() and request["job"] in CHECKS:
         raise ValueError(f"{arguments.config} holds no earlier submission: give the YAML file and its overrides")
     request["words"] = [*request["words"], *arguments.overrides]
     request["sweep"] = [*request["sweep"], *arguments.sweep]
+    request["parts"] = arguments.parts or request.get("parts")
     request["options"] = {**request["options"], **options}
     return request
 
 
-def prepare(request: dict[str, Any], options: JobConfig) -> tuple[Job, dict[Path, str]]:
-    """The job, and the resolved config for each of its folders; raises ValueError for what would fail in the job."""
-    kind: Kind = request["job"]
-    if kind == "export":
-        if len(request["words"]) != 1:
-            raise ValueError("an export needs the run and one output folder: submit RUN OUTPUT --job export")
-        checkpoint, output = Path(request["config"]).absolute(), Path(request["words"][0]).absolute()
-        if not options.after:
-            _need(str(checkpoint), "the run to export")
-        home = output.with_name(output.name + ".job")
-        command = ("export", *map(shlex.quote, (str(checkpoint), str(output))), "--format", request["format"])
-        for name in _absolute_plugins(PLUGINS.get()):
-            command += ("--plugin", shlex.quote(name))
-        return Job(kind, command, (home,), home, home / "code" / digest()), {home: ""}
+def prepare(request: dict[str, Any], options: JobConfig) -> list[Step]:
+    """The jobs, each to start after the one before; raises ValueError for what would fail in them."""
+    kind = request["job"]
+    if request.get("parts") and kind != "pack":
+        raise ValueError(f"--parts belongs to --job pack, not to {kind}; leave it out")
+    if kind not in CHECKS:
+        if request["sweep"]:
+            raise ValueError(f"--sweep goes with {' and '.join(CHECKS)}, not with --job {kind}; leave it out")
+        return JOBS.find(kind)(request, options)
     files: dict[Path, str] = {}
     variants = list(expand(request["sweep"]))
     for overrides in variants:
-        checked = check_training if kind == "train" else check_probe
-        files.update([checked(request, overrides, options)])
+        folder, text, cores = CHECKS[kind](request, overrides, options)
+        files[folder] = text
+        options = with_cores(options, cores)
     folders = tuple(files)
     if len(folders) < len(variants):
         raise ValueError("--sweep gives the same run twice")
     home = folders[0].parent if len(folders) > 1 else folders[0]
-    return Job(kind, (kind, f'"$run/{SUBMITTED}"'), folders, home, home / "code" / digest()), files
+    job = Job(kind, (kind, f'"$run/{SUBMITTED}"'), folders, home, home / "code" / digest())
+    return [Step(job, files, options)]
 
 
 def expand(sweep: list[str]) -> Iterator[list[str]]:
@@ -110,8 +107,8 @@ def name_of(overrides: list[str]) -> str:
     return "_".join(overrides).replace("/", "-")
 
 
-def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str]:
-    """Folder and resolved config of a training run; ValueError or FileNotFoundError for what would fail later."""
+def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str, int]:
+    """Folder, resolved config and cores per task of a run; raises ValueError or OSError for what would fail."""
     config = load_config(TrainConfig, request["config"], [*request["words"], *sweep])
     run = config.run
     for name, wanted, there in (("devices", run.devices, options.tasks), ("nodes", run.nodes, options.nodes)):
@@ -119,41 +116,42 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
             raise ValueError(f"run.{name}={wanted}, but the job requests {there}; leave run.{name} out")
     folder = Path(run.output).absolute() / name_of(sweep)
     health = config.health
-    mix = [replace(part, path=_absolute(part.path)) for part in config.data.mix]
+    mix = [replace(part, path=absolute(part.path)) for part in config.data.mix]
     config = replace(
         config,
-        data=replace(config.data, path=_absolute(config.data.path), mix=mix, cache=_absolute(config.data.cache)),
-        health=replace(health, probe_train=_absolute(health.probe_train), probe_test=_absolute(health.probe_test)),
-        teacher=replace(config.teacher, weights=_absolute(config.teacher.weights)),
+        data=replace(config.data, path=absolute(config.data.path), mix=mix, cache=absolute(config.data.cache)),
+        health=replace(health, probe_train=absolute(health.probe_train), probe_test=absolute(health.probe_test)),
+        teacher=replace(config.teacher, weights=absolute(config.teacher.weights)),
         run=replace(
             run,
             output=str(folder),
-            start=_absolute(run.start),
-            plugins=_absolute_plugins(run.plugins),
+            start=absolute(run.start),
+            plugins=absolute_plugins(run.plugins),
             devices=None,
             nodes=None,
         ),
     )
     if not options.after:
-        _need(config.run.start, "run.start")
-        _need(config.teacher.weights, "teacher.weights")
-    _need(config.health.probe_train, "health.probe_train")
-    _need(config.health.probe_test, "health.probe_test")
+        need(config.run.start, "run.start")
+        need(config.teacher.weights, "teacher.weights")
+    need(config.health.probe_train, "health.probe_train")
+    need(config.health.probe_test, "health.probe_test")
     world = options.nodes * options.tasks
     config = keep_steps(config, world)
     share = share_out(config.run, world)
-    TrainLoader(config.data, share.clips, run.seed, rank=0, world=world)
+    loader = TrainLoader(config.data, share.clips, run.seed, rank=0, world=world, step=run.batch)
     if config.jepa.objective_class.draws_masks:
         draw_all(config.jepa.masks, config.encoder.grid, torch.arange(1), run.seed)
     step = next(iter(list_checkpoints(folder)), 0)
     if step:
         check_same(folder, config)
     print(describe(config, world, share, step), file=sys.stderr)
-    return folder, to_yaml(config)
+    fast = all(manifest.made.get("options", {}).get("fast_decode") for manifest in loader.manifests)
+    return folder, to_yaml(config), count_cores_wanted(config.data.workers, fast, options.gpus_per_node)
 
 
-def check_probe(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str]:
-    """Folder and resolved config of a probe; ValueError or FileNotFoundError for what would fail later."""
+def check_probe(request: dict[str, Any], sweep: list[str], options: JobConfig) -> tuple[Path, str, int]:
+    """Folder, resolved config and cores per task of a probe; raises ValueError or OSError for what would fail."""
     config = load_config(ProbeConfig, request["config"], [*request["words"], *sweep])
     check_cache(config, options.nodes * options.tasks)
     for name in ("encoder", "train", "test"):
@@ -162,17 +160,20 @@ def check_probe(request: dict[str, Any], sweep: list[str], options: JobConfig) -
     folder = Path(config.output).absolute() / name_of(sweep)
     config = replace(
         config,
-        encoder=_absolute(config.encoder),
-        train=_absolute(config.train),
-        test=_absolute(config.test),
-        targets=_absolute(config.targets),
-        cache=config.cache if config.cache in (MEMORY, OFF) else _absolute(config.cache),
-        plugins=_absolute_plugins(config.plugins),
+        encoder=absolute(config.encoder),
+        train=absolute(config.train),
+        test=absolute(config.test),
+        targets=absolute(config.targets),
+        cache=config.cache if config.cache in (MEMORY, OFF) else absolute(config.cache),
+        plugins=absolute_plugins(config.plugins),
         output=str(folder),
     )
     for name in ("train", "test", "targets", *(() if options.after else ("encoder",))):
-        _need(getattr(config, name), name)
-    return folder, to_yaml(config)
+        need(getattr(config, name), name)
+    return folder, to_yaml(config), count_cores_wanted(config.data.workers, False, options.gpus_per_node)
+
+
+CHECKS = {"train": check_training, "probe": check_probe}  # jobs with one config per run, which may be swept
 
 
 def describe_submission(number: str, job: Job, options: JobConfig) -> str:
@@ -188,24 +189,3 @@ def describe_submission(number: str, job: Job, options: JobConfig) -> str:
             f"  scancel {number}" + ("    saves and ends the run" if job.kind == "train" else ""),
         ]
     )
-
-
-Text = TypeVar("Text", str, str | None)
-
-
-def _absolute(path: Text) -> Text:
-    """Make local paths absolute, because the job runs in another folder; URLs, pipes and model names are unchanged."""
-    return str(Path(path).absolute()) if path and _is_local(path) else path
-
-
-def _absolute_plugins(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(str(Path(name).expanduser().absolute()) if name.endswith(".py") else name for name in names)
-
-
-def _need(path: str | None, name: str) -> None:
-    if path and _is_local(path) and not Path(path).exists():
-        raise FileNotFoundError(f"{name}: there is no {path}")
-
-
-def _is_local(path: str) -> bool:
-    return bool(path) and "://" not in path and not path.startswith(("pipe:", "timm:", "~"))

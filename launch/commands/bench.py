@@ -5,6 +5,7 @@ vjepa bench step CONFIG --plain             alternate with a plain eager step; -
 vjepa bench step CONFIG --profile traces    torch's profiler: a trace and a table of operators
 vjepa bench step CONFIG --sweep             table of options and batch sizes, the fastest marked
 vjepa bench loader CONFIG data.path=SHARDS  clips per second from the loader; --step-ms 350
+vjepa bench reads CONFIG --ranks 8,512      opens, reads and bytes of shards, counted for ranks that are not there
 vjepa bench decode CONFIG data.path=SHARDS  CPU time per clip for each installed decoder
 vjepa bench probe PROBE_CONFIG              a sweep of heads on one pass of the encoder
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from launch.bench.bench import KINDS, check_options, environment, run_step, run_sweep
 from launch.bench.loader import bench_decode, bench_loader
 from launch.bench.probe import bench_probe
+from launch.bench.reads import bench_reads
 from launch.bench.sweep import VARIED
 from launch.config import load_config
 from launch.probing.probe import ProbeConfig
@@ -43,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--vary", metavar="LIST", help=f"with --sweep: which of {','.join(VARIED)} to try (all)")
     loader = parser.add_argument_group("bench loader")
     loader.add_argument("--step-ms", type=float, metavar="X", help="estimate the workers needed for speed/step_ms=X")
+    reads = parser.add_argument_group("bench reads")
+    reads.add_argument("--ranks", metavar="LIST", help="numbers of GPUs, in nodes of 8 (8,64,512)")
+    reads.add_argument("--terabytes", metavar="LIST", help="sizes of the data set (1,20)")
+    reads.add_argument("--clip-mb", type=float, metavar="MB", help="size of a sample (1)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -55,6 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
         if arguments.what == "loader":
             found = bench_loader(config, repeats, arguments.step_ms)
+        elif arguments.what == "reads":
+            found = bench_reads(config, arguments.ranks, arguments.terabytes, arguments.clip_mb or 1.0)
         elif arguments.what == "decode":
             found = bench_decode(config, repeats)
         elif arguments.sweep:

@@ -11,14 +11,16 @@ a random encoder, and what is chosen when one set is left out.
 """
 
 import argparse
+from pathlib import Path
 
 from launch.config import add_config_arguments, read_config
-from launch.studies.compare_objectives import StudyConfig, compare
+from launch.studies.compare_objectives import StudyConfig, choose_steps, compare, split_sets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `compare-objectives`."""
     add_config_arguments(parser, "configs/objectives/")
+    parser.add_argument("--measure", action="store_true", help="only measure the step times, and write steps.json")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -29,4 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("train", "test"):
         if not config.sets and not getattr(config, name):
             raise ValueError(f"{name} is required: a folder of labelled shards; or give several data sets as sets")
+    if arguments.measure:
+        for one in split_sets(config).values():
+            print(f"steps within the budget: {choose_steps(one, Path(one.output))}")
+        return
     print(compare(config))

@@ -39,6 +39,8 @@ OPTIONAL = {
     "onnxruntime": "for `export --format onnx`",
     "scikit-learn": "for your own classifiers on `features`",
 }
+SHARED_MEMORY = "/dev/shm"
+FEW_FILES = 1024  # open files that are enough for a loader with the default settings
 CHECKOUT = Path(__file__).resolve().parents[2] / "setup.cfg"  # only a checkout has it
 
 
@@ -54,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         findings += devices()
     if {"av", "numpy"} <= installed:
         findings += decoders()
-    for finding in [*findings, disk()]:
+    for finding in [*findings, disk(), *limits()]:
         mark = "ok  " if finding.good else ("MISS" if finding.needed else "-   ")
         print(f"{mark} {finding.name:<18} {finding.detail}")
     missing = [finding.name for finding in findings if finding.needed and not finding.good]
@@ -114,6 +116,23 @@ def disk() -> Finding:
     """Free disk space in the current folder."""
     free = shutil.disk_usage(".").free / 2**30
     return Finding("disk", free > 2, f"{free:.0f} GiB free here" + ("" if free > 2 else "; the demo needs 2 GiB"))
+
+
+def limits() -> list[Finding]:
+    """What loading processes need of the system: shared memory, through which batches pass, and open files."""
+    import resource
+
+    found = []
+    if os.path.isdir(SHARED_MEMORY):
+        free = shutil.disk_usage(SHARED_MEMORY).free / 2**30
+        advice = "" if free >= 1 else "; enlarge it (docker run --shm-size=16g), a node with 8 GPUs uses 10 to 39 GiB"
+        found.append(Finding("shared memory", free >= 1, f"{free:.1f} GiB free in {SHARED_MEMORY}{advice}", False))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    good = hard == resource.RLIM_INFINITY or hard >= FEW_FILES
+    advice = "" if good else f"; a loader may need {FEW_FILES}, see data.shuffle_shards and data.lanes (ulimit -Hn)"
+    found.append(Finding("open files", good, f"{soft}, can be raised to {most}{advice}", False))
+    return found
 
 
 def _try_decoder(name: str, decode: Callable[[bytes], int], video: bytes, needed: bool) -> Finding:

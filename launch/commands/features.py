@@ -5,15 +5,19 @@
 
 Each video gives one file (safetensors, or npz with --to npz) with `features` [W, N, D], or [W, D] with --pool mean or
 attentive; `times` [W, 2], the seconds of a window's first and last frame; and `frames` [W, T], the indices of the
-frames it saw. See docs/formats.md. An existing file made with the same settings is kept.
+frames it saw. See docs/formats.md. An existing file made with the same settings is kept. Started several times by srun
+or torchrun, each process takes its share of the videos.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from launch.exchange.encoders import add_encoder_arguments, read_head, read_hints, read_origin
 from launch.exchange.features import WindowConfig, extract_videos
+from launch.ranks import find_rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +60,13 @@ def run(arguments: argparse.Namespace) -> None:
     if (config.pool == "attentive") != bool(arguments.head):
         raise ValueError("--pool attentive and --head must be given together")
     head = read_head(arguments.head, encoder).head if arguments.head else None
+    rank = find_rank()
+    if torch.cuda.is_available() and rank.world > 1:
+        torch.cuda.set_device(rank.local % torch.cuda.device_count())
     made, kept, failed = extract_videos(
-        arguments.videos, encoder, Path(arguments.output), config, source, arguments.overwrite, head, arguments.to
-    )
+        arguments.videos, encoder, Path(arguments.output), config, source, arguments.overwrite, head, arguments.to,
+        rank.number, rank.world,
+    )  # fmt: skip
     print(f"{arguments.output}: {made} videos, {kept} already done, {len(failed)} could not be read")
     if failed:
         listed = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:5])

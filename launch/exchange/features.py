@@ -76,16 +76,22 @@ def extract_videos(
     overwrite: bool = False,
     head: AttentiveHead | None = None,
     to: ArrayFormat = "safetensors",
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[int, int, dict[str, str]]:
     """Write one file per video to `output`; returns the numbers of new and kept files, and the reasons of failures.
+
+    Of several processes, each takes every `world`-th video from `rank` on.
 
     Raises ValueError if two videos would get the same file, or if an existing file was made with other settings;
     InUseError if another process is writing features to `output`.
     """
-    targets = _name_targets(videos, output, f".{to}")
-    with claim_folder(output, "features", "give another --output"):
+    targets = dict(list(_name_targets(videos, output, f".{to}").items())[rank::world])
+    lock = "features" if world == 1 else f"features-{rank}-of-{world}"
+    with claim_folder(output, lock, "give another --output"):
         for folder in {target.parent for target in targets}:
-            remove_leftovers(folder)
+            if world == 1:  # another rank may be writing there
+                remove_leftovers(folder)
         return _extract_targets(targets, encoder, config, source, overwrite, head, to)
 
 

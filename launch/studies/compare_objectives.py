@@ -97,15 +97,23 @@ def compare(config: StudyConfig) -> str:
     """Compare on one data set, or on each of several; returns the tables, which are also written to the output."""
     if not config.sets:
         return render(compare_on_one(config), config.compute)
-    folder = Path(config.output)
-    ones = {}
-    for name, found in config.sets.items():
-        train_set, test_set = found.shards(folder / name / "data")
-        ones[name] = replace(config, sets={}, output=str(folder / name), train=train_set, test=test_set)
+    folder, ones = Path(config.output), split_sets(config)
     for seeds in range(1, config.seeds + 1):  # every set with one seed, then every set with another; both are kept
         tables = {name: compare_on_one(replace(one, seeds=seeds)) for name, one in ones.items()}
         write_sets(folder, tables)
     return render_sets(tables)
+
+
+def split_sets(config: StudyConfig) -> dict[str, StudyConfig]:
+    """A comparison for each data set, in a folder of its own; generated data that is missing is written."""
+    if not config.sets:
+        return {"": config}
+    ones = {}
+    for name, found in config.sets.items():
+        folder = Path(config.output) / name
+        train_set, test_set = found.shards(folder / "data")
+        ones[name] = replace(config, sets={}, output=str(folder), train=train_set, test=test_set)
+    return ones
 
 
 def compare_on_one(config: StudyConfig) -> list[Row]:

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.accelerators import Accelerator, CUDAAccelerator
 
 Kind = TypeVar("Kind")
 
@@ -30,6 +32,30 @@ def leave_signals_alone(trainer: lightning.Trainer) -> None:
     find_part(loop, "_broadcast_sigterm_tensor")
     trainer._signal_connector = NullSignalConnector()  # type: ignore[assignment]
     loop._broadcast_sigterm_tensor = lambda: None
+
+
+class BoundGpu(CUDAAccelerator):
+    """For ranks that see one GPU each, their own, as SLURM's --gpus-per-task arranges: it is number 0 for all of them.
+
+    Lightning would look for as many GPUs as a node has ranks, and give rank 3 the one with number 3.
+    """
+
+    @staticmethod
+    def parse_devices(devices: Any) -> list[int]:
+        """Numbers for the ranks of a node."""
+        return list(range(int(devices)))
+
+    @staticmethod
+    def get_parallel_devices(devices: Any) -> list[torch.device]:
+        """The device of each rank of a node, as that rank sees it."""
+        return [torch.device("cuda", 0)] * len(devices)
+
+
+def choose_accelerator(name: str, ranks: int, launched: bool) -> str | Accelerator:
+    """Lightning's accelerator for `ranks` processes on this node; `launched`: srun or torchrun started them."""
+    if name == "gpu" and launched and ranks > 1 and torch.cuda.device_count() == 1:
+        return BoundGpu()
+    return name
 
 
 class NullSignalConnector:

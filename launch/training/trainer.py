@@ -29,7 +29,7 @@ from launch.training.checkpoints import (
 from launch.training.config import TrainConfig
 from launch.training.continued import continue_all
 from launch.training.health import watchers
-from launch.training.lightning import leave_signals_alone, quieten_lightning
+from launch.training.lightning import choose_accelerator, leave_signals_alone, quieten_lightning
 from launch.training.loggers import Board, Table
 from launch.training.preempt import Preemption
 from launch.training.progress import Progress
@@ -62,7 +62,7 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
     ranks = find_ranks(run)
     share = share_out(run, ranks.world)
     seed_generators(run.seed + ranks.rank)
-    loader = TrainLoader(config.data, share.clips, run.seed, rank=ranks.rank, world=ranks.world)
+    loader = TrainLoader(config.data, share.clips, run.seed, rank=ranks.rank, world=ranks.world, step=run.batch)
     checkpoint = latest_checkpoint(folder)
     stored = read_checkpoint(checkpoint) if checkpoint else None
     if checkpoint:
@@ -133,7 +133,7 @@ def make_trainer(
         plugins.append(LightningEnvironment())  # also inside a SLURM allocation, if srun was not used
     bar: list[Callback] = [Progress()] if run.progress else []
     trainer = lightning.Trainer(
-        accelerator=find_accelerator(run.accelerator),
+        accelerator=choose_accelerator(find_accelerator(run.accelerator), ranks.devices, bool(ranks.starter)),
         devices=ranks.devices,
         num_nodes=ranks.nodes,
         strategy=choose_strategy(config, ranks.world),

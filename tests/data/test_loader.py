@@ -15,6 +15,7 @@ from loading import keys_of, make_set, take
 import data.loading.processes
 import data.loading.workers
 from data.loading.loader import DataConfig, EvalLoader, TrainLoader, Views
+from data.loading.tars import index_path
 from data.packing.pack import PackConfig, pack
 
 
@@ -195,6 +196,9 @@ def test_a_damaged_shard_is_an_error_with_its_name(videos: Path, tmp_path: Path,
     with pytest.raises(ValueError, match=r"shard-000000.tar: .* bytes, the manifest says"):
         take(TrainLoader(config, 2, 0), 1)
     path.write_bytes(whole[:10240] + b"\0" * (len(whole) - 10240))
+    with pytest.raises(ValueError, match=r"could not be read.*does not match its index.*clip_"):
+        take(TrainLoader(config, 12, 0), 2)
+    index_path(path).unlink()
     with pytest.raises(ValueError, match=r"could not be read.*missing in its shard.*shard-000000.tar#"):
         take(TrainLoader(config, 12, 0), 2)
     path.write_bytes(b"\0" * len(whole))

@@ -61,7 +61,8 @@ def test_a_folder_is_packed_untouched_with_its_labels(videos: Path, packed: Path
     for shard in manifest.shards:
         content = (packed / shard.name).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.bytes, shard.sha256)
-    assert sorted(path.name for path in packed.iterdir()) == ["manifest.json", *(s.name for s in manifest.shards)]
+    files = ["manifest.json", *(name for s in manifest.shards for name in (s.name, f"{s.name}.index"))]
+    assert sorted(path.name for path in packed.iterdir()) == files
 
 
 def test_webdataset_reads_what_is_packed(packed: Path) -> None:

@@ -274,3 +274,15 @@ def test_settings_are_checked() -> None:
 
 def test_middle_of_a_video_is_the_clip_to_compare_on(folder: Path) -> None:
     assert read_clip(str(folder / "videos" / "short.mp4"), CONFIG).shape == (1, 4, 32, 32, 3)
+
+
+def test_processes_started_together_share_the_videos(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["features", str(folder / "videos"), "--encoder", str(folder / "encoder"), "--output", str(tmp_path)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        assert main(words) == 0
+        assert "1 videos, 0 already done" in capsys.readouterr().out
+        assert len(list(tmp_path.rglob("*.safetensors"))) == 2 - rank

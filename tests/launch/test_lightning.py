@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as lightning
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from launch.training.lightning import (
     LightningChangedError,
     NullSignalConnector,
+    choose_accelerator,
     find_callback,
     forget_batches,
     leave_signals_alone,
@@ -100,3 +103,19 @@ def test_a_checkpoint_without_an_entry_is_named(name: str) -> None:
     del checkpoint["loops"]["fit_loop"][name]
     with pytest.raises(LightningChangedError, match=f"has no checkpoint entry {name}"):
         forget_batches(checkpoint, 6)
+
+
+def test_a_rank_that_sees_only_its_own_gpu_trains_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 3 of 8, as with SLURM's --gpus-per-task; the GPU is not there, so nothing may be put on it."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for ranks, launched, name in ((8, False, "gpu"), (1, True, "gpu"), (8, True, "cpu")):
+        assert choose_accelerator(name, ranks, launched) == name
+    for name, value in (("NTASKS", 16), ("NTASKS_PER_NODE", 8), ("PROCID", 11), ("LOCALID", 3), ("NODEID", 1)):
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    trainer = lightning.Trainer(
+        accelerator=choose_accelerator("gpu", 8, launched=True), devices=8, num_nodes=2, strategy="ddp", logger=False,
+        plugins=[SLURMEnvironment(auto_requeue=False)], enable_checkpointing=False, enable_progress_bar=False,
+    )  # fmt: skip
+    assert trainer.strategy.root_device == torch.device("cuda", 0)
+    assert (trainer.world_size, trainer.num_devices, trainer.local_rank) == (16, 8, 3)

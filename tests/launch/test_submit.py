@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
+from launch.cluster.jobs import count_cores_wanted
 from launch.cluster.snapshot import ROOT, describe_code
 from launch.cluster.submit import expand, name_of
 from launch.config import load_config
@@ -48,6 +49,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(
     for line in (
         "--nodes=4", "--ntasks-per-node=2", "--gpus-per-node=2", "--partition=gpu", "--time=24:00:00", "--account=me",
         "--qos=high", "--constraint=a100", "--mem=64G", "--cpus-per-task=6", "--dependency=afterok:12",
+        "--kill-on-invalid-dep=yes",
         "--signal=USR1@120", "--open-mode=append", "--requeue", "--mail-type=FAIL",
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in script, line
@@ -163,3 +165,93 @@ def test_an_export_finds_folders_with_spaces(tmp_path: Path, capsys: pytest.Capt
     said = subprocess.run(["bash", "-c", f"printf '%s\\n' {start}"], capture_output=True, text=True).stdout
     assert said.splitlines() == ["-m", "launch", "export", str(run), str(out), "--format", "native"]
     assert f"#SBATCH --output='{out}.job/logs/slurm-%j.log'\n" in script
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    folder = tmp_path / "my videos"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(b"")
+    return folder
+
+
+def test_packing_is_an_array_of_parts_and_a_merge_after_it(
+    film: Path, sbatch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["submit", str(film), str(tmp_path / "out"), "--job=pack", "short_side=64", "fast_decode=true"]
+    assert main([*words, "--parts=3"]) == 0
+    home = tmp_path / "out.job"
+    script, merge = (home / "job.sh").read_text(), (home / "merge" / "job.sh").read_text()
+    for line in ("--array=0-2", "--cpus-per-task=8", "--ntasks-per-node=1"):
+        assert f"#SBATCH {line}\n" in script, line
+    assert "--gpus-per-node" not in script
+    assert f"pack '{film}' {tmp_path / 'out'} --short-side 64 --fast-decode --jobs 8 --part" in script
+    assert "#SBATCH --dependency=afterok:4711\n" in merge
+    assert f"pack --merge {tmp_path / 'out'}" in merge
+    start = script[script.index(" -m launch pack") :].splitlines()[0]
+    said = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {start}"], capture_output=True, text=True,
+        env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"},
+    )  # fmt: skip
+    assert said.stdout.splitlines()[-1] == "2/3"
+    assert capsys.readouterr().out.count("submitted") == 2
+    for extra, message in (
+        ("--parts=-1", "--parts must be at least 1"),
+        ("part=1/2", "a job packs all parts"),
+        ("shrot_side=3", "did you mean short_side"),
+        ("--sweep=a=1", "--sweep goes with train"),
+    ):
+        assert main([*words, extra, "--dry-run"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_features_are_shared_by_all_tasks(film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(film), str(tmp_path / "out"), "--job=features", "--after=1", "--nodes=2", "--gpus-per-node=4"]
+    script = dry(capsys, *words, "encoder=runs/a", "pool=mean", "layers=3,5", "hierarchical=true")
+    assert "#SBATCH --ntasks-per-node=4\n" in script
+    assert "#SBATCH --cpus-per-task=3\n" in script
+    assert f"--encoder {Path('runs/a').absolute()} --pool mean --layers 3 5 --hierarchical" in script
+    for extra, message in (("pool=some", "argument --pool"), ("encodr=x", "encodr")):
+        assert main(["submit", *words, "encoder=runs/a", extra, "--dry-run"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_surprise_and_planning_run_as_one_task(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "run"
+    model.mkdir()
+    script = dry(capsys, str(model), "--job=surprise", f"pairs={shards}", "batch=8")
+    assert f"launch surprise {model} pairs={shards} batch=8 pairs={shards} output={model / 'surprise'}" in script
+    plan = str(ROOT / "configs" / "plan" / "plan_two_rooms.yaml")
+    script = dry(
+        capsys, plan, "--job=plan", f"model={model}", f"data={shards}", f"test={shards}", f"output={tmp_path / 'plan'}"
+    )
+    assert 'launch plan "$run/submitted.yaml"' in script
+    assert main(["submit", plan, "--job=plan", f"model={model}", f"data={shards}", f"test={shards}", "--nodes=2"]) == 2
+    assert "runs as one task" in capsys.readouterr().err
+
+
+def test_a_comparison_measures_then_runs_its_choices_side_by_side(
+    shards: Path, sbatch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = str(ROOT / "configs" / "objectives" / "cpu.yaml")
+    words = [f"train={shards}", f"test={shards}", f"output={tmp_path / 'study'}"]
+    assert main(["submit", study, "--job=compare-objectives", *words]) == 0
+    home = tmp_path / "study.job"
+    first, middle, last = (home / name / "job.sh" for name in ("steps", "", "table"))
+    assert "--measure" in first.read_text()
+    names = [Path(line).name for line in (home / "runs.txt").read_text().splitlines()]
+    assert f"#SBATCH --array=0-{len(names) - 1}\n" in middle.read_text()
+    assert f"only:\n- {names[1]}" in (home / names[1] / "submitted.yaml").read_text()
+    for script in (middle, last):
+        assert "#SBATCH --dependency=afterok:4711\n" in script.read_text()
+    assert capsys.readouterr().out.count("submitted") == 3
+
+
+def test_cores_are_asked_for_by_what_the_loader_needs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--cpus-per-task=3\n" in dry(capsys, CONFIG, *words, "data.workers=2")
+    assert "--cpus-per-task=9\n" in dry(capsys, CONFIG, *words, "data.workers=null")
+    assert "cpus-per-task" not in dry(capsys, CONFIG, *words, "data.workers=2", "--cpus-per-task=0")
+    assert "cpus-per-task" not in dry(capsys, CONFIG, *words, "data.workers=null", "--gpus-per-node=0")
+    assert count_cores_wanted(None, fast=True, gpus=8) == 4

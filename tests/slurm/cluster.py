@@ -29,13 +29,17 @@ def run(*words: str, seconds: float = 120) -> str:
 
 def submit(words: list[str], *options: str) -> str:
     """Submit a training on both nodes; the number of its job."""
-    job = ["--nodes=2", "--gpus-per-node=0", *options]
+    return submit_chain(CONFIG, *words, "--nodes=2", "--gpus-per-node=0", *options)[0]
+
+
+def submit_chain(*words: str) -> list[str]:
+    """Submit whatever these words say; the numbers of its jobs."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert main(["submit", CONFIG, *words, *job]) == 0
-    found = re.search(r"submitted (?:\d+ jobs|job) (\d+)", said.getvalue())
+        assert main(["submit", *words]) == 0
+    found = re.findall(r"submitted (?:\d+ jobs|job) (\d+)", said.getvalue())
     assert found, said.getvalue()
-    return found[1]
+    return found
 
 
 def facts(job: str) -> dict[str, str]:
