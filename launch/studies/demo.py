@@ -85,7 +85,7 @@ def pretrain(config: TrainConfig) -> float:
     return time.monotonic() - begun
 
 
-def probe_config(folder: Path, seed: int) -> ProbeConfig:
+def probe_config(folder: Path, seed: int, workers: int | None) -> ProbeConfig:
     """The probe config for the demo's encoder and shards."""
     overrides = [
         f"encoder={folder / 'encoder'}",
@@ -93,6 +93,7 @@ def probe_config(folder: Path, seed: int) -> ProbeConfig:
         f"test={folder / 'shards' / 'test'}",
         f"output={folder / 'probe'}",
         f"heads.seed={seed}",
+        f"data.workers={'null' if workers is None else workers}",
     ]
     return load_config(ProbeConfig, PROBE, overrides)
 

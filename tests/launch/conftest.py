@@ -20,7 +20,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 clips of 8 frames at 32 pixels, 4 of each of 12 classes."""
     folder = tmp_path_factory.mktemp("motions")
     write_videos(folder / "videos", 48, 0, SyntheticConfig(size=32, frames=8))
-    pack(str(folder / "videos"), str(folder / "shards"), PackConfig())
+    pack(str(folder / "videos"), str(folder / "shards"), PackConfig(jobs=0))
     return folder / "shards"
 
 
@@ -29,7 +29,7 @@ def words(shards: Path, tmp_path: Path) -> list[str]:
     """A run of seconds on them."""
     return [
         "encoder.size=custom", "encoder.width=24", "encoder.depth=2", "encoder.heads=2", "encoder.patch=8",
-        "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1", "data.workers=1",
+        "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1", "data.workers=0",
         "run.precision=fp32", "run.batch=8", "run.steps=6", "run.log_every=1", "run.checkpoint_every=3",
         "health.every=2", "masks.ahead.kind=future",
         f"data.path={shards}", f"run.output={tmp_path / 'run'}",

@@ -12,6 +12,7 @@ from data.generated.sprites import SyntheticConfig, write_videos
 from launch.__main__ import main
 from launch.config import load_config
 from launch.reports.start_page import find_neighbours
+from launch.studies.start import Start, claim_output
 from launch.studies.survey import GPU, SMALL, Survey, choose, look_at
 from launch.training.config import TrainConfig
 
@@ -29,6 +30,12 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own") / "videos"
     write_videos(folder, 24, 0, SyntheticConfig(size=32, frames=8))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _few_steps_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.training.budget.MEASURED", 8)
+    monkeypatch.setattr("launch.training.budget.WARMUP", 2)
 
 
 @pytest.fixture
@@ -108,7 +115,8 @@ def test_interrupted_start_continues(flat: Path, tmp_path: Path, capsys: pytest.
     output.mkdir()
     asked = {"source": str(flat.resolve()), "minutes": 0.01, "seed": 0, "overrides": list(TINY)}
     (output / "start.json").write_text(json.dumps(asked))
-    assert main(["start", str(flat), "--output", str(output), "--minutes", "0.01", *TINY]) == 0
+    survey = look_at(str(flat))
+    claim_output(Start(str(flat), output, 0.01, 0, survey, choose(survey, gpu_gib=0), TINY))
     assert "continues there" in capsys.readouterr().out
 
 
