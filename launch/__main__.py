@@ -31,6 +31,7 @@ COMMANDS = {
     "windows": "build a labelled data set from unlabelled videos: forward or backward, or which video",
     "compare": "test which probe results differ significantly",
     "export": "export an encoder (safetensors, transformers, ONNX, torch.export, V-JEPA's own format)",
+    "push": "upload an export to the Hugging Face Hub",
     "features": "extract features from videos of any length with a sliding window",
     "decode": "decode what a model imagines into pixels, and measure how close it comes",
     "surprise": "tell possible from impossible videos by the energy of what is seen",

@@ -72,8 +72,8 @@ def write_kind(
 ) -> None:
     """Write clips 0 ... clips-1 of a kind as folder/<class>/<index>.mp4, with a sidecar for those that have values.
 
-    Existing clips are kept, so an interrupted call continues. A kind that a worker process cannot import by itself needs
-    `prepare`. Raises ValueError if the folder was made with another
+    Existing clips are kept, so an interrupted call continues. A kind that a worker process cannot import by itself
+    needs `prepare`. Raises ValueError if the folder was made with another
     kind, seed or config.
     """
     if clips < 1 or seed < 0 or jobs < 1:

@@ -11,6 +11,7 @@ from data.generated.kinds import all_kinds
 from data.generated.sprites import SyntheticConfig, write_videos
 from data.packing.pack import PackConfig, pack
 from launch.exchange.formats import FORMATS
+from launch.training.loggers import LOGGERS
 from probes.kinds import HEADS
 from vjepa.registry import CALLBACKS, ENCODERS, MASKS, OBJECTIVES, REGULARISERS, TARGETS, Registry
 
@@ -45,7 +46,17 @@ def quick(words: list[str]) -> list[str]:
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
     """What a test's plugins registered is gone after it."""
-    registries: list[Registry] = [CALLBACKS, ENCODERS, FORMATS, HEADS, MASKS, OBJECTIVES, REGULARISERS, TARGETS]
+    registries: list[Registry] = [
+        CALLBACKS,
+        ENCODERS,
+        FORMATS,
+        HEADS,
+        LOGGERS,
+        MASKS,
+        OBJECTIVES,
+        REGULARISERS,
+        TARGETS,
+    ]
     before = [{name: registry.find(name) for name in registry} for registry in registries]
     generated = all_kinds()
     yield

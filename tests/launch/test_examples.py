@@ -64,7 +64,17 @@ def test_metrics_go_to_weights_and_biases(quick: list[str], tmp_path: Path, monk
 
 def test_own_data_set_is_generated_and_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.generated.videos.FEWEST", 2)  # two processes, which import the plugin themselves
-    words = ["--plugin", str(EXAMPLES / "own_data.py"), "generate", "swing", str(tmp_path / "swing"), "--clips", "4", "--jobs", "2"]
+    words = [
+        "--plugin",
+        str(EXAMPLES / "own_data.py"),
+        "generate",
+        "swing",
+        str(tmp_path / "swing"),
+        "--clips",
+        "4",
+        "--jobs",
+        "2",
+    ]
     assert main(words) == 0
     manifest = Manifest.load(str(next((tmp_path / "swing").rglob("manifest.json")).parent))
     assert (manifest.samples, manifest.classes) == (4, ["long", "short"])
