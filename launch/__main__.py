@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "generate videos, pretrain, probe, export and report, all in ten minutes on a laptop",
     "generate": "generate a labelled, packed data set (motions, physics, rooms, equations)",
     "pack": "turn a folder, csv or list of videos into tar shards with a manifest",
+    "look": "look at a set through an encoder: neighbours, a map, features as colours",
     "inspect": "summarise a folder of shards, and verify it",
     "train": "pretrain an encoder on packed videos",
     "submit": "submit a training run, probe or export to SLURM: job script, code snapshot, requeue",

@@ -28,7 +28,8 @@ def test_demo_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixt
     clip = torch.zeros(1, config.frames, config.crop, config.crop, 3, dtype=torch.uint8)
     assert encoder(vjepa.normalise(clip)).shape[-1] == 24
     page = (folder / "report.html").read_text()
-    assert page.count("<img ") == 4
+    assert page.count("data:image/webp") == 6 * 2 * 2, "six clips, moving, with their mask and with their features"
+    assert page.count("data:image/png") == 4 + 1, "curves and the confusion matrix"
     assert "http" not in page.replace("http-equiv", ""), "the report must stand alone"
     shown = capsys.readouterr().out
     assert str(folder / "report.html") in shown

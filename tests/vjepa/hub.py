@@ -43,9 +43,7 @@ def handler_of(repositories: Repositories) -> type[BaseHTTPRequestHandler]:
                 self.answer({"errors": [], "warnings": []})
             elif words[4:5] == ["preupload"]:
                 paths = [file["path"] for file in json.loads(body)["files"]]
-                self.answer(
-                    {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
-                )
+                self.answer({"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]})
             elif words[4:5] == ["commit"]:
                 name = "/".join(words[2:4])
                 files = repositories[name]

@@ -24,7 +24,7 @@ def load_pretrained(path: str | Path, which: EncoderName | None = None, hints: H
 
     `path` is a folder written by `vjepa export` or by transformers, such a folder on the Hugging Face Hub as
     hf://OWNER/NAME (extra `hub`), or an official V-JEPA 1 or 2 file. For the latter, `which` selects the encoder and
-    `hints` give what cannot be inferred from shapes. Raises FileNotFoundError, or ValueError if any tensor does not fit.
+    `hints` give what cannot be inferred from shapes. Raises FileNotFoundError, or ValueError if a tensor does not fit.
     """
     if is_hub(path):
         return load_pretrained(download(path), which, hints)
