@@ -196,3 +196,22 @@ def test_configs_are_found_by_short_name(tmp_path: Path, monkeypatch: pytest.Mon
 def test_no_two_configs_share_a_short_name() -> None:
     names = [name.rsplit("/", 1)[-1] for name in list_configs()]
     assert sorted(names) == sorted(set(names))
+
+
+def test_containers_install_every_folder_with_an_extra_that_exists() -> None:
+    """No daemon is at hand: the recipes are read, and what they copy and install is compared with the tree."""
+    needed = {"pyproject.toml", "setup.cfg", "README.md", "LICENSE", "vjepa", "data", "probes", "launch", "configs"}
+    docker = (ROOT / "Dockerfile").read_text()
+    copied = [word for line in re.findall(r"^COPY (.+)$", docker, re.MULTILINE) for word in line.split()[:-1]]
+    apptainer = (ROOT / "apptainer.def").read_text()
+    files = [line.split()[0] for line in apptainer.split("%files")[1].split("%post")[0].splitlines() if line.strip()]
+    assert set(copied) == set(files) == needed
+    assert all((ROOT / name).exists() for name in needed)
+    declared = (ROOT / "setup.cfg").read_text()
+    for text in (docker, apptainer):
+        (extra,) = re.findall(r"pip install --no-cache-dir \S*\[(\w+)\]\S* torchvision", text)
+        assert f"\n{extra} =\n" in declared
+    assert re.search(r'^ENTRYPOINT \["vjepa"\]$', docker, re.MULTILINE)
+    assert "exec vjepa" in apptainer
+    instructions = {line.split()[0] for line in docker.splitlines() if line and not line.startswith("#")}
+    assert instructions <= {"FROM", "WORKDIR", "COPY", "RUN", "ENTRYPOINT", "CMD"}
