@@ -80,6 +80,15 @@ def test_choice_fits_the_batch_and_the_clip_to_the_videos() -> None:
     assert len(short.reasons) > len(choose(MANY, gpu_gib=0).reasons)
 
 
+def test_few_long_videos_are_cut_into_pieces() -> None:
+    few = choose(replace(MANY, videos=4, seconds=30.0, frames=900), gpu_gib=0)
+    assert few.split == 2.0
+    assert "run.batch" not in " ".join(few.overrides), "60 pieces fill a batch"
+    assert any("pieces of 2 s" in reason for reason in few.reasons)
+    assert choose(replace(MANY, videos=4, seconds=2.5, frames=75), gpu_gib=0).split == 0
+    assert choose(MANY, gpu_gib=0).split == 0
+
+
 def test_large_videos_are_scaled_down_and_small_ones_kept() -> None:
     crop = load_config(TrainConfig, SMALL, []).data.crop
     assert choose(replace(MANY, side=1080), gpu_gib=0).short_side == 2 * crop
@@ -137,6 +146,9 @@ def test_start_with_labels_probes(videos: Path, tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().out
     assert "random encoder" in said
     assert "vjepa probe own encoder=" in said
+    card = (tmp_path / "out" / "encoder" / "README.md").read_text()
+    assert "## Probes on frozen features" in card
+    assert "](features.png)" in card
     assert "Results" in (tmp_path / "out" / "report.html").read_text()
 
 
