@@ -22,7 +22,7 @@ GPU_GIB = 15.0  # memory that single_gpu_vits.yaml needs
 LARGER = 2.0  # videos this many times larger than the crop are scaled down while packing
 VAL_FRACTION = 0.2  # of each class, held out for the probe
 FEW_VIDEOS = 100  # below this, long videos are cut into pieces: one clip of each at a time would be too few
-PIECE = 2.0  # seconds of a piece, if a clip is not longer
+PIECE = 1.0  # seconds of a piece, if a clip is not longer
 
 
 @dataclass(frozen=True)

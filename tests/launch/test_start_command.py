@@ -82,10 +82,10 @@ def test_choice_fits_the_batch_and_the_clip_to_the_videos() -> None:
 
 def test_few_long_videos_are_cut_into_pieces() -> None:
     few = choose(replace(MANY, videos=4, seconds=30.0, frames=900), gpu_gib=0)
-    assert few.split == 2.0
-    assert "run.batch" not in " ".join(few.overrides), "60 pieces fill a batch"
-    assert any("pieces of 2 s" in reason for reason in few.reasons)
-    assert choose(replace(MANY, videos=4, seconds=2.5, frames=75), gpu_gib=0).split == 0
+    assert few.split == 1.0
+    assert "run.batch" not in " ".join(few.overrides), "120 pieces fill a batch"
+    assert any("pieces of 1 s" in reason for reason in few.reasons)
+    assert choose(replace(MANY, videos=4, seconds=1.5, frames=45), gpu_gib=0).split == 0
     assert choose(MANY, gpu_gib=0).split == 0
 
 
