@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     claim_output(start)
     say(f"Packing into {output / 'shards'}")
     prepare(start)
-    say(f"Pretraining for {arguments.minutes:g} minutes, without labels")
+    say(f"Pretraining for {arguments.minutes:g} min, without labels")
     seconds = pretrain(start)
     say("Probing the frozen encoder" if survey.labelled else "No probe: it needs two classes with two videos each")
     results = evaluate(start)

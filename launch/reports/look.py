@@ -121,12 +121,12 @@ def show_map(clips: Tensor, names: Sequence[str], points: Points) -> str:
 
 
 NEIGHBOURS = (
-    "Left: a clip; then the clips with the most similar mean features, the most similar first. No labels were used; a "
-    "neighbour of another class has a dashed frame."
+    "Left: a clip; then the clips with the most similar mean features, the most similar first. No labels were used. "
+    "Where there are any, a neighbour of another class has a dashed frame."
 )
 MAP = (
     "{count} clips, one dot each: {method} of their mean features. Clips that the encoder finds alike are near each "
-    "other; distances between groups, and the axes themselves, mean nothing. The colours are the classes, which "
-    "training did not see."
+    "other; distances between groups, and the axes themselves, mean nothing. Colours are classes, if there "
+    "are any; training did not see them."
 )
 MOVING = "One clip for every part of the map that has any."

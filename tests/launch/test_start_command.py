@@ -70,7 +70,7 @@ def test_choice_follows_device_and_number_of_videos() -> None:
 
 
 def test_choice_fits_the_batch_and_the_clip_to_the_videos() -> None:
-    few = choose(replace(MANY, videos=10), gpu_gib=0)
+    few = choose(replace(MANY, videos=10, seconds=1.5, frames=45), gpu_gib=0)
     assert "run.batch=8" in few.overrides
     frames = load_config(TrainConfig, SMALL, []).data.frames
     short = choose(replace(MANY, frames=frames, seconds=frames / 60), gpu_gib=0)
