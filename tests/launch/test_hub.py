@@ -86,6 +86,17 @@ def test_what_the_hub_does_not_have_is_named(hub: Any, tmp_path: Path, capsys: p
     assert "is not an exported folder" in capsys.readouterr().err
 
 
+def test_a_hub_out_of_reach_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(tmp_path / "encoder", licence="mit")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert main(["push", str(tmp_path / "encoder"), "me/motions"]) == 2
+    assert "me/motions cannot be uploaded" in capsys.readouterr().err
+    with pytest.raises(OSError, match="hf://me/unheard-of cannot be downloaded"):
+        vjepa.load_encoder("hf://me/unheard-of")
+
+
 def test_a_name_of_the_hub_without_its_prefix_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r'say so: "hf://facebook/vjepa2-vitl-fpc64-256"'):

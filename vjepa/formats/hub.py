@@ -30,11 +30,12 @@ def download(path: str | Path) -> Path:
     if found is None:
         raise ValueError(f"{path} must be hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(found[1], revision=found[2], allow_patterns=list(FILES), endpoint=_endpoint())
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except Exception as error:
+        if not _is_of_the_hub(error):
+            raise
         raise OSError(
             f"hf://{found[1]} cannot be downloaded: {_first_line(error)}; if it is private, log in with: hf auth login"
         ) from error
@@ -55,13 +56,14 @@ def push(folder: str | Path, name: str, licence: str = "", private: bool = False
         raise ValueError(f"{folder} is not an exported folder; make one: vjepa export RUN {folder}")
     _state_licence(folder / CARD, licence)
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     hub = HfApi(endpoint=_endpoint())
     try:
         hub.create_repo(name, private=private, exist_ok=True)
         done = hub.upload_folder(repo_id=name, folder_path=folder, commit_message="vjepa push")
-    except HfHubHTTPError as error:
+    except Exception as error:
+        if not _is_of_the_hub(error):
+            raise
         raise OSError(f"{name} cannot be uploaded: {_first_line(error)}; log in with: hf auth login") from error
     return str(done.repo_url) if hasattr(done, "repo_url") else str(done)
 
@@ -87,6 +89,12 @@ def _state_licence(card: Path, licence: str) -> None:
 
 def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT")
+
+
+def _is_of_the_hub(error: Exception) -> bool:
+    """An answer of the hub, or none: the HTTP client that huggingface_hub uses differs between its versions."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"HfHubHTTPError", "LocalEntryNotFoundError", "TransportError", "RequestException"})
 
 
 def _first_line(error: Exception) -> str:
