@@ -132,7 +132,7 @@ def explain_command(wanted: str, commands: Iterable[str]) -> str:
 
 
 def explain_file(path: Path) -> str:
-    """The second half of an error about a config that does not exist: similar files, ready-made ones by their short names."""
+    """The second half of an error about a config that does not exist: similar files, ours by short names."""
     own = {os.path.relpath(file): file for file in _list_yaml(path.parent)}
     found = {**own, **{file.stem: file for file in _list_yaml(CONFIGS) if os.path.relpath(file) not in own}}
     stems = {name: file.stem.lower() for name, file in found.items()}

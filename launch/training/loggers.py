@@ -127,8 +127,8 @@ class Board(TensorBoardLogger):
         """Fill the HPARAMS tab, with the curves of `METRICS` as its metrics; Lightning would add a point to each."""
         from torch.utils.tensorboard.summary import hparams
 
-        plain = (bool, int, float, str)
-        shown = {name: value if isinstance(value, plain) else str(value) for name, value in vars_of(params).items()}
+        numbers = (int, float)  # anything else is shown as text, also yes and no
+        shown = {name: value if type(value) in numbers else str(value) for name, value in vars_of(params).items()}
         for summary in hparams(shown, dict.fromkeys(METRICS, 0.0)):
             self.experiment.file_writer.add_summary(summary)
 
