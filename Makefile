@@ -4,7 +4,7 @@ MINUTES ?= 5
 BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo world test test-all check format docs install clean
+.PHONY: demo world test test-all check format docs notebook install clean
 
 demo: .venv/installed
 	$(BIN)/vjepa demo --minutes $(MINUTES)
@@ -34,6 +34,11 @@ format: .venv/installed
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The site is in build/site; $(BIN)/mkdocs serve shows it while you write."
+
+# Runs examples/quickstart.ipynb in an empty folder and stores it with its pictures.
+notebook: .venv/installed
+	rm -rf runs/notebook && mkdir -p runs/notebook
+	cd runs/notebook && PATH="$(CURDIR)/$(BIN):$$PATH" ../../$(BIN)/python -c 'import nbclient, nbformat; f = "../../examples/quickstart.ipynb"; n = nbformat.read(f, 4); nbclient.NotebookClient(n, timeout=3600, record_timing=False).execute(); nbformat.write(n, f)'
 
 install: .venv/installed
 

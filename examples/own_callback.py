@@ -1,6 +1,6 @@
 """A callback of your own: any Lightning callback. This one writes a line every quarter of the run.
 
-vjepa train tiny_cpu data.path=SHARDS run.output=runs/tiny run.plugins=[examples/own_callback.py]
+vjepa train small data.path=SHARDS run.output=runs/mine run.plugins=[examples/own_callback.py]
 """
 
 from typing import Any

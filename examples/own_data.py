@@ -1,6 +1,6 @@
 """A data set of your own: a disc that swings like a pendulum; the label is its length, which sets the period.
 
-vjepa --plugin examples/own_data.py generate swing runs/swing --clips 200 --jobs 1
+vjepa --plugin examples/own_data.py generate swing runs/swing --clips 200
 """
 
 from dataclasses import dataclass

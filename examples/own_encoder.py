@@ -1,6 +1,6 @@
 """An encoder of your own: timm's image ViT on the first frame of every tubelet, its tokens attending over the clip.
 
-vjepa train tiny_cpu data.path=SHARDS run.output=vit run.plugins=[examples/own_encoder.py] encoder.kind=timm_frames
+vjepa train small data.path=SHARDS run.output=vit run.plugins=[examples/own_encoder.py] encoder.kind=timm_frames
 """
 
 import torch

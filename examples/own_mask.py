@@ -1,6 +1,6 @@
 """A mask of your own: hide a band of rows in every frame.
 
-vjepa train tiny_cpu data.path=SHARDS run.output=runs/bands run.plugins=[examples/own_mask.py] masks.band.kind=band
+vjepa train small data.path=SHARDS run.output=runs/bands run.plugins=[examples/own_mask.py] masks.band.kind=band
 """
 
 import torch

@@ -1,6 +1,6 @@
 """An objective of your own: were the two halves of a clip swapped? Neither masks nor a teacher.
 
-vjepa train tiny_cpu data.path=SHARDS run.output=runs/swap run.plugins=[examples/own_objective.py] objective=swap
+vjepa train small data.path=SHARDS run.output=runs/swap run.plugins=[examples/own_objective.py] objective=swap
 """
 
 from dataclasses import dataclass

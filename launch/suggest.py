@@ -132,8 +132,9 @@ def explain_command(wanted: str, commands: Iterable[str]) -> str:
 
 
 def explain_file(path: Path) -> str:
-    """The second half of an error about a config that does not exist: files with similar names."""
-    found = {os.path.relpath(file): file for folder in (path.parent, CONFIGS) for file in _list_yaml(folder)}
+    """The second half of an error about a config that does not exist: similar files, ours by short names."""
+    own = {os.path.relpath(file): file for file in _list_yaml(path.parent)}
+    found = {**own, **{file.stem: file for file in _list_yaml(CONFIGS) if os.path.relpath(file) not in own}}
     stems = {name: file.stem.lower() for name, file in found.items()}
     near = nearest(path.stem.lower(), list(dict.fromkeys(stems.values())), SHOWN)
     names = [name for stem in near for name in found if stems[name] == stem][:SHOWN]

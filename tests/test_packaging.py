@@ -69,6 +69,12 @@ def test_wheel_has_every_file_of_the_tools(wheel: Path) -> None:
     assert not missing, f"list their folders under packages in setup.cfg: {missing}"
 
 
+def test_wheel_holds_one_package(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"vjepa", next(top for top in tops if top.endswith(".dist-info"))}
+
+
 def test_script_works_from_an_empty_folder(script: Path, tmp_path: Path) -> None:
     assert re.fullmatch(r"vjepa \d+\.\d+\.\d+\n", run([script, "--version"], tmp_path).stdout)
     shown = run([script, "train", "tiny_cpu", "run.steps=7", "--show"], tmp_path)
@@ -86,9 +92,9 @@ def test_packages_of_the_same_name_in_the_folder_do_not_hide_the_tools(script: P
     for name in ("data", "launch", "probes"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package')\n")
-    assert "steps: 7" in run([script, "train", "tiny_cpu", "run.steps=7", "--show"], tmp_path).stdout
-    as_module = [script.parent / "python", "-m", "vjepa", "train", "tiny_cpu", "run.steps=7", "--show"]
-    assert "steps: 7" in run(as_module, tmp_path).stdout
+    assert "steps: 100" in run([script, "configs", "tiny_cpu"], tmp_path).stdout
+    as_module = [script.parent / "python", "-m", "vjepa", "configs", "tiny_cpu"]
+    assert "steps: 100" in run(as_module, tmp_path).stdout
 
 
 def test_importing_the_library_makes_no_package_named_data_importable(script: Path, tmp_path: Path) -> None:
@@ -145,18 +151,22 @@ def test_library_needs_torch_and_safetensors_alone(script: Path, tmp_path: Path)
 import sys
 sys.modules.update(dict.fromkeys({sorted({*EXTRAS} - {"numpy"})!r}))  # what is not installed
 import torch, vjepa
+assert "installed" in vjepa.__file__, vjepa.__file__
 config = vjepa.EncoderConfig(size="custom", width=24, depth=1, heads=2, patch=8, frames=4, crop=32)
 encoder = vjepa.load_encoder(vjepa.save_encoder(vjepa.Encoder(config), "encoder"))
 print(tuple(encoder(vjepa.normalise(torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8))).shape))
-try:
-    vjepa.JEPA
-except ImportError as error:
-    print(error)
+missing = []
+for name in vjepa.__all__:
+    try:
+        assert getattr(vjepa, name) is not None
+    except ImportError as error:
+        missing.append(f"{{name}}: {{error}}")
+print("; ".join(missing))
 """
     said = run([script.parent / "python", "-c", program], tmp_path)
     lines = said.stdout.splitlines()
     assert lines[:1] == ["(1, 32, 24)"], said.stderr
-    assert lines[1].startswith("vjepa.JEPA needs pytorch_lightning")
+    assert lines[1].startswith("JEPA: vjepa.JEPA needs pytorch_lightning")
     assert lines[1].endswith("pip install 'vjepa-pretraining[train]'")
 
 
@@ -186,3 +196,22 @@ def test_configs_are_found_by_short_name(tmp_path: Path, monkeypatch: pytest.Mon
 def test_no_two_configs_share_a_short_name() -> None:
     names = [name.rsplit("/", 1)[-1] for name in list_configs()]
     assert sorted(names) == sorted(set(names))
+
+
+def test_containers_install_every_folder_with_an_extra_that_exists() -> None:
+    """No daemon is at hand: the recipes are read, and what they copy and install is compared with the tree."""
+    needed = {"pyproject.toml", "setup.cfg", "README.md", "LICENSE", "vjepa", "data", "probes", "launch", "configs"}
+    docker = (ROOT / "Dockerfile").read_text()
+    copied = [word for line in re.findall(r"^COPY (.+)$", docker, re.MULTILINE) for word in line.split()[:-1]]
+    apptainer = (ROOT / "apptainer.def").read_text()
+    files = [line.split()[0] for line in apptainer.split("%files")[1].split("%post")[0].splitlines() if line.strip()]
+    assert set(copied) == set(files) == needed
+    assert all((ROOT / name).exists() for name in needed)
+    declared = (ROOT / "setup.cfg").read_text()
+    for text in (docker, apptainer):
+        (extra,) = re.findall(r"pip install --no-cache-dir \S*\[(\w+)\]\S* torchvision", text)
+        assert f"\n{extra} =\n" in declared
+    assert re.search(r'^ENTRYPOINT \["vjepa"\]$', docker, re.MULTILINE)
+    assert "exec vjepa" in apptainer
+    instructions = {line.split()[0] for line in docker.splitlines() if line and not line.startswith("#")}
+    assert instructions <= {"FROM", "WORKDIR", "COPY", "RUN", "ENTRYPOINT", "CMD"}

@@ -16,7 +16,11 @@ EXTRAS = {  # import name -> extra that brings it, the smallest first
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "wandb": "wandb",
+    "mlflow": "mlflow",
+    "huggingface_hub": "hub",
     "sklearn": "probe",
+    "pyarrow": "probe",
+    "pandas": "probe",
 }
 REQUIRED = ("torch", "safetensors")  # what a plain install brings
 

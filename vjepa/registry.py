@@ -8,6 +8,7 @@ modules, which the config lists under `run.plugins`.
 """
 
 import difflib
+import hashlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -86,7 +87,8 @@ def import_plugins(names: tuple[str, ...] | list[str]) -> None:
 def _import_file(path: Path) -> None:
     """Import a .py file once, under a name derived from its path."""
     whole = path.resolve()
-    name = f"vjepa_plugin_{abs(hash(str(whole))):x}"
+    # the same name in every process, or a worker could not unpickle what the module defines
+    name = f"vjepa_plugin_{hashlib.sha256(str(whole).encode()).hexdigest()[:16]}"
     if name in modules:
         return
     if not whole.is_file():

@@ -27,6 +27,9 @@ from data.packing.pack import PackConfig, pack
 from data.packing.sources import Source
 
 Progress = Callable[[int, int], None]  # clips done, clips in total
+Prepare = Callable[[], object]  # called first in every worker process, such as to import the module of a kind
+
+FEWEST = 48  # clips for one more process: starting an interpreter takes as long as rendering some dozens
 
 _NOTE = ".generated.json"  # records the kind, seed and config of a folder of videos
 _UNLABELLED = "clips"  # folder for videos without labels
@@ -65,10 +68,12 @@ def write_kind(
     seed: int,
     jobs: int = 1,
     progress: Progress | None = None,
+    prepare: Prepare | None = None,
 ) -> None:
     """Write clips 0 ... clips-1 of a kind as folder/<class>/<index>.mp4, with a sidecar for those that have values.
 
-    Existing clips are kept, so an interrupted call continues. Raises ValueError if the folder was made with another
+    Existing clips are kept, so an interrupted call continues. A kind that a worker process cannot import by itself
+    needs `prepare`. Raises ValueError if the folder was made with another
     kind, seed or config.
     """
     if clips < 1 or seed < 0 or jobs < 1:
@@ -78,7 +83,7 @@ def write_kind(
     written = {int(path.stem) for path in folder.glob("*/[0-9]*.mp4")}
     missing = [index for index in range(clips) if index not in written]
     done = clips - len(missing)
-    for _ in _run([_Job(kind.render, classes, config, folder, index, seed) for index in missing], jobs):
+    for _ in _run([_Job(kind.render, classes, config, folder, index, seed) for index in missing], jobs, prepare):
         done += 1
         if progress is not None:
             progress(done, clips)
@@ -92,13 +97,14 @@ def write_set(
     seed: int,
     jobs: int = 1,
     progress: Progress | None = None,
+    prepare: Prepare | None = None,
 ) -> Manifest:
     """Write clips of a kind to OUTPUT/videos, pack them into OUTPUT/shards, write OUTPUT/values/*.csv for `targets=`.
 
     Raises ValueError if OUTPUT holds another set.
     """
     output = Path(output)
-    write_kind(kind, config, output / "videos", clips, seed, jobs, progress)
+    write_kind(kind, config, output / "videos", clips, seed, jobs, progress, prepare)
     pack(str(output / "videos"), str(output / "shards"), PackConfig(jobs=jobs if jobs > 1 else 0, strict=True))
     manifest = Manifest.load(str(output / "shards"))
     if manifest.samples != clips:
@@ -124,12 +130,13 @@ def _write_tables(output: Path) -> None:
         write_bytes(output / "values" / f"{value}.csv", buffer.getvalue().encode())
 
 
-def _run(jobs: list[_Job], processes: int) -> Iterator[None]:
-    if processes == 1 or len(jobs) < 2:
+def _run(jobs: list[_Job], processes: int, prepare: Prepare | None) -> Iterator[None]:
+    processes = min(processes, -(-len(jobs) // FEWEST))
+    if processes < 2:
         yield from map(_write_video, jobs)
         return
     # Spawned, not forked: a fork would copy locks held by the caller's threads.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), prepare) as pool:
         yield from pool.map(_write_video, jobs, chunksize=8)
 
 

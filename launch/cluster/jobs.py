@@ -142,17 +142,22 @@ def prepare_plan(request: dict[str, Any], options: JobConfig) -> list[Step]:
 def prepare_study(request: dict[str, Any], options: JobConfig) -> list[Step]:
     """Three jobs: measure the step times, then one array task per choice, then the table."""
     config = load_config(StudyConfig, request["config"], request["words"])
-    for name in ("train", "test"):
+    for name in () if config.sets else ("train", "test"):
         if not getattr(config, name):
             raise ValueError(f"{name} is required: a folder of labelled shards")
         need(getattr(config, name), name)
-    transfer = {name: Transfer(absolute(sets.train), absolute(sets.test)) for name, sets in config.transfer.items()}
+    sets = {
+        name: replace(one, train=absolute(one.train), test=absolute(one.test)) if one.train else one
+        for name, one in config.sets.items()
+    }
+    transfer = {name: Transfer(absolute(pair.train), absolute(pair.test)) for name, pair in config.transfer.items()}
     config = replace(
         config,
         pretrain=str(find_config(config.pretrain).absolute()),
         probe=str(find_config(config.probe).absolute()),
-        train=absolute(config.train),
-        test=absolute(config.test),
+        train=absolute(config.train) if config.train else "",
+        test=absolute(config.test) if config.test else "",
+        sets=sets,
         transfer=transfer,
         output=absolute(config.output),
     )

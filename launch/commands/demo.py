@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     difference = export(load_module(config.run.output), encoder_folder, source=config.run.output)
     say(f"Exported the target encoder to {encoder_folder} (after reloading, largest difference {difference:.0e})")
     say(f"Probing the frozen encoder: {videos.train} labelled training clips, {videos.test} held out")
-    results = probe(probe_config(folder, arguments.seed))
+    results = probe(probe_config(folder, arguments.seed, config.data.workers))
     total = time.monotonic() - started
     write_results(folder, config, results, train_seconds, total)
     report(folder, config, results, train_seconds)

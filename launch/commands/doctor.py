@@ -37,7 +37,11 @@ OPTIONAL = {
     "torchvision": "needed by timm and transformers",
     "transformers": "for `export --format transformers`",
     "onnxruntime": "for `export --format onnx`",
-    "scikit-learn": "for your own classifiers on `features`",
+    "scikit-learn": "for the map of `look`, and your own classifiers on `features`",
+    "pyarrow": "for `features --table`",
+    "huggingface_hub": "for `push`, and encoders named hf://OWNER/NAME",
+    "wandb": "for run.loggers=[wandb]",
+    "mlflow-skinny": "for run.loggers=[mlflow]",
 }
 SHARED_MEMORY = "/dev/shm"
 FEW_FILES = 1024  # open files that are enough for a loader with the default settings
@@ -75,7 +79,11 @@ def packages() -> list[Finding]:
         try:
             found.append(Finding(name, True, importlib.metadata.version(name), needed))
         except importlib.metadata.PackageNotFoundError:
-            fix = install_command({"scikit-learn": "sklearn", "pillow": "PIL"}.get(name, name.replace("-", "_")))
+            fix = install_command(
+                {"scikit-learn": "sklearn", "pillow": "PIL", "mlflow-skinny": "mlflow"}.get(
+                    name, name.replace("-", "_")
+                )
+            )
             detail = f"not installed: {OPTIONAL[name]}; {fix}" if name in OPTIONAL else fix
             found.append(Finding(name, False, detail, needed))
     return found

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from launch.exchange.card import CardConfig
 from launch.exchange.encoders import add_encoder_arguments, read_head, read_hints, read_origin
-from launch.exchange.export import _read_run, describe_head, export_origin, find_results
+from launch.exchange.export import describe_head, export_origin, find_results, read_run
 from launch.exchange.features import read_clip
 from launch.exchange.formats import FORMATS
 from launch.exchange.world import export_world
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     if results:
         read_results(results)  # a wrong file should fail before the export, not after it
     origin = read_origin(arguments.checkpoint, arguments.weights, read_hints(arguments))
-    origin = replace(origin, facts={**origin.facts, **_read_run(Path(arguments.checkpoint))})
+    origin = replace(origin, facts={**origin.facts, **read_run(Path(arguments.checkpoint))})
     head = read_head(arguments.probe, origin.pretrained.encoder) if arguments.probe else None
     output = Path(arguments.output)
     clip = read_clip(arguments.clip, origin.pretrained.encoder.config) if arguments.clip else None

@@ -10,6 +10,7 @@ videos. The same arguments give the same bytes; an interrupted command continues
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from tqdm import tqdm
 from data.generated.kinds import Kind, VideoSettings, all_kinds, find_kind
 from data.generated.videos import write_set
 from launch.config import load_config, to_yaml
+from launch.plugins import PLUGINS
+from vjepa.registry import import_plugins
 
 ROWS, COLUMNS = 8, 8  # clips and frames of a contact sheet
 
@@ -76,6 +79,7 @@ def _write(kind: Kind, config: VideoSettings, output: Path, arguments: argparse.
             arguments.seed,
             arguments.jobs,
             lambda done, _: bar.update(done - bar.n),
+            partial(import_plugins, PLUGINS.get()),  # a kind of the user's own, in the worker processes too
         )
     tables = sorted(path.stem for path in (output / "values").glob("*.csv"))
     print(f"{manifest.samples} clips in {manifest.folder}, {manifest.total_bytes / 1e6:.1f} MB")

@@ -3,7 +3,7 @@
     vjepa start VIDEOS --minutes 5
 
 Looks at the videos, packs them, draws a contact sheet, says which config fits and why, pretrains without labels,
-exports the encoder, probes it if subfolders name classes, and writes the report. Nothing is overwritten; interrupted,
+probes the encoder if subfolders name classes, exports it, and writes the report. Nothing is overwritten; interrupted,
 the same command continues. docs/tutorial.md goes through the same steps one command at a time.
 """
 
@@ -58,12 +58,12 @@ def run(arguments: argparse.Namespace) -> None:
     claim_output(start)
     say(f"Packing into {output / 'shards'}")
     prepare(start)
-    say(f"Pretraining for {arguments.minutes:g} minutes, without labels")
+    say(f"Pretraining for {arguments.minutes:g} min, without labels")
     seconds = pretrain(start)
-    difference = export_encoder(start)
-    print(f"exported to {output / 'encoder'}; after reloading, largest difference {difference:.0e}")
     say("Probing the frozen encoder" if survey.labelled else "No probe: it needs two classes with two videos each")
     results = evaluate(start)
     if results:
         print(table(results))
+    difference = export_encoder(start)
+    print(f"exported to {output / 'encoder'}; after reloading, largest difference {difference:.0e}")
     finish(start, results, seconds)

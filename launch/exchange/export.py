@@ -95,7 +95,7 @@ def draw_picture(origin: Origin, output: Path) -> str:
     return "Synthetic clips and the first three principal components of their features as red, green and blue."
 
 
-def _read_run(folder: Path) -> dict[str, str]:
+def read_run(folder: Path) -> dict[str, str]:
     """Config and last gauges of a run directory, as text; empty for anything else."""
     facts = {}
     if (folder / "csv" / "metrics.csv").is_file():

@@ -86,7 +86,7 @@ def extract_videos(
     Raises ValueError if two videos would get the same file, or if an existing file was made with other settings;
     InUseError if another process is writing features to `output`.
     """
-    targets = dict(list(_name_targets(videos, output, f".{to}").items())[rank::world])
+    targets = dict(list(name_targets(videos, output, f".{to}").items())[rank::world])
     lock = "features" if world == 1 else f"features-{rank}-of-{world}"
     with claim_folder(output, lock, "give another --output"):
         for folder in {target.parent for target in targets}:
@@ -229,7 +229,8 @@ def read_clip(path: str, config: EncoderConfig) -> Tensor:
     return next(show_windows(video, middle[None], config.crop)).unsqueeze(0)
 
 
-def _name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path, Source]:
+def name_targets(videos: Sequence[str], output: Path, suffix: str) -> dict[Path, Source]:
+    """The feature file of every video that the sources `videos` list."""
     targets: dict[Path, Source] = {}
     for given in videos:
         for entry in list_sources(given).sources:

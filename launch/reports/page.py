@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 STYLE = """
-body { font: 15px/1.55 system-ui, sans-serif; color: #1d2433; max-width: 1080px; margin: 2.5rem auto;
-  padding: 0 1.2rem }
+body { font: 15px/1.55 system-ui, sans-serif; color: #1d2433; background: #fff; max-width: 1080px;
+  margin: 2.5rem auto; padding: 0 1.2rem }
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 p.lead { color: #56607a; margin-top: 0 } img { max-width: 100%; height: auto }
 table { border-collapse: collapse; margin: .6rem 0; display: block; overflow-x: auto; max-width: 100% }
@@ -16,11 +16,24 @@ th, td { padding: .35rem .9rem; text-align: right; white-space: nowrap }
 th { font-weight: 600; border-bottom: 2px solid #1d2433 } td { border-bottom: 1px solid #e3e7ef }
 th:first-child, td:first-child { text-align: left } tr.ours td { font-weight: 600; background: #f0f5ff }
 span { color: #7a8499; font-weight: 400; font-size: .85em }
-div.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(31rem, 1fr)); gap: .8rem 1.4rem }
+div.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(31rem, 100%), 1fr)); gap: .8rem 1.4rem }
+div.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: .6rem }
+div.thumbs { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.6rem, 1fr)); gap: .6rem; margin: .9rem 0;
+  max-width: 60rem }
+div.pairs { display: flex; flex-wrap: wrap; gap: .8rem 1.6rem } div.pairs > div { display: flex; gap: .3rem }
+div.pairs figure { width: 7rem } div.wide { overflow-x: auto } div.wide img { max-width: none }
+div.map { display: grid; grid-template-columns: repeat(7, 1fr); gap: .25rem; max-width: 50rem; padding: .4rem;
+  background: #f4f6fa; border-radius: 6px }
+div.map figcaption { font-size: .62rem; line-height: 1.2; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap }
+img.clip { width: 100%; display: block } figure.first img { outline: 2px solid #2f6fde; outline-offset: 1px }
+figure.first figcaption { font-weight: 600 } figure.other img { outline: 2px dashed #c4475b; outline-offset: 1px }
 figure { margin: 0 } figure img { border-radius: 4px } figcaption { font-size: .85em; overflow-wrap: anywhere }
 h3 { font-size: 1rem; margin-bottom: .3rem }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.4rem }
-dt { color: #56607a } dd { margin: 0; overflow-wrap: anywhere }
+dt { color: #56607a } dd { margin: 0; overflow-wrap: anywhere } ul { padding-left: 1.2rem }
+@media (max-width: 600px) { body { margin: 1rem auto; padding: 0 .8rem } th, td { padding: .3rem .5rem }
+  dl { grid-template-columns: 1fr } dd { margin: 0 0 .4rem } div.thumbs { grid-template-columns: repeat(3, 1fr) } }
 """
 
 
@@ -39,7 +52,7 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
         f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>{"".join(parts)}</body></html>\n'
     )
 

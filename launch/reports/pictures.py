@@ -1,4 +1,4 @@
-"""The pictures of a report: clips with their masks, curves, feature colours, confusion matrix.
+"""The still pictures of a report: curves, feature colours, confusion matrix; and clips under a mask.
 
 B clips, T frames, H W pixels, (t, h, w) the token grid, N = t*h*w, D width.
 """
@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,60 +25,48 @@ from vjepa.pixels import normalise
 Images = npt.NDArray[np.float32]
 
 INK, BLUE, ORANGE, GREY = "#1d2433", "#2f6fde", "#e0752d", "#9aa3b2"
+COLOURS = (BLUE, ORANGE, "#3a9e6e", "#a05bc4", GREY, "#c4475b")
 NAMED = 40  # maximum number of classes with names on a confusion matrix
 
 
-def draw_contact_sheet(clips: Tensor, names: list[str], masks: dict[str, MaskConfig], encoder: Encoder) -> Figure:
-    """Clips uint8 [B, T, H, W, 3], one per row, and next to each what the context encoder sees under each mask."""
-    grid, columns = encoder.config.grid, 4
-    kinds = [("clip", None), *masks.items()]
-    figure = Figure(figsize=(1.55 * columns * len(kinds), 1.6 * len(clips)))
-    axes = figure.subplots(len(clips), columns * len(kinds), squeeze=False)
-    indices = np.linspace(0, clips.shape[1] - 1, columns).round().astype(int)
-    for kind, (title, mask) in enumerate(kinds):
-        shown = clips.numpy() / 255
-        if mask is not None:
-            drawn = draw_masks(mask, grid, torch.arange(len(clips)), 0, kind - 1)
-            visible = torch.zeros(len(clips), grid[0] * grid[1] * grid[2]).scatter_(1, drawn.context, 1.0)
-            shown = shown * _to_pixels(visible, encoder)[..., None] + 0.5 * (
-                1 - _to_pixels(visible, encoder)[..., None]
-            )
-        for row, name in enumerate(names):
-            for column, index in enumerate(indices):
-                axis = axes[row, kind * columns + column]
-                axis.imshow(shown[row, index], interpolation="nearest")
-                axis.set_axis_off()
-                if row == 0:
-                    axis.set_title(f"{title}, frame {index + 1}", fontsize=7, color=INK)
-                if kind == 0 and column == 0:
-                    axis.text(
-                        -0.08, 0.5, name, transform=axis.transAxes, rotation=90, va="center", ha="right", fontsize=8
-                    )
-    figure.tight_layout(pad=0.3)
-    return figure
+def mask_clips(clips: Tensor, mask: MaskConfig, number: int, encoder: Encoder) -> Tensor:
+    """What the context encoder sees of clips uint8 [B, T, H, W, 3] under a run's mask `number`; the rest is grey."""
+    drawn = draw_masks(mask, encoder.config.grid, torch.arange(len(clips)), 0, number)
+    t, h, w = encoder.config.grid
+    visible = torch.zeros(len(clips), t * h * w).scatter_(1, drawn.context, 1.0)
+    seen = torch.from_numpy(_to_pixels(visible, encoder))[..., None]
+    return (clips * seen + 128 * (1 - seen)).to(torch.uint8)
 
 
-def draw_curves(history: dict[str, tuple[list[int], list[float]]]) -> Figure:
-    """Loss and collapse gauges against optimiser steps."""
+def show_curves(history: dict[str, tuple[list[int], list[float]]]) -> str:
+    """Loss and collapse gauges against optimiser steps, as panels of HTML that a narrow page puts below each other."""
     panels = [
-        ("loss/prediction", "prediction loss"),
-        ("gauges/spread", "spread across clips (0: collapsed)"),
-        ("gauges/rank", "effective rank of tokens"),
-        ("gauges/pooled_rank", "effective rank of clip means"),
+        ("loss/prediction", "prediction loss", "loss"),
+        ("gauges/spread", "spread across clips (0: collapsed)", "spread"),
+        ("gauges/rank", "effective rank of tokens", "rank"),
+        ("gauges/pooled_rank", "effective rank of clip means", "rank"),
     ]
-    figure = Figure(figsize=(12, 2.6))
-    for axis, (key, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        steps, values = history.get(key, ([], []))
-        axis.plot(steps, values, color=BLUE, linewidth=1.4)
-        axis.set_title(title, fontsize=9, color=INK)
-        axis.set_xlabel("step", fontsize=8)
+    shown = []
+    for key, title, unit in panels:
+        figure = Figure(figsize=(4.2, 2.9))
+        axis = figure.subplots()
+        axis.plot(*history.get(key, ([], [])), color=BLUE, linewidth=1.6)
+        axis.set_title(title, fontsize=11, color=INK)
+        axis.set_xlabel("optimiser step", fontsize=10)
+        axis.set_ylabel(unit, fontsize=10)
         axis.set_ylim(bottom=0)
-        axis.grid(color="#e6e9ef")
-        axis.tick_params(labelsize=7)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    figure.tight_layout()
-    return figure
+        tidy(axis)
+        figure.tight_layout()
+        shown.append(embed(figure, title))
+    return f'<div class="plots">{"".join(shown)}</div>'
+
+
+def tidy(axis: Any) -> None:
+    """A light grid, readable ticks, no frame above and on the right."""
+    axis.grid(color="#e6e9ef")
+    axis.tick_params(labelsize=9)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
 
 
 def draw_feature_colours(clips: Tensor, encoder: Encoder) -> Figure:
@@ -168,12 +157,13 @@ def make_gif(pictures: Sequence[Image.Image], milliseconds: int, last: int) -> b
     return buffer.getvalue()
 
 
-def embed(figure: Figure, alternative: str) -> str:
-    """A figure as an <img> with embedded data."""
+def embed(figure: Figure, alternative: str = "", wide: bool = False) -> str:
+    """A figure as an <img> with embedded data; a `wide` one keeps its size, and a narrow page scrolls it sideways."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{alternative}" src="data:image/png;base64,{data}">'
+    picture = f'<img alt="{alternative}" src="data:image/png;base64,{data}">'
+    return f'<div class="wide">{picture}</div>' if wide else picture
 
 
 def _to_pixels(tokens: Tensor, encoder: Encoder) -> Images:

@@ -13,9 +13,10 @@ from torch import Tensor
 from data.decode import DecodeError
 from data.loading.loader import EvalLoader, Views
 from data.loading.workers import ClipReader
+from launch.reports.moving import embed_clip
 from launch.reports.page import Section, lay_out_table, result_table, show_score, show_share, write_report
 from launch.reports.pictures import draw_confusion, embed
-from launch.reports.probe_pictures import draw_frames, draw_shares, draw_values
+from launch.reports.probe_pictures import draw_shares, draw_values
 from probes.evaluate import Result
 from probes.results import Document, Predictions, read_predictions, read_results
 
@@ -39,14 +40,14 @@ def write_probe_report(folder: Path, show: Show | None = None) -> Path:
     ]
     if any(row["shares"] for row in document.rows):
         chance = 1 / len(document.classes) if document.classes else None
-        picture = embed(draw_shares(document.rows, chance), "score against the fraction of labels")
+        picture = embed(draw_shares(document.rows, chance), "score against the fraction of labels", wide=True)
         text = (
             "Heads trained on a fraction of the labels of every class; dots are seeds, bands the 95 % interval of "
             "their mean."
         )
         sections.append(Section("With fewer labels", text, picture + _share_lines(document)))
     if document.classes:
-        picture = embed(draw_confusion(chosen["confusion"], document.classes), "confusion matrix")
+        picture = embed(draw_confusion(chosen["confusion"], document.classes), "confusion matrix", wide=True)
         text = f"{of}: rows are true classes, columns predictions, in per cent of the row."
         sections.append(Section("Confusion matrix", text, picture))
         sections.append(
@@ -236,11 +237,11 @@ def _examples(said: Predictions, show: Show | None) -> str:
         figures = []
         for number in group:
             key = said.keys[number]
-            picture = embed(draw_frames(clips[key]), "frames of a clip") if key in clips else ""
+            picture = embed_clip(clips[key], said.labels[number]) if key in clips else ""
             text = f"{said.labels[number]}, predicted {said.predicted[number]}: {told[number]}"
             caption = f"{html.escape(text)} <span>{html.escape(key)}</span>"
             figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
-        body += f'<h3>{title}</h3><div class="grid">{"".join(figures)}</div>' if figures else ""
+        body += f'<h3>{title}</h3><div class="thumbs">{"".join(figures)}</div>' if figures else ""
     return body
 
 

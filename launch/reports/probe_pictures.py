@@ -1,16 +1,11 @@
-"""The pictures of a probe's report: few-shot curves, predicted against true values, frames of clips."""
+"""The pictures of a probe's report: few-shot curves, predicted against true values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from launch.reports.pictures import BLUE, GREY, INK, ORANGE
-
-COLOURS = (BLUE, ORANGE, "#3a9e6e", "#a05bc4", GREY, "#c4475b")
-FRAMES = 6  # frames shown per clip
+from launch.reports.pictures import BLUE, COLOURS, GREY, INK, tidy
 
 
 def draw_shares(rows: Sequence[Mapping[str, Any]], chance: float | None) -> Figure:
@@ -44,7 +39,7 @@ def draw_shares(rows: Sequence[Mapping[str, Any]], chance: float | None) -> Figu
         axis.set_xticks([], minor=True)
         axis.set_title(head, fontsize=10, color=INK)
         axis.set_xlabel("fraction of the labels", fontsize=8)
-        _tidy(axis)
+        tidy(axis)
     panels[0].set_ylabel("mean absolute error" if chance is None else "top-1, %", fontsize=8)
     panels[-1].legend(fontsize=7, frameon=False, loc="best")
     figure.tight_layout()
@@ -60,25 +55,6 @@ def draw_values(truth: Sequence[float], predicted: Sequence[float]) -> Figure:
     axis.plot(ends, ends, color=GREY, linewidth=1)
     axis.set_xlabel("true value", fontsize=9)
     axis.set_ylabel("predicted", fontsize=9)
-    _tidy(axis)
+    tidy(axis)
     figure.tight_layout()
     return figure
-
-
-def draw_frames(clip: Tensor) -> Figure:
-    """Some frames of a clip uint8 [T, H, W, 3], side by side."""
-    indices = np.linspace(0, len(clip) - 1, min(FRAMES, len(clip))).round().astype(int)
-    strip = np.concatenate([clip[index].numpy() for index in indices], 1)
-    height, width = strip.shape[:2]
-    figure = Figure(figsize=(5.4, 5.4 * height / width))
-    axis = figure.add_axes((0, 0, 1, 1))
-    axis.imshow(strip, interpolation="nearest")
-    axis.set_axis_off()
-    return figure
-
-
-def _tidy(axis: Any) -> None:
-    axis.grid(color="#e6e9ef")
-    axis.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

@@ -17,15 +17,9 @@ from data.manifest import Manifest
 from data.packing.pack import PackConfig, pack
 from launch.config import load_config
 from launch.probing.probe import ProbeConfig
+from launch.reports.moving import show_features, show_masks
 from launch.reports.page import Section, result_table, write_report
-from launch.reports.pictures import (
-    draw_confusion,
-    draw_contact_sheet,
-    draw_curves,
-    draw_feature_colours,
-    embed,
-    read_history,
-)
+from launch.reports.pictures import draw_confusion, embed, read_history, show_curves
 from launch.training.budget import measure_step
 from launch.training.config import TrainConfig
 from launch.training.rundir import hold_run
@@ -85,7 +79,7 @@ def pretrain(config: TrainConfig) -> float:
     return time.monotonic() - begun
 
 
-def probe_config(folder: Path, seed: int) -> ProbeConfig:
+def probe_config(folder: Path, seed: int, workers: int | None) -> ProbeConfig:
     """The probe config for the demo's encoder and shards."""
     overrides = [
         f"encoder={folder / 'encoder'}",
@@ -93,6 +87,7 @@ def probe_config(folder: Path, seed: int) -> ProbeConfig:
         f"test={folder / 'shards' / 'test'}",
         f"output={folder / 'probe'}",
         f"heads.seed={seed}",
+        f"data.workers={'null' if workers is None else workers}",
     ]
     return load_config(ProbeConfig, PROBE, overrides)
 
@@ -120,10 +115,12 @@ def report(folder: Path, config: TrainConfig, results: list[Result], train_secon
     linear = next(result for result in results if result.features == "encoder" and result.head == "linear")
     pictures = {
         "What was learned": result_table([result.as_dict() for result in results]),
-        "What it saw": embed(draw_contact_sheet(clips, names, config.jepa.masks, encoder), "clips and masks"),
-        "Training curves": embed(draw_curves(read_history(folder / "run")), "loss and gauges"),
-        "Features": embed(draw_feature_colours(clips, encoder), "clips and feature colours"),
-        "Confusion matrix": embed(draw_confusion(linear.as_dict()["confusion"], classes), "confusion matrix"),
+        "What it saw": show_masks(clips, names, config.jepa.masks, encoder),
+        "Training curves": show_curves(read_history(folder / "run")),
+        "Features": show_features(clips, names, encoder),
+        "Confusion matrix": embed(
+            draw_confusion(linear.as_dict()["confusion"], classes), "confusion matrix", wide=True
+        ),
     }
     sections = [Section(title, TEXTS[title], body) for title, body in pictures.items()]
     run, minutes = config.run, train_seconds / 60

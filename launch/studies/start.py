@@ -17,7 +17,9 @@ from data.packing.pack import PackConfig, pack
 from data.packing.verify import draw_contact_sheet
 from launch.config import load_config
 from launch.config_files import CONFIGS
-from launch.exchange.export import export
+from launch.exchange.card import CardConfig
+from launch.exchange.encoders import describe_run
+from launch.exchange.export import export_origin, find_results, read_run
 from launch.probing.probe import ProbeConfig, probe
 from launch.reports.start_page import write_start_page
 from launch.studies.survey import VAL_FRACTION, Choice, Survey
@@ -66,7 +68,7 @@ class Start:
         data = self.config.data
         rate = f"data.fps={data.fps:g}" if data.fps else f"data.stride={data.stride}"
         return [
-            f"encoder={self.output / 'encoder'}", f"train={self.shards['train']}", f"test={self.shards['val']}",
+            f"encoder={self.output / 'run'}", f"train={self.shards['train']}", f"test={self.shards['val']}",
             f"output={self.output / 'probe'}", f"heads.seed={self.seed}", "heads.names=[linear,knn]",
             "baselines=[random,first_frame]", rate,
             *(["heads.folds=5"] if self.survey.videos < FEW else []),
@@ -96,14 +98,14 @@ def prepare(start: Start) -> None:
     report = pack(
         start.source,
         str(start.output / "shards"),
-        PackConfig(short_side=start.choice.short_side, val_fraction=fraction),
+        PackConfig(short_side=start.choice.short_side, split=start.choice.split, val_fraction=fraction),
         lambda done, total, samples, rejected: show(f"packed {done} of {total} videos", done == total),
     )
     for rejection in report.rejected[:5]:
         print(f"left out: {rejection.path}: {rejection.reason}")
     sheet = start.output / "videos.png"
     draw_contact_sheet(Manifest.load(str(start.shards["train"]))).save(sheet)
-    print(f"{report.samples} videos packed; contact sheet: {sheet}")
+    print(f"{report.samples} {'pieces' if start.choice.split else 'videos'} packed; contact sheet: {sheet}")
 
 
 def pretrain(start: Start) -> float:
@@ -132,8 +134,17 @@ def finish(start: Start, results: list[Result], seconds: float) -> None:
 
 
 def export_encoder(start: Start) -> float:
-    """Export the target encoder to the folder `encoder`; returns the largest difference after reloading."""
-    return export(load_module(start.config.run.output), start.output / "encoder", source=start.config.run.output)
+    """Export the target encoder to the folder `encoder`; returns the largest difference after reloading.
+
+    Its model card has the results of the probe, if there was one, and a picture.
+    """
+    run = Path(start.config.run.output)
+    origin = describe_run(load_module(run), "target", str(run))
+    origin = replace(origin, facts={**origin.facts, **read_run(run)})
+    card = CardConfig(
+        data=start.survey.describe().replace("\n", "; "), results=find_results(str(start.output / "probe"))
+    )
+    return export_origin(origin, start.output / "encoder", card=card, picture=True)
 
 
 def three_lines(start: Start) -> str:
@@ -146,6 +157,7 @@ def three_lines(start: Start) -> str:
 def steps_as_commands(start: Start) -> str:
     """The commands that do the same one after another."""
     scaled = f" --short-side {start.choice.short_side}" if start.choice.short_side else ""
+    scaled += f" --split {start.choice.split:g}" if start.choice.split else ""
     held = f" --val-fraction {VAL_FRACTION:g}" if start.survey.labelled else ""
     overrides = " ".join([*start.choice.overrides, *start.overrides])
     shards, run, encoder = start.output / "shards", start.output / "run", start.output / "encoder"
@@ -154,10 +166,11 @@ def steps_as_commands(start: Start) -> str:
         f"vjepa inspect {start.shards['train']} --picture {start.output / 'videos.png'}",
         f"vjepa train {start.choice.config.stem} data.path={start.shards['train']} run.output={run} "
         f"run.budget={start.minutes:g}min run.seed={start.seed} {overrides}".rstrip(),
-        f"vjepa export {run} {encoder}",
     ]
     if start.survey.labelled:
         lines.append(f"vjepa probe own {' '.join(start.probe_overrides)}")
+    results = f" --results {start.output / 'probe' / 'results.json'}" if start.survey.labelled else ""
+    lines.append(f"vjepa export {run} {encoder}{results}")
     return "\n".join(f"    {line}" for line in lines)
 
 

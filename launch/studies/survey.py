@@ -21,6 +21,8 @@ GPU_VIDEOS = 1000  # below this a ViT-S sees the same videos too often within mi
 GPU_GIB = 15.0  # memory that single_gpu_vits.yaml needs
 LARGER = 2.0  # videos this many times larger than the crop are scaled down while packing
 VAL_FRACTION = 0.2  # of each class, held out for the probe
+FEW_VIDEOS = 100  # below this, long videos are cut into pieces: one clip of each at a time would be too few
+PIECE = 1.0  # seconds of a piece, if a clip is not longer
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Choice:
     overrides: tuple[str, ...]
     short_side: int  # pixels to scale down to while packing; 0: pack unchanged
     reasons: tuple[str, ...]
+    split: float = 0.0  # seconds of the pieces that videos are cut into while packing; 0: not cut
 
 
 def look_at(folder: str) -> Survey:
@@ -98,10 +101,18 @@ def choose(survey: Survey, gpu_gib: float | None = None) -> Choice:
             f"data.stride={stride}: a clip of {config.data.frames} frames would last {span:.1f} s, "
             f"the median video {survey.seconds:.1f} s"
         )
-    if config.run.batch > survey.videos * (1 - VAL_FRACTION):
-        batch = max(2, int(survey.videos * (1 - VAL_FRACTION)))
+    piece = max(PIECE, round(span + 0.05, 1))
+    split = piece if survey.videos < FEW_VIDEOS and survey.seconds >= 2 * piece else 0.0
+    samples = int(survey.videos * survey.seconds / split) if split else survey.videos
+    if split:
+        reasons.append(
+            f"videos are cut into pieces of {split:g} s while packing, about {samples}: there are only {survey.videos}"
+        )
+    if config.run.batch > samples * (1 - VAL_FRACTION):
+        batch = max(2, int(samples * (1 - VAL_FRACTION)))
         overrides.append(f"run.batch={batch}")
-        reasons.append(f"run.batch={batch}: there are {survey.videos} videos, the config takes {config.run.batch}")
+        what = "pieces" if split else "videos"
+        reasons.append(f"run.batch={batch}: there are {samples} {what}, the config takes {config.run.batch}")
     crop, short_side = config.data.crop, 0
     if survey.side > LARGER * crop:
         short_side = 2 * round(LARGER * crop / 2)
@@ -109,7 +120,7 @@ def choose(survey: Survey, gpu_gib: float | None = None) -> Choice:
             f"videos are scaled down to {short_side} pixels while packing: training crops have {crop} pixels, "
             "and small videos decode faster"
         )
-    return Choice(file, tuple(overrides), short_side, tuple(reasons))
+    return Choice(file, tuple(overrides), short_side, tuple(reasons), split)
 
 
 def _why(file: Path, survey: Survey, gib: float) -> str:

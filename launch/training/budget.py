@@ -63,7 +63,9 @@ def measure_step(train: Train, config: TrainConfig, compute: bool = False) -> fl
     """
     clock = Clock(WARMUP, compute)
     with tempfile.TemporaryDirectory() as scratch:
-        run = replace(config.run, output=scratch, steps=MEASURED, total_clips=None, budget=None, progress=False)
+        run = replace(
+            config.run, output=scratch, steps=MEASURED, total_clips=None, budget=None, loggers=(), progress=False
+        )
         health = replace(config.health, max_skips=MEASURED, min_rank=0, min_spread=0)  # never stops, never warns
         train(replace(config, run=run, health=health), [clock])
     return clock.step_seconds

@@ -35,6 +35,7 @@ class RunConfig:
         None  # per node; null: as many as torchrun or srun started, else all of them (one process on a CPU)
     )
     nodes: int | None = None  # null: as many as torchrun or srun started, else one
+    loggers: tuple[str, ...] = ("tensorboard",)  # beside the csv: tensorboard, wandb (offline), mlflow (local), yours
     log_every: int = 10  # optimiser steps
     checkpoint_every: int = 1000  # optimiser steps
     keep: int = 2  # number of newest checkpoints to keep; the older one is the fallback if the newest is damaged

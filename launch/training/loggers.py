@@ -1,4 +1,4 @@
-"""Loggers that give one continuous curve however often a run was interrupted.
+"""Loggers that give one continuous curve however often a run was interrupted, and their registry, `run.loggers`.
 
 A killed run repeats the steps after its last checkpoint. The csv drops those rows on resume, and TensorBoard purges
 them; both are flushed to disk before a checkpoint is written, so no step before it is missing.
@@ -6,7 +6,7 @@ them; both are flushed to disk before a checkpoint is written, so no step before
 
 import csv
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,22 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 
 from data.files import replacing, sync
+from vjepa.registry import Registry
+
+MakeLogger = Callable[[Path, int], Logger]  # run directory, first step -> logger
+LOGGERS: Registry[MakeLogger] = Registry("run.loggers", "launch.training.loggers", "launch.training.trackers")
+METRICS = ("loss", "gauges/rank", "gauges/spread")  # shown beside the hyperparameters in TensorBoard
 
 
+def make_loggers(names: Sequence[str], folder: Path, first_step: int) -> list[Logger]:
+    """The loggers of a run by name; the csv is always among them, because reports and resuming read it.
+
+    Raises ValueError for an unknown name, ImportError if the package of one is not installed.
+    """
+    return [LOGGERS.find(name)(folder, first_step) for name in dict.fromkeys([*names, "csv"])]
+
+
+@LOGGERS.register("csv")
 class Table(Logger):
     """csv/metrics.csv: one row per logged step, one column per metric; continued across restarts."""
 
@@ -98,6 +112,7 @@ class Table(Logger):
             writer.writerows(rows)
 
 
+@LOGGERS.register("tensorboard")
 class Board(TensorBoardLogger):
     """TensorBoard, purged of what a killed run logged after its last checkpoint.
 
@@ -106,6 +121,16 @@ class Board(TensorBoardLogger):
 
     def __init__(self, folder: Path, first_step: int) -> None:
         super().__init__(folder, name="", version="tensorboard", purge_step=first_step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Fill the HPARAMS tab, with the curves of `METRICS` as its metrics; Lightning would add a point to each."""
+        from torch.utils.tensorboard.summary import hparams
+
+        numbers = (int, float)  # anything else is shown as text, also yes and no
+        shown = {name: value if type(value) in numbers else str(value) for name, value in vars_of(params).items()}
+        for summary in hparams(shown, dict.fromkeys(METRICS, 0.0)):
+            self.experiment.file_writer.add_summary(summary)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write everything except the epoch."""
@@ -116,3 +141,8 @@ class Board(TensorBoardLogger):
         """Flush to disk."""
         super().save()
         self.experiment.flush()
+
+
+def vars_of(params: dict[str, Any] | Namespace) -> dict[str, Any]:
+    """Hyperparameters as a dict."""
+    return vars(params) if isinstance(params, Namespace) else params

@@ -34,7 +34,7 @@ from vjepa.precision import choose_precision
 
 RESUME_SAFE_KEYS = (
     "run.output", "run.devices", "run.nodes", "run.accumulate", "run.batch_per_device", "run.accelerator",
-    "run.compile", "run.progress", "run.log_every", "run.checkpoint_every", "run.keep", "run.keep_every",
+    "run.compile", "run.progress", "run.loggers", "run.log_every", "run.checkpoint_every", "run.keep", "run.keep_every",
     "run.start", "teacher.weights", "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb",
     "data.outage", "data.max_bad_fraction", "health.",
 )  # fmt: skip  # neither the sample order nor what is learned depends on them; the data has its own fingerprint
@@ -82,7 +82,7 @@ def check_same(folder: Path, config: TrainConfig) -> list[str]:
     before = read_config_of_run(folder)
     if before is None:
         return []
-    old, new = _settings(before), _settings(config)
+    old, new = list_settings(before), list_settings(config)
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     changes = {name: f"{name}: {_as_yaml(new.get(name))} (was {_as_yaml(old.get(name))})" for name in differing}
     unsafe = [
@@ -215,7 +215,7 @@ class Heartbeat(Callback):
         write_json(self.path, facts, indent=None)
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
+def list_settings(config: TrainConfig) -> dict[str, Any]:
     """All keys with their values; run.steps is derived from run.total_clips if that is given."""
     return {**dict(_flatten(asdict(config))), "run.steps": config.run.total_steps}
 

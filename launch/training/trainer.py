@@ -30,12 +30,21 @@ from launch.training.config import TrainConfig
 from launch.training.continued import continue_all
 from launch.training.health import watchers
 from launch.training.lightning import choose_accelerator, leave_signals_alone, quieten_lightning
-from launch.training.loggers import Board, Table
+from launch.training.loggers import make_loggers
 from launch.training.preempt import Preemption
 from launch.training.progress import Progress
 from launch.training.randomness import seed_generators
 from launch.training.ranks import Ranks, Share, find_ranks, share_out
-from launch.training.rundir import Heartbeat, add_event, begin_run, check_same, check_share, hold_run, settle_precision
+from launch.training.rundir import (
+    Heartbeat,
+    add_event,
+    begin_run,
+    check_same,
+    check_share,
+    hold_run,
+    list_settings,
+    settle_precision,
+)
 from launch.training.signals import Interrupted, forget, forget_earlier
 from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import start_from
@@ -80,6 +89,8 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
     trainer = make_trainer(config, ranks, share, step, [saver, preemption, *own, *(callbacks or [])])
     if trainer.is_global_zero:
         begin_run(folder, config, loader, step, ranks.world, share.clips)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(list_settings(config))
         if run.progress:
             print(describe(config, ranks.world, share, step))
     del stored  # its memory-mapped tensors would keep the old file open
@@ -142,7 +153,7 @@ def make_trainer(
         max_epochs=-1,
         accumulate_grad_batches=share.batches,
         log_every_n_steps=min(run.log_every, run.total_steps),
-        logger=[Board(folder, step), Table(folder, step)],
+        logger=make_loggers(run.loggers, folder, step),
         callbacks=[Heartbeat(folder), *callbacks, *watchers(config.health, config.data, share.clips), *bar],
         plugins=plugins,
         use_distributed_sampler=False,

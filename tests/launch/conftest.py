@@ -11,6 +11,7 @@ from data.generated.kinds import all_kinds
 from data.generated.sprites import SyntheticConfig, write_videos
 from data.packing.pack import PackConfig, pack
 from launch.exchange.formats import FORMATS
+from launch.training.loggers import LOGGERS
 from probes.kinds import HEADS
 from vjepa.registry import CALLBACKS, ENCODERS, MASKS, OBJECTIVES, REGULARISERS, TARGETS, Registry
 
@@ -20,7 +21,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 clips of 8 frames at 32 pixels, 4 of each of 12 classes."""
     folder = tmp_path_factory.mktemp("motions")
     write_videos(folder / "videos", 48, 0, SyntheticConfig(size=32, frames=8))
-    pack(str(folder / "videos"), str(folder / "shards"), PackConfig())
+    pack(str(folder / "videos"), str(folder / "shards"), PackConfig(jobs=0))
     return folder / "shards"
 
 
@@ -29,7 +30,7 @@ def words(shards: Path, tmp_path: Path) -> list[str]:
     """A run of seconds on them."""
     return [
         "encoder.size=custom", "encoder.width=24", "encoder.depth=2", "encoder.heads=2", "encoder.patch=8",
-        "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1", "data.workers=1",
+        "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1", "data.workers=0",
         "run.precision=fp32", "run.batch=8", "run.steps=6", "run.log_every=1", "run.checkpoint_every=3",
         "health.every=2", "masks.ahead.kind=future",
         f"data.path={shards}", f"run.output={tmp_path / 'run'}",
@@ -45,7 +46,17 @@ def quick(words: list[str]) -> list[str]:
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
     """What a test's plugins registered is gone after it."""
-    registries: list[Registry] = [CALLBACKS, ENCODERS, FORMATS, HEADS, MASKS, OBJECTIVES, REGULARISERS, TARGETS]
+    registries: list[Registry] = [
+        CALLBACKS,
+        ENCODERS,
+        FORMATS,
+        HEADS,
+        LOGGERS,
+        MASKS,
+        OBJECTIVES,
+        REGULARISERS,
+        TARGETS,
+    ]
     before = [{name: registry.find(name) for name in registry} for registry in registries]
     generated = all_kinds()
     yield

@@ -25,7 +25,7 @@ def motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 clips of the demo's."""
     folder = tmp_path_factory.mktemp("motions")
     write_videos(folder / "videos", 600, 0, VIDEO, processes=2)
-    pack(str(folder / "videos"), str(folder / "shards"), PackConfig())
+    pack(str(folder / "videos"), str(folder / "shards"), PackConfig(jobs=0))
     return folder / "shards"
 
 

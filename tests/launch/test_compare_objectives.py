@@ -19,9 +19,9 @@ STUDIES = sorted((ROOT / "configs" / "objectives").glob("*.yaml"))
 
 
 @pytest.fixture
-def study(words: list[str], shards: Path, tmp_path: Path) -> Path:
+def study(quick: list[str], shards: Path, tmp_path: Path) -> Path:
     """A study of three objectives of a tiny model, one with a teacher of its own."""
-    base = load_config(TrainConfig, None, [*words, "run.progress=false", "health.matrix_tflops=1"])
+    base = load_config(TrainConfig, None, [*quick, "run.progress=false"])
     (tmp_path / "base.yaml").write_text(to_yaml(base))
     (tmp_path / "probe.yaml").write_text("data: {stride: 1, workers: 0}\nheads: {names: [linear, knn]}\n")
     content = {
@@ -84,13 +84,16 @@ def test_a_run_that_diverges_is_a_row_and_the_others_go_on(study: Path, capsys: 
 
 
 def test_a_run_may_diverge_while_it_is_measured_and_stays_so_until_its_settings_change(
-    study: Path, capsys: pytest.CaptureFixture[str]
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("launch.training.budget.MEASURED", 8)  # steps
+    monkeypatch.setattr("launch.training.budget.WARMUP", 2)
+    monkeypatch.setattr("launch.studies.compare_objectives.ROUNDS", 1)
     out, content = study.parent / "out", yaml.safe_load(study.read_text())
     content["choices"]["wild"] = {"about": "too fast", "settings": {"optim": {"lr": 1e30, "start_lr": 1e30}}}
     content |= {"seeds": 1, "transfer": {}}
     content["choices"] = {name: content["choices"][name] for name in ("wild", "plain")}
-    content["budget"] = "3s"
+    content["budget"] = "1s"
     study.write_text(yaml.safe_dump(content))
     assert main(["compare-objectives", str(study)]) == 0
     shown = capsys.readouterr().out

@@ -75,8 +75,8 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, message: s
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["configs/pretrain/vjepa2_vitll.yaml"], "vjepa2_vitl.yaml"),
-        (["vjepa2-vitl"], "vjepa2_vitl.yaml"),
+        (["configs/pretrain/vjepa2_vitll.yaml"], "vjepa2_vitl"),
+        (["vjepa2-vitl"], "vjepa2_vitl"),
         (["run.steps=3"], "the YAML file must come first"),
     ],
 )

@@ -27,6 +27,12 @@ CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
 COMMAND = [sys.executable, "-m", "launch", "train", CONFIG]
 
 
+@pytest.fixture
+def quick(quick: list[str]) -> list[str]:
+    """With a worker process, whose state must not matter either."""
+    return [*quick, "data.workers=1"]
+
+
 def curve(folder: Path) -> dict[int, str]:
     """step -> loss as written; a step that is there twice fails."""
     path = folder / "csv" / "metrics.csv"

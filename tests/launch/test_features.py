@@ -266,6 +266,51 @@ def test_two_videos_of_one_name_get_a_file_each_inside_the_output(folder: Path, 
     assert all(path.is_relative_to(tmp_path / "out") for path in made)
 
 
+@pytest.mark.parametrize("to", ["safetensors", "npz"])
+def test_table_of_features_goes_into_pandas_and_scikit_learn(
+    folder: Path, tmp_path: Path, capsys: Any, to: str
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    from sklearn.neighbors import KNeighborsClassifier
+
+    for label in ("cut", "push"):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for name in ("long", "short"):
+            content = (folder / "videos" / f"{name}.mp4").read_bytes()
+            (tmp_path / "videos" / label / f"{name}.mp4").write_bytes(content)
+    file = tmp_path / "tables" / "features.parquet"
+    words = [
+        "features",
+        str(tmp_path / "videos"),
+        "--encoder",
+        str(folder / "encoder"),
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    words += ["--to", to, "--pool", "mean", "--table", str(file)]
+    assert main(words) == 0
+    assert "16 rows, one per window, with 24 features each" in capsys.readouterr().out
+    table = pandas.read_parquet(file)
+    assert list(table.columns[:6]) == ["video", "label", "window", "start", "end", "f0"]
+    assert set(table.video) == {f"{label}/{name}.mp4" for label in ("cut", "push") for name in ("long", "short")}
+    assert table[table.video == "cut/long.mp4"].window.tolist() == list(range(7))
+    x, y = table.filter(regex=r"^f\d+$"), table.label
+    assert KNeighborsClassifier(1).fit(x, y).predict(x).shape == (16,)
+    expected = extract_features(
+        read_video(folder / "videos" / "long.mp4"), load_the_encoder(folder), WindowConfig(pool="mean")
+    )
+    np.testing.assert_array_equal(x[table.video == "push/long.mp4"].to_numpy(), expected["features"].numpy())
+
+
+def test_table_needs_vectors_and_its_ending(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["features", str(folder / "videos"), "--encoder", str(folder / "encoder"), "--output", str(tmp_path / "o")]
+    assert main([*words, "--table", "t.parquet"]) == 2
+    assert "add --pool mean" in capsys.readouterr().err
+    assert main([*words, "--table", "t.csv", "--pool", "mean"]) == 2
+    assert "must end in .parquet" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 def test_settings_are_checked() -> None:
     for settings in ({"stride": -1}, {"batch": 0}, {"step": 0}, {"fps": -1.0}):
         with pytest.raises(ValueError, match=f"--{next(iter(settings))} must"):

@@ -93,3 +93,8 @@ def test_a_misspelt_command_gets_the_nearest(command: str, meant: str, capsys: p
 def test_a_command_like_no_other_gets_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zzqq"]) == 2
     assert "the commands are start, demo, generate, pack" in capsys.readouterr().err
+
+
+def test_a_misspelt_config_gets_the_short_name_of_a_ready_made_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "smal"]) == 2
+    assert "did you mean small" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 clips of 8 frames at 32 pixels, 4 of each of 12 classes."""
     folder = tmp_path_factory.mktemp("motions")
     write_videos(folder / "videos", 48, 0, SyntheticConfig(size=32, frames=8))
-    pack(str(folder / "videos"), str(folder / "shards"), PackConfig())
+    pack(str(folder / "videos"), str(folder / "shards"), PackConfig(jobs=0))
     return folder / "shards"
 
 
@@ -128,7 +128,7 @@ def test_sets_without_labels_are_refused_before_the_run(tmp_path: Path, shards: 
     (tmp_path / "flat").mkdir()
     for number, video in enumerate(sorted((tmp_path / "videos").rglob("*.mp4"))):
         video.rename(tmp_path / "flat" / f"{number}.mp4")
-    pack(str(tmp_path / "flat"), str(tmp_path / "shards"), PackConfig())
+    pack(str(tmp_path / "flat"), str(tmp_path / "shards"), PackConfig(jobs=0))
     with pytest.raises(ValueError, match="the online probe needs labels and the same classes in both sets"):
         OnlineProbe(str(shards), str(tmp_path / "shards"), DataConfig(frames=4, stride=1, crop=32), 8, every=1)
 

@@ -41,7 +41,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A run of some seconds, but for its folder."""
     folder = tmp_path_factory.mktemp("motions")
     write_videos(folder / "videos", 48, 0, SyntheticConfig(size=32, frames=8))
-    pack(str(folder / "videos"), str(folder / "shards"), PackConfig())
+    pack(str(folder / "videos"), str(folder / "shards"), PackConfig(jobs=0))
     return [
         "encoder.size=custom", "encoder.width=24", "encoder.depth=1", "encoder.heads=2", "encoder.patch=16",
         "predictor.width=12", "predictor.depth=1", "data.frames=4", "data.crop=32", "data.stride=1", "data.workers=1",
