@@ -146,17 +146,14 @@ def prepare_study(request: dict[str, Any], options: JobConfig) -> list[Step]:
         if not getattr(config, name):
             raise ValueError(f"{name} is required: a folder of labelled shards")
         need(getattr(config, name), name)
-    sets = {
-        name: replace(one, train=absolute(one.train), test=absolute(one.test)) if one.train else one
-        for name, one in config.sets.items()
-    }
+    sets = {name: replace(one, train=absolute(one.train), test=absolute(one.test)) for name, one in config.sets.items()}
     transfer = {name: Transfer(absolute(pair.train), absolute(pair.test)) for name, pair in config.transfer.items()}
     config = replace(
         config,
         pretrain=str(find_config(config.pretrain).absolute()),
         probe=str(find_config(config.probe).absolute()),
-        train=absolute(config.train) if config.train else "",
-        test=absolute(config.test) if config.test else "",
+        train=absolute(config.train),
+        test=absolute(config.test),
         sets=sets,
         transfer=transfer,
         output=absolute(config.output),
