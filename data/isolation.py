@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def decode_isolated(
-    video: bytes, indices: Sequence[int], decoder: Decoder = "auto", timeout: float = TIMEOUT
+    video: bytes, indices: Sequence[int], decoder: Decoder = "av", timeout: float = TIMEOUT
 ) -> Frames:
     """Frames [T, H, W, C] uint8 at `indices`, as returned by `decode_frames`."""
     if not len(indices):
@@ -108,7 +108,7 @@ class _Helper:
         assert self.connection is not None
         self.connection.settimeout(timeout + GRACE)
         try:
-            send(self.connection, {**request, "timeout": timeout}, video)
+            send(self.connection, {**request, "timeout": timeout}, [video])
         except OSError as error:
             raise self._explain(timeout) from error
 

@@ -54,7 +54,7 @@ class DataConfig:
     shuffle_shards: int = 16  # shards whose samples are shuffled together
     max_bad_fraction: float = 0.01  # of the samples seen
     timeout: float = 60.0  # seconds to decode one sample
-    decoder: Literal["auto", "av", "decord"] = "auto"  # auto: decord, and PyAV for what decord cannot read
+    decoder: Literal["av", "auto", "decord"] = "av"  # auto: decord, and PyAV for what decord cannot read
     cache: str = "~/.cache/video-shards"  # folder for shards behind URLs
     cache_gb: float = 100.0  # size of that folder
     outage: float = 600.0  # seconds that a server of shards may be out of reach

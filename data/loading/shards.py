@@ -170,8 +170,8 @@ def _show(value: Any) -> str:
         return "an integer of thousands of digits"
 
 
-def choose_decoder(sample: Sample, wanted: Decoder = "auto") -> Decoder:
-    """`wanted`, or PyAV if packing found that only PyAV returns the right frames."""
+def choose_decoder(sample: Sample, wanted: Decoder = "av") -> Decoder:
+    """`wanted`, but PyAV instead of auto if packing found that only PyAV returns the right frames."""
     return "av" if wanted == "auto" and sample.meta.get("decoder") == "av" else wanted
 
 

@@ -1,19 +1,21 @@
 """One source -> the samples that go into a shard, or the reason why it is rejected.
 
 Every video is decoded sequentially, which gives the reference frames. Then a few frames are read by random access, as
-the loader will read them, and compared with the reference. If decord is wrong and PyAV right, the sidecar records it;
-if both are wrong, the video is rejected or, with --repair, re-encoded.
+the loader will read them, and compared with the reference: if they differ, the video is rejected or, with --repair,
+re-encoded. The sidecar records whether decord could be used as well.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from data.containers import identify
 from data.decode import (
@@ -29,12 +31,14 @@ from data.decode import (
     to_pixels,
 )
 from data.decoder_process import MEMORY
+from data.isolation import decode_isolated
 from data.loading.shards import ALLOWED, SIDECARS
 from data.packing.sources import Source
 from data.packing.transcode import TranscodeConfig, transcode_video
 
 COMPANIONS = ("actions", "states", "values")  # fields that VIDEO.json next to a video may add to its sidecar
 MIN_COMPLETE = 0.9  # of the frames that a container lists; edit lists may hide a few
+PATIENCE = 600.0  # seconds for decord to read a few frames; `pack` has a limit of its own for a source
 KEPT = 16  # reference frames per video: at least this many if it has them, at most twice as many
 
 
@@ -92,7 +96,10 @@ def examine_source(task: Task) -> Examined:
 
 
 def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
-    """Properties of a video, and the decoder whose random access returns the right frames; DecodeError if none does."""
+    """Properties of a video, and "auto" if decord reads the right frames too, else "av".
+
+    DecodeError if PyAV's random access returns wrong frames. decord has a process of its own: it may crash.
+    """
     reference = _Reference()
     info = probe_video(video, reference.add)
     if not reference.frames:
@@ -101,17 +108,15 @@ def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
     if len(reference.sizes) > 1:
         sizes = len(reference.sizes)
         raise DecodeError("size changes", f"frames of {sizes} sizes in one video; --repair re-encodes it")
-    candidates: tuple[Decoder, ...] = ("decord", "av") if HAS_DECORD else ("av",)
-    problem = ""
-    for decoder in candidates:
-        found = _find_wrong(video, reference, decoder)
-        if not found:
-            return info, "auto" if decoder == "decord" else "av"
-        problem = problem or found
-    raise DecodeError("random access gives wrong frames", f"{problem}; --repair re-encodes it")
+    problem = _find_wrong(partial(decode_frames, video, decoder="av"), reference)
+    if problem:
+        raise DecodeError("random access gives wrong frames", f"{problem}; --repair re-encodes it")
+    if not HAS_DECORD or _find_wrong(partial(decode_isolated, video, decoder="decord", timeout=PATIENCE), reference):
+        return info, "av"
+    return info, "auto"
 
 
-def _find_wrong(video: bytes, reference: "_Reference", decoder: Decoder) -> str:
+def _find_wrong(decode: Callable[[Sequence[int]], Frames], reference: "_Reference") -> str:
     """What is wrong with frames read with a stride, as for a clip, and with a single frame; "" if nothing is."""
     kept = sorted(reference.frames)
     before, at = ([key - 1 for key in reference.keys], list(reference.keys))
@@ -119,7 +124,7 @@ def _find_wrong(video: bytes, reference: "_Reference", decoder: Decoder) -> str:
         if not indices:
             continue
         try:
-            frames = decode_frames(video, indices, decoder)
+            frames = decode(indices)
         except DecodeError as error:
             return str(error)
         wrong = [index for index, frame in zip(indices, frames, strict=True) if reference.differs(index, frame)]
@@ -153,6 +158,7 @@ class _Reference:
         self._step = self._key_step = 1
         self._keys_seen = 0
         self._last: av.VideoFrame | None = None
+        self._converter = VideoReformatter()
 
     def add(self, index: int, frame: av.VideoFrame) -> None:
         self.sizes.add((frame.width, frame.height))
@@ -161,14 +167,14 @@ class _Reference:
         self._last = frame
         if index % self._step:
             return
-        self.frames[index] = _points(to_pixels(frame))
+        self.frames[index] = _points(to_pixels(frame, self._converter))
         if len(self.frames) > 2 * KEPT:
             self._step *= 2
             self.frames = {kept: pixels for kept, pixels in self.frames.items() if kept % self._step == 0}
 
     def _add_key(self, index: int, before: av.VideoFrame, frame: av.VideoFrame) -> None:
         if self._keys_seen % self._key_step == 0:
-            self.keys[index] = _points(to_pixels(before)), _points(to_pixels(frame))
+            self.keys[index] = _points(to_pixels(before, self._converter)), _points(to_pixels(frame, self._converter))
         self._keys_seen += 1
         if len(self.keys) > KEPT:
             self._key_step *= 2

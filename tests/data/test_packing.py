@@ -248,7 +248,7 @@ pack(sys.argv[1], sys.argv[2], PackConfig(shard_mb=0.012, jobs=int(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize(("kills", "jobs"), [(3, 0), pytest.param(20, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "jobs"), [(3, 0), pytest.param(20, 4, marks=pytest.mark.slow)])
 def test_a_killed_packing_goes_on_to_the_same_bytes(
     videos: Path, packed: Path, tmp_path: Path, kills: int, jobs: int
 ) -> None:

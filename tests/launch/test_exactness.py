@@ -84,7 +84,7 @@ def test_killed_twice_a_run_ends_with_the_curve_and_weights_of_an_undisturbed_on
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_twenty_times_at_random_moments_a_run_ends_undisturbed(quick: list[str], tmp_path: Path) -> None:
-    words = [*quick, "run.steps=1500", "run.checkpoint_every=20", "encoder.depth=1"]
+    words = [*quick, "run.steps=1500", "run.checkpoint_every=20", "encoder.depth=1", "data.workers=2"]
     assert main(["train", CONFIG, *moved(words, tmp_path / "alone")]) == 0
     folder, draw, seen = tmp_path / "killed", random.Random(9), []
     for _ in range(20):
