@@ -29,6 +29,7 @@ SIDECARS = frozenset(("json", "cls"))
 MAX_FRAMES = 10_000_000  # per video; four days at 25 fps
 MAX_LABEL = 1 << 31
 MAX_SIDECAR = 64 << 20  # bytes; parsed, it takes about twenty times as much
+MAX_KEY = 1000  # characters
 MAX_HEADER = 1 << 20  # bytes of an extended tar header
 ALLOWED = frozenset((*PICTURES, *VIDEOS, *SIDECARS))
 
@@ -65,9 +66,9 @@ class ShardReader:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def key(self, shard: int, index: int) -> str:
-        """The key of a sample, without reading the sample; printable."""
+        """The key of a sample, without reading the sample; printable, and cut off after MAX_KEY characters."""
         entries = self._shard(shard).entries
-        return printable(entries[index].key) if index < len(entries) else f"{self.manifest.shards[shard].name}#{index}"
+        return printable(entries[index].key[:MAX_KEY]) if index < len(entries) else f"{self.manifest.shards[shard].name}#{index}"
 
     def read(self, shard: int, index: int) -> Sample:
         """One sample; DecodeError if its video or sidecar is missing or malformed."""
@@ -77,8 +78,9 @@ class ShardReader:
             detail = f"{self._name(shard)}: {found} samples can be read, the manifest says {wanted}; restore the shard"
             raise DecodeError("missing in its shard", detail)
         entry = opened.entries[index]
-        if printable(entry.key) != entry.key:
-            raise DecodeError("malformed key", f"{printable(entry.key)} is not UTF-8 or has control characters")
+        if not entry.key or len(entry.key) > MAX_KEY or printable(entry.key) != entry.key:
+            problem = f"{self.key(shard, index)!r} is empty, longer than {MAX_KEY}, not UTF-8 or has control characters"
+            raise DecodeError("malformed key", problem)
         extension = next((e for e in entry.members if e not in SIDECARS), None)
         if extension is None:
             raise DecodeError("no video in the sample", entry.key)

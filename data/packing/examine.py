@@ -33,7 +33,7 @@ from data.decode import (
 from data.decoder_process import MEMORY
 from data.isolation import decode_isolated
 from data.loading.shards import ALLOWED, SIDECARS
-from data.packing.sources import Source
+from data.packing.sources import Source, read_source
 from data.packing.transcode import TranscodeConfig, transcode_video
 
 COMPANIONS = ("actions", "states", "values")  # fields that VIDEO.json next to a video may add to its sidecar
@@ -74,7 +74,7 @@ def examine_source(task: Task) -> Examined:
     """Read, check and, if requested, re-encode one source; problems of the file are returned as a rejection."""
     source = task.source
     try:
-        video = Path(source.path).read_bytes()  # its size is part of the worker's memory limit
+        video = read_source(Path(source.path))  # its size is part of the worker's memory limit
         if is_picture(video):
             return Examined((_untouched(task, video),))
         settings = task.transcode
@@ -134,12 +134,16 @@ def _find_wrong(decode: Callable[[Sequence[int]], Frames], reference: "_Referenc
 
 
 def _check_complete(video: bytes, frames: int) -> None:
-    """Raise DecodeError if clearly fewer frames decode than an ISO file has packets to show: there is a hole in it."""
+    """Raise DecodeError if clearly fewer frames decode than an ISO file lists: it has a hole, or its end is missing."""
     if identify(video) != "mov":
         return  # in other containers a packet may be half a frame
     with open_video(video) as container:
-        packets = container.demux(container.streams.video[0])
-        listed = sum(packet.size > 0 and not packet.is_discard for packet in packets)  # edit lists discard some
+        stream = container.streams.video[0]
+        packets = container.demux(stream)
+        listed = sum(  # edit lists discard some; the one at the end of a cut file is corrupt
+            packet.size > 0 and not packet.is_discard and not packet.is_corrupt for packet in packets
+        )
+        listed += sum(entry.pos + entry.size > len(video) for entry in stream.index_entries)
     if frames < MIN_COMPLETE * listed - 1:
         raise DecodeError("damaged", f"only {frames} of {listed} frames decode; --repair keeps those")
 

@@ -45,6 +45,8 @@ def transcode_video(video: bytes, config: TranscodeConfig, start: float = 0.0, e
         stream = find_stream(container)
         own = float(stream.average_rate or stream.guessed_rate or 25)
         rate = Fraction(config.fps or own).limit_denominator(1001)
+        if rate <= 0:
+            raise DecodeError("no frame rate", f"{own:g} frames per second; give one to re-encode with (--fps)")
         length = max(round(config.split * rate), 1) if config.split else 0
         clip: _Encoder | None = None
         whole = 0
