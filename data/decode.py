@@ -86,7 +86,7 @@ def probe_video(video: bytes, visit: Callable[[int, "av.VideoFrame"], None] | No
             last = frame
         if last is None:
             raise DecodeError("no frames", "the stream opens but not one frame decodes")
-        rotation = -last.rotation % 360
+        rotation = -90 * _quarter_turns(last) % 360
         width, height = (last.height, last.width) if rotation in (90, 270) else (last.width, last.height)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         fps, offsets = _timing(times, rate)
@@ -154,8 +154,13 @@ def to_pixels(frame: "av.VideoFrame", converter: VideoReformatter) -> Frames:
     small frame.
     """
     pixels = converter.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
-    turns = frame.rotation // 90 % 4
+    turns = _quarter_turns(frame)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _quarter_turns(frame: "av.VideoFrame") -> int:
+    """Quarter turns counterclockwise nearest to what the file asks for, 0 to 3."""
+    return round(frame.rotation / 90) % 4
 
 
 def _decode_unique(video: bytes, wanted: NDArray[np.int64], decoder: Decoder) -> Sequence[Frames]:

@@ -29,9 +29,7 @@ GRACE = 10.0  # seconds past the time limit before a helper that the kernel's al
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def decode_isolated(
-    video: bytes, indices: Sequence[int], decoder: Decoder = "av", timeout: float = TIMEOUT
-) -> Frames:
+def decode_isolated(video: bytes, indices: Sequence[int], decoder: Decoder = "av", timeout: float = TIMEOUT) -> Frames:
     """Frames [T, H, W, C] uint8 at `indices`, as returned by `decode_frames`."""
     if not len(indices):
         raise ValueError("decode_isolated needs at least one index")

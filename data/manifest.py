@@ -20,6 +20,7 @@ FORMAT = "video-shards/1"
 MIN_SAMPLE_BYTES = 512  # of a sample in a tar: its header alone
 MAX_SHARD_SAMPLES = 4_000_000  # samples are permuted in memory
 MAX_TOTAL = 1e18
+HEXADECIMAL = frozenset("0123456789abcdef")
 COUNTS = ("labels", "sizes", "rates", "codecs")  # the totals that count values
 
 
@@ -148,7 +149,10 @@ def _parse_shard(content: dict[str, Any]) -> Shard:
             f"shard {printable(name)}: the name must be relative, stay inside the folder of the data set, and have no "
             "address in it (:/ or ::) and no control characters"
         )
-    return Shard(name, samples, size, str(content.get("sha256", "")))
+    sha256 = content.get("sha256", "")
+    if type(sha256) is not str or not set(sha256) <= HEXADECIMAL:
+        raise ValueError(f"shard {name}: sha256 must be hexadecimal digits, or empty")
+    return Shard(name, samples, size, sha256)
 
 
 def _parse_classes(content: Any) -> list[str]:

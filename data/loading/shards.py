@@ -68,7 +68,11 @@ class ShardReader:
     def key(self, shard: int, index: int) -> str:
         """The key of a sample, without reading the sample; printable, and cut off after MAX_KEY characters."""
         entries = self._shard(shard).entries
-        return printable(entries[index].key[:MAX_KEY]) if index < len(entries) else f"{self.manifest.shards[shard].name}#{index}"
+        return (
+            printable(entries[index].key[:MAX_KEY])
+            if index < len(entries)
+            else f"{self.manifest.shards[shard].name}#{index}"
+        )
 
     def read(self, shard: int, index: int) -> Sample:
         """One sample; DecodeError if its video or sidecar is missing or malformed."""

@@ -270,9 +270,9 @@ def _damage_manifest(draw: random.Random, files: dict[str, bytes]) -> None:
     else:
         try:
             content = json.loads(text)
-        except (ValueError, RecursionError):
+            places = list(_places(content))
+        except (ValueError, RecursionError):  # what an earlier damage made of it
             return
-        places = list(_places(content))
         parent, key = draw.choice(places) if places else ([0], 0)
         parent[key] = "HOSTILE"
         files["manifest.json"] = json.dumps(content).replace('"HOSTILE"', draw.choice(HOSTILE_JSON)).encode()
