@@ -47,7 +47,7 @@ def start(words: list[str]) -> "subprocess.Popen[str]":
 
 
 def wait_for_step(process: "subprocess.Popen[str]", folder: Path, step: int) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while max(curve(folder), default=-1) < step:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, "too slow"
