@@ -90,14 +90,15 @@ def test_killed_twenty_times_at_random_moments_a_run_ends_undisturbed(quick: lis
     for _ in range(20):
         process = start(moved(words, folder))
         if draw.random() < 0.8:  # most of them while it trains, the others while it starts
-            wait_for_step(process, folder, max(curve(folder), default=0))
-        time.sleep(draw.uniform(0, 1.0))
+            wait_for_step(process, folder, max(curve(folder), default=-1) + 1)
+        time.sleep(draw.uniform(0, 0.3))
         kill(process)
         seen.append(max(curve(folder), default=0))
     assert main(["train", CONFIG, *moved(words, folder)]) == 0
     assert sorted(curve(folder)) == list(range(1500))
     assert curve(folder) == curve(tmp_path / "alone")
     same_weights(folder, tmp_path / "alone")
+    assert len(set(seen)) > 10, f"killed while it started, at steps {seen}"
     print("killed at steps", seen)
 
 
