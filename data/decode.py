@@ -1,4 +1,4 @@
-"""Video bytes -> frames, behind one small interface: decord first, PyAV for what decord cannot decode.
+"""Video bytes -> frames, behind one small interface: PyAV, or decord as a choice (docs/security.md says why).
 
 These functions decode in this process, where a broken video may crash it; data/isolation.py has the same functions
 behind a process boundary. No decoder sees a path or URL: the bytes are in memory, their container is on the allow-list
@@ -11,10 +11,11 @@ and other workers need the other cores. Pictures (JPEG, PNG) are videos of one f
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -28,7 +29,7 @@ except ImportError:  # no wheels for this platform: PyAV decodes everything
 
 HAS_DECORD = decord is not None
 Frames = NDArray[np.uint8]
-Decoder = Literal["auto", "decord", "av"]
+Decoder = Literal["auto", "decord", "av"]  # auto: decord, and PyAV for what decord cannot decode
 
 MAX_PIXELS = 1 << 26  # per frame; 8K has half as many
 PICTURES = ("jpeg", "png")
@@ -49,15 +50,20 @@ class VideoInfo:
     times: tuple[float, ...] | None = None  # seconds of each frame if the frame rate varies, else None
 
 
-def decode_frames(video: bytes, indices: Sequence[int], decoder: Decoder = "auto") -> Frames:
+def decode_frames(video: bytes, indices: Sequence[int], decoder: Decoder = "av") -> Frames:
     """Frames [T, H, W, C] uint8 at `indices` (any order, repeats allowed); DecodeError if they cannot be decoded."""
+    return np.stack(decode_each(video, indices, decoder))
+
+
+def decode_each(video: bytes, indices: Sequence[int], decoder: Decoder = "av") -> list[Frames]:
+    """`decode_frames` as a list of frames [H, W, C] of one size, which need not lie side by side in memory."""
     if not len(indices):
         raise ValueError("decode_frames needs at least one index")
     wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
     if wanted[0] < 0:
         raise ValueError(f"frame indices must not be negative, got {wanted[0]}")
     frames = _decode_unique(video, wanted, decoder)
-    return frames if len(wanted) == len(inverse) and _is_sorted(inverse) else frames[inverse]
+    return [frames[number] for number in inverse]
 
 
 def probe_video(video: bytes, visit: Callable[[int, "av.VideoFrame"], None] | None = None) -> VideoInfo:
@@ -80,7 +86,7 @@ def probe_video(video: bytes, visit: Callable[[int, "av.VideoFrame"], None] | No
             last = frame
         if last is None:
             raise DecodeError("no frames", "the stream opens but not one frame decodes")
-        rotation = -last.rotation % 360
+        rotation = -90 * _quarter_turns(last) % 360
         width, height = (last.height, last.width) if rotation in (90, 270) else (last.width, last.height)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         fps, offsets = _timing(times, rate)
@@ -141,19 +147,28 @@ def iterate_frames(container: "av.container.InputContainer", stream: "av.VideoSt
             raise DecodeError("not decodable", _reason(error)) from error
 
 
-def to_pixels(frame: "av.VideoFrame") -> Frames:
-    """One frame [H, W, C] uint8, with the file's rotation applied."""
-    pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    turns = frame.rotation // 90 % 4
+def to_pixels(frame: "av.VideoFrame", converter: VideoReformatter) -> Frames:
+    """One frame [H, W, C] uint8, with the file's rotation applied.
+
+    `converter`: the same one for all frames of a video, because preparing a conversion takes longer than converting a
+    small frame.
+    """
+    pixels = converter.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
+    turns = _quarter_turns(frame)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def _decode_unique(video: bytes, wanted: NDArray[np.int64], decoder: Decoder) -> Frames:
+def _quarter_turns(frame: "av.VideoFrame") -> int:
+    """Quarter turns counterclockwise nearest to what the file asks for, 0 to 3."""
+    return round(frame.rotation / 90) % 4
+
+
+def _decode_unique(video: bytes, wanted: NDArray[np.int64], decoder: Decoder) -> Sequence[Frames]:
     name = identify(video)
     if name in PICTURES:
         if wanted[-1] > 0:
             raise DecodeError("too few frames", f"a picture has one frame, frame {wanted[-1]} was requested")
-        return _open_picture(video)[None]
+        return [_open_picture(video)]
     guessed = is_safe_to_guess(video, name)
     if decoder == "decord" and not guessed:
         raise DecodeError("not for decord", f"decord guesses formats, which is not safe for this {name} file; use PyAV")
@@ -166,7 +181,7 @@ def _decode_unique(video: bytes, wanted: NDArray[np.int64], decoder: Decoder) ->
     return _decode_av(video, wanted)
 
 
-def _decode_decord(video: bytes, wanted: NDArray[np.int64]) -> Frames:
+def _decode_decord(video: bytes, wanted: NDArray[np.int64]) -> list[Frames]:
     if decord is None:
         raise DecodeError("decord is not installed")
     try:
@@ -179,10 +194,10 @@ def _decode_decord(video: bytes, wanted: NDArray[np.int64]) -> Frames:
         raise DecodeError("not decodable", _reason(error)) from error
     if frames.ndim != 4 or frames.shape[0] != len(wanted) or frames.shape[3] != 3:
         raise DecodeError("not decodable", f"decord returned an array of shape {frames.shape}")
-    return frames
+    return list(frames)
 
 
-def _decode_av(video: bytes, wanted: NDArray[np.int64]) -> Frames:
+def _decode_av(video: bytes, wanted: NDArray[np.int64]) -> list[Frames]:
     with open_video(video) as container:
         stream = find_stream(container)
         stamps = _packet_stamps(container, stream)
@@ -210,45 +225,46 @@ def _packet_stamps(container: "av.container.InputContainer", stream: "av.VideoSt
 
 def _decode_by_stamp(
     container: "av.container.InputContainer", stream: "av.VideoStream", stamps: list[int]
-) -> Frames | None:
+) -> list[Frames] | None:
     """Seek to the key frame before the first stamp and decode up to the last; None if a stamp does not appear."""
     found: dict[int, Frames] = {}
     missing = set(stamps)
+    converter = VideoReformatter()
     try:
         container.seek(stamps[0], stream=stream)
         for frame in container.decode(stream):
             if frame.pts in missing:
-                found[frame.pts] = to_pixels(frame)
+                found[frame.pts] = to_pixels(frame, converter)
                 missing.remove(frame.pts)
             if not missing or (frame.pts is not None and frame.pts > stamps[-1]):
                 break
     except av.FFmpegError:
         return None
-    return None if missing else _stack([found[stamp] for stamp in stamps])
+    return None if missing else _of_one_size([found[stamp] for stamp in stamps])
 
 
-def _decode_in_order(video: bytes, wanted: NDArray[np.int64]) -> Frames:
+def _decode_in_order(video: bytes, wanted: NDArray[np.int64]) -> list[Frames]:
     """Fallback for streams without usable time stamps: count frames from the start."""
     requested = set(wanted.tolist())
     frames: list[Frames] = []
-    count = 0
+    count, converter = 0, VideoReformatter()
     with open_video(video) as container:
         for frame in iterate_frames(container, find_stream(container)):
             if count in requested:
-                frames.append(to_pixels(frame))
+                frames.append(to_pixels(frame, converter))
             count += 1
             if len(frames) == len(requested):
-                return _stack(frames)
+                return _of_one_size(frames)
     if not count:
         raise DecodeError("no frames", "the stream opens but not one frame decodes")
     raise DecodeError("too few frames", f"frame {wanted[-1]} was requested, {count} frames decode")
 
 
-def _stack(frames: list[Frames]) -> Frames:
+def _of_one_size(frames: list[Frames]) -> list[Frames]:
     sizes = {frame.shape for frame in frames}
     if len(sizes) > 1:
         raise DecodeError("size changes", f"frames of sizes {sorted(sizes)} in one video")
-    return np.stack(frames)
+    return frames
 
 
 def _open_picture(content: bytes) -> Frames:
@@ -273,10 +289,6 @@ def _timing(times: Sequence[float | None], rate: float) -> tuple[float, tuple[fl
     if max(abs(offset - index / fps) for index, offset in enumerate(offsets)) * fps < 0.3:
         return round(fps, 6), None
     return round(fps, 6), tuple(round(offset, 4) for offset in offsets)
-
-
-def _is_sorted(inverse: NDArray[Any]) -> bool:
-    return bool((np.diff(inverse) > 0).all())
 
 
 def _too_large(width: int, height: int) -> str:

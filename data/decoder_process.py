@@ -13,16 +13,17 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from data.decode import (
     DecodeError,
     Frames,
-    decode_frames,
+    decode_each,
     find_stream,
     is_picture,
     iterate_frames,
@@ -35,12 +36,12 @@ MEMORY = 4 << 30  # bytes that one request may use, in addition to the video its
 MAX_HEADER = 64 << 20  # bytes of a message's JSON header
 
 
-def send(connection: socket.socket, message: dict[str, Any], content: bytes | memoryview = b"") -> None:
-    """Send one message."""
-    header = json.dumps({**message, "bytes": len(content)}).encode()
+def send(connection: socket.socket, message: dict[str, Any], content: Sequence[Any] = ()) -> None:
+    """Send one message; `content` is a series of byte buffers, sent without joining them."""
+    header = json.dumps({**message, "bytes": sum(map(len, content))}).encode()
     connection.sendall(len(header).to_bytes(4, "big") + header)
-    if len(content):
-        connection.sendall(content)
+    for part in content:
+        connection.sendall(part)
 
 
 def receive_header(connection: socket.socket) -> dict[str, Any]:
@@ -92,41 +93,42 @@ def serve(number: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _respond(request: dict[str, Any], video: bytes) -> Iterator[tuple[dict[str, Any], bytes | memoryview]]:
+def _respond(request: dict[str, Any], video: bytes) -> Iterator[tuple[dict[str, Any], list[memoryview]]]:
     signal.setitimer(signal.ITIMER_REAL, request["timeout"])
     try:
         if request["do"] == "probe":
-            yield {"info": asdict(probe_video(video))}, b""
+            yield {"info": asdict(probe_video(video))}, []
         elif request["do"] == "decode":
-            frames = decode_frames(video, request["indices"], request["decoder"])
-            yield {"shape": frames.shape}, _bytes_of(frames)
+            frames = decode_each(video, request["indices"], request["decoder"])
+            yield {"shape": (len(frames), *frames[0].shape)}, [_bytes_of(frame) for frame in frames]
         else:
             yield from _stream(video, set(request["indices"]))
     except DecodeError as error:
-        yield {"error": [error.reason, error.detail]}, b""
+        yield {"error": [error.reason, error.detail]}, []
     except MemoryError:
-        yield {"error": ["out of memory", f"more than {MEMORY >> 30} GiB"]}, b""
+        yield {"error": ["out of memory", f"more than {MEMORY >> 30} GiB"]}, []
     except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        yield {"error": ["not decodable", f"{type(error).__name__}: {str(error)[:160]}"]}, b""
+        yield {"error": ["not decodable", f"{type(error).__name__}: {str(error)[:160]}"]}, []
 
 
-def _stream(video: bytes, wanted: set[int]) -> Iterator[tuple[dict[str, Any], bytes | memoryview]]:
+def _stream(video: bytes, wanted: set[int]) -> Iterator[tuple[dict[str, Any], list[memoryview]]]:
     """The wanted frames one by one, in display order."""
     if is_picture(video):
-        pictures = [decode_frames(video, [0])[0]]
-        for index, pixels in enumerate(pictures):
-            yield {"index": index, "shape": pixels.shape}, _bytes_of(pixels)
+        if 0 in wanted:
+            pixels = decode_each(video, [0])[0]
+            yield {"index": 0, "shape": pixels.shape}, [_bytes_of(pixels)]
     else:
+        converter = VideoReformatter()
         with open_video(video) as container:
             for index, frame in enumerate(iterate_frames(container, find_stream(container))):
                 if index in wanted:
-                    pixels = to_pixels(frame)
-                    yield {"index": index, "shape": pixels.shape}, _bytes_of(pixels)
-    yield {"end": True}, b""
+                    pixels = to_pixels(frame, converter)
+                    yield {"index": index, "shape": pixels.shape}, [_bytes_of(pixels)]
+    yield {"end": True}, []
 
 
-def _bytes_of(frames: Frames) -> memoryview:
-    return np.ascontiguousarray(frames).data.cast("B")
+def _bytes_of(pixels: Frames) -> memoryview:
+    return np.ascontiguousarray(pixels).data.cast("B")
 
 
 def memory_in_use() -> int:

@@ -29,9 +29,7 @@ GRACE = 10.0  # seconds past the time limit before a helper that the kernel's al
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def decode_isolated(
-    video: bytes, indices: Sequence[int], decoder: Decoder = "auto", timeout: float = TIMEOUT
-) -> Frames:
+def decode_isolated(video: bytes, indices: Sequence[int], decoder: Decoder = "av", timeout: float = TIMEOUT) -> Frames:
     """Frames [T, H, W, C] uint8 at `indices`, as returned by `decode_frames`."""
     if not len(indices):
         raise ValueError("decode_isolated needs at least one index")
@@ -108,7 +106,7 @@ class _Helper:
         assert self.connection is not None
         self.connection.settimeout(timeout + GRACE)
         try:
-            send(self.connection, {**request, "timeout": timeout}, video)
+            send(self.connection, {**request, "timeout": timeout}, [video])
         except OSError as error:
             raise self._explain(timeout) from error
 

@@ -20,6 +20,7 @@ FORMAT = "video-shards/1"
 MIN_SAMPLE_BYTES = 512  # of a sample in a tar: its header alone
 MAX_SHARD_SAMPLES = 4_000_000  # samples are permuted in memory
 MAX_TOTAL = 1e18
+HEXADECIMAL = frozenset("0123456789abcdef")
 COUNTS = ("labels", "sizes", "rates", "codecs")  # the totals that count values
 
 
@@ -117,7 +118,7 @@ def parse_manifest(text: bytes, folder: str, name: str, allow_empty: bool = Fals
         manifest = Manifest(
             folder=folder,
             shards=shards,
-            classes=[str(name) for name in content.get("classes", [])],
+            classes=_parse_classes(content.get("classes", [])),
             totals=_parse_totals(content.get("totals", {})),
             made=_parse_made(content.get("made", {})),
             rejected=rejected,
@@ -146,12 +147,21 @@ def _parse_shard(content: dict[str, Any]) -> Shard:
         )
     if samples < 0 or size < 0:
         raise ValueError(f"shard {name}: samples and bytes must not be negative")
-    if name.startswith("/") or ".." in name.split("/") or printable(name) != name:
+    if name.startswith("/") or ".." in name.split("/") or ":/" in name or "::" in name or printable(name) != name:
         raise ValueError(
             f"shard {printable(name)}: the name must be relative, stay inside the folder of the data set, and have no "
-            "control characters"
+            "address in it (:/ or ::) and no control characters"
         )
-    return Shard(name, samples, size, str(content.get("sha256", "")))
+    sha256 = content.get("sha256", "")
+    if type(sha256) is not str or not set(sha256) <= HEXADECIMAL:
+        raise ValueError(f"shard {name}: sha256 must be hexadecimal digits, or empty")
+    return Shard(name, samples, size, sha256)
+
+
+def _parse_classes(content: Any) -> list[str]:
+    if not isinstance(content, list):
+        raise TypeError(f"classes must be a list of names, not {type(content).__name__}")
+    return [str(name) for name in content]
 
 
 def _parse_totals(content: dict[str, Any]) -> dict[str, Any]:

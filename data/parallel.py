@@ -139,4 +139,7 @@ def _work(function: Callable[[Any], Any], prepare: Callable[[Any], None] | None,
             answer: tuple[Any, Exception | None] = (function(item), None)
         except Exception as error:
             answer = (None, error)
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except OSError:  # the process that asked has gone
+            return

@@ -55,7 +55,7 @@ class DataConfig:
     lanes: int | None = None  # virtual ranks with shards of their own (docs/scale.md); null: all ranks share all shards
     max_bad_fraction: float = 0.01  # of the samples seen
     timeout: float = 60.0  # seconds to decode one sample
-    decoder: Literal["auto", "av", "decord"] = "auto"  # auto: decord, and PyAV for what decord cannot read
+    decoder: Literal["av", "auto", "decord"] = "av"  # auto: decord, and PyAV for what decord cannot read
     cache: str | None = None  # folder for whole shards behind URLs; null: only those not readable by ranges
     cache_gb: float = 100.0  # size of that folder
     outage: float = 600.0  # seconds that a server of shards may be out of reach

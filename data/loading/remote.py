@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.files import Lock, remove_leftovers, replacing
+from data.loading.web import open_address
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ def _read_from(url: str, start: int) -> Iterator[bytes]:
         yield from _read_fsspec(url, start)
         return
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urllib.request.urlopen(request, timeout=READ_TIMEOUT) as answer:
+    with open_address(request, READ_TIMEOUT) as answer:
         skipped = start if answer.status != 206 else 0  # a server that ignores Range sends what was read before
         _skip(answer, skipped)
         announced = answer.headers.get("Content-Length", "")

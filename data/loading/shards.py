@@ -34,6 +34,7 @@ MAX_FRAMES = 10_000_000  # per video; four days at 25 fps
 MAX_LABEL = 1 << 31
 MAX_SIDECAR = 64 << 20  # bytes; parsed, it takes about twenty times as much
 SLACK = 1 << 16  # bytes between two members of a sample that are read along rather than read twice
+MAX_KEY = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,13 @@ class ShardReader:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def key(self, shard: int, index: int) -> str:
-        """The key of a sample, without reading the sample; printable."""
+        """The key of a sample, without reading the sample; printable, and cut off after MAX_KEY characters."""
         entries = self._shard(shard).index
-        return printable(entries[index].key) if index < len(entries) else f"{self.manifest.shards[shard].name}#{index}"
+        return (
+            printable(entries[index].key[:MAX_KEY])
+            if index < len(entries)
+            else f"{self.manifest.shards[shard].name}#{index}"
+        )
 
     def read(self, shard: int, index: int) -> Sample:
         """One sample; DecodeError if its video or sidecar is missing or malformed."""
@@ -79,8 +84,9 @@ class ShardReader:
             detail = f"{self._name(shard)}: {found} samples can be read, the manifest says {wanted}; restore the shard"
             raise DecodeError("missing in its shard", detail)
         entry = opened.index[index]
-        if printable(entry.key) != entry.key:
-            raise DecodeError("malformed key", f"{printable(entry.key)} is not UTF-8 or has control characters")
+        if not entry.key or len(entry.key) > MAX_KEY or printable(entry.key) != entry.key:
+            problem = f"{self.key(shard, index)!r} is empty, longer than {MAX_KEY}, not UTF-8 or has control characters"
+            raise DecodeError("malformed key", problem)
         extension = next((e for e in entry.members if e not in SIDECARS), None)
         if extension is None:
             raise DecodeError("no video in the sample", entry.key)
@@ -214,8 +220,8 @@ def _show(value: Any) -> str:
         return "an integer of thousands of digits"
 
 
-def choose_decoder(sample: Sample, wanted: Decoder = "auto") -> Decoder:
-    """`wanted`, or PyAV if packing found that only PyAV returns the right frames."""
+def choose_decoder(sample: Sample, wanted: Decoder = "av") -> Decoder:
+    """`wanted`, but PyAV instead of auto if packing found that only PyAV returns the right frames."""
     return "av" if wanted == "auto" and sample.meta.get("decoder") == "av" else wanted
 
 

@@ -1,18 +1,20 @@
 """One source -> the samples that go into a shard, or the reason why it is rejected.
 
 Every video is decoded sequentially, which gives the reference frames. Then a few frames are read by random access, as
-the loader will read them, and compared with the reference. If decord is wrong and PyAV right, the sidecar records it;
-if both are wrong, the video is rejected or, with --repair, re-encoded.
+the loader will read them, and compared with the reference: if they differ, the video is rejected or, with --repair,
+re-encoded. The sidecar records whether decord could be used as well.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from data.containers import identify
 from data.decode import (
@@ -28,12 +30,14 @@ from data.decode import (
     to_pixels,
 )
 from data.decoder_process import MEMORY
+from data.isolation import decode_isolated
 from data.loading.shards import ALLOWED, SIDECARS
 from data.packing.companions import read_companions
-from data.packing.sources import Source
+from data.packing.sources import Source, read_source
 from data.packing.transcode import TranscodeConfig, transcode_video
 
 MIN_COMPLETE = 0.9  # of the frames that a container lists; edit lists may hide a few
+PATIENCE = 600.0  # seconds for decord to read a few frames; `pack` has a limit of its own for a source
 KEPT = 16  # reference frames per video: at least this many if it has them, at most twice as many
 
 
@@ -69,7 +73,7 @@ def examine_source(task: Task) -> Examined:
     """Read, check and, if requested, re-encode one source; problems of the file are returned as a rejection."""
     source = task.source
     try:
-        video = Path(source.path).read_bytes()  # its size is part of the worker's memory limit
+        video = read_source(Path(source.path))  # its size is part of the worker's memory limit
         if is_picture(video):
             return Examined((_untouched(task, video),))
         settings = task.transcode
@@ -91,7 +95,10 @@ def examine_source(task: Task) -> Examined:
 
 
 def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
-    """Properties of a video, and the decoder whose random access returns the right frames; DecodeError if none does."""
+    """Properties of a video, and "auto" if decord reads the right frames too, else "av".
+
+    DecodeError if PyAV's random access returns wrong frames. decord has a process of its own: it may crash.
+    """
     reference = _Reference()
     info = probe_video(video, reference.add)
     if not reference.frames:
@@ -100,17 +107,15 @@ def find_decoder(video: bytes) -> tuple[VideoInfo, Decoder]:
     if len(reference.sizes) > 1:
         sizes = len(reference.sizes)
         raise DecodeError("size changes", f"frames of {sizes} sizes in one video; --repair re-encodes it")
-    candidates: tuple[Decoder, ...] = ("decord", "av") if HAS_DECORD else ("av",)
-    problem = ""
-    for decoder in candidates:
-        found = _find_wrong(video, reference, decoder)
-        if not found:
-            return info, "auto" if decoder == "decord" else "av"
-        problem = problem or found
-    raise DecodeError("random access gives wrong frames", f"{problem}; --repair re-encodes it")
+    problem = _find_wrong(partial(decode_frames, video, decoder="av"), reference)
+    if problem:
+        raise DecodeError("random access gives wrong frames", f"{problem}; --repair re-encodes it")
+    if not HAS_DECORD or _find_wrong(partial(decode_isolated, video, decoder="decord", timeout=PATIENCE), reference):
+        return info, "av"
+    return info, "auto"
 
 
-def _find_wrong(video: bytes, reference: "_Reference", decoder: Decoder) -> str:
+def _find_wrong(decode: Callable[[Sequence[int]], Frames], reference: "_Reference") -> str:
     """What is wrong with frames read with a stride, as for a clip, and with a single frame; "" if nothing is."""
     kept = sorted(reference.frames)
     before, at = ([key - 1 for key in reference.keys], list(reference.keys))
@@ -118,7 +123,7 @@ def _find_wrong(video: bytes, reference: "_Reference", decoder: Decoder) -> str:
         if not indices:
             continue
         try:
-            frames = decode_frames(video, indices, decoder)
+            frames = decode(indices)
         except DecodeError as error:
             return str(error)
         wrong = [index for index, frame in zip(indices, frames, strict=True) if reference.differs(index, frame)]
@@ -128,12 +133,16 @@ def _find_wrong(video: bytes, reference: "_Reference", decoder: Decoder) -> str:
 
 
 def _check_complete(video: bytes, frames: int) -> None:
-    """Raise DecodeError if clearly fewer frames decode than an ISO file has packets to show: there is a hole in it."""
+    """Raise DecodeError if clearly fewer frames decode than an ISO file lists: it has a hole, or its end is missing."""
     if identify(video) != "mov":
         return  # in other containers a packet may be half a frame
     with open_video(video) as container:
-        packets = container.demux(container.streams.video[0])
-        listed = sum(packet.size > 0 and not packet.is_discard for packet in packets)  # edit lists discard some
+        stream = container.streams.video[0]
+        packets = container.demux(stream)
+        listed = sum(  # edit lists discard some; the one at the end of a cut file is corrupt
+            packet.size > 0 and not packet.is_discard and not packet.is_corrupt for packet in packets
+        )
+        listed += sum(entry.pos + entry.size > len(video) for entry in stream.index_entries)
     if frames < MIN_COMPLETE * listed - 1:
         raise DecodeError("damaged", f"only {frames} of {listed} frames decode; --repair keeps those")
 
@@ -152,6 +161,7 @@ class _Reference:
         self._step = self._key_step = 1
         self._keys_seen = 0
         self._last: av.VideoFrame | None = None
+        self._converter = VideoReformatter()
 
     def add(self, index: int, frame: av.VideoFrame) -> None:
         self.sizes.add((frame.width, frame.height))
@@ -160,14 +170,14 @@ class _Reference:
         self._last = frame
         if index % self._step:
             return
-        self.frames[index] = _points(to_pixels(frame))
+        self.frames[index] = _points(to_pixels(frame, self._converter))
         if len(self.frames) > 2 * KEPT:
             self._step *= 2
             self.frames = {kept: pixels for kept, pixels in self.frames.items() if kept % self._step == 0}
 
     def _add_key(self, index: int, before: av.VideoFrame, frame: av.VideoFrame) -> None:
         if self._keys_seen % self._key_step == 0:
-            self.keys[index] = _points(to_pixels(before)), _points(to_pixels(frame))
+            self.keys[index] = _points(to_pixels(before, self._converter)), _points(to_pixels(frame, self._converter))
         self._keys_seen += 1
         if len(self.keys) > KEPT:
             self._key_step *= 2

@@ -9,13 +9,16 @@ import csv
 import glob
 import hashlib
 import logging
+import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from data.containers import DecodeError
 from data.loading.shards import PICTURES, VIDEOS
 from data.packing.lerobot import is_lerobot, list_episodes
 from data.text import printable
@@ -24,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 EXTENSIONS = frozenset((*VIDEOS, *PICTURES))
 LISTS = (".csv", ".tsv", ".txt", ".list")
+MAX_LABEL_DIGITS = 6  # longer labels of digits are names, such as 0001
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,22 @@ class Listing:
         for line in lines:
             state.update(line.encode(errors="surrogateescape"))
         return state.hexdigest()[:16]
+
+
+def read_source(path: Path) -> bytes:
+    """The content of a regular file; DecodeError for anything else: reading a pipe or a device may never end."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which a pipe without a writer does not hold up
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DecodeError("cannot be read", "it is not a regular file")
+            return file.read()
+    except OSError as error:
+        raise DecodeError("cannot be read", error.strerror or str(error)) from error
+    except ValueError as error:
+        if isinstance(error, DecodeError):
+            raise
+        raise DecodeError("cannot be read", f"{error} in its name") from error
 
 
 def list_sources(source: str) -> Listing:
@@ -146,11 +166,16 @@ def _read_list(path: Path) -> list[Source]:
     lines = [line for line in lines if line.strip()]
     if not lines:
         raise ValueError(f"{path}: the list is empty; write one video per line")
+    if "\0" in "".join(lines):
+        raise ValueError(f"{path}: a list of videos must be text, found a zero byte")
     delimiter = "\t" if "\t" in lines[0] else ","
-    header = [name.strip().lower() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
-    if "path" in header:
-        return _read_table(path, lines, header, delimiter)
-    return [_parse_line(path, number, line) for number, line in enumerate(lines, 1)]
+    try:
+        header = [name.strip().lower() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
+        if "path" in header:
+            return _read_table(path, lines, header, delimiter)
+        return [_parse_line(path, number, line) for number, line in enumerate(lines, 1)]
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a readable table ({error}); write one video per line") from error
 
 
 def _read_table(path: Path, lines: Sequence[str], header: list[str], delimiter: str) -> list[Source]:
@@ -166,7 +191,7 @@ def _read_table(path: Path, lines: Sequence[str], header: list[str], delimiter: 
             start, end = float(cells.get("start") or 0), float(cells.get("end") or 0)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: start and end must be numbers of seconds, found {row}") from error
-        if start < 0 or (end and end <= start):
+        if not 0 <= start < math.inf or math.isnan(end) or (end and end <= start):
             raise ValueError(f"{path}, line {number}: need 0 <= start < end, found {start:g} and {end:g}")
         sources.append(_listed(path, cells["path"], cells.get("label") or None, start, end))
     return sources
@@ -202,8 +227,7 @@ def _name_classes(sources: Sequence[Source], source: str) -> list[str]:
     labels = {entry.label for entry in sources if entry.label is not None}
     numbers = {label for label in labels if label.isascii() and label.isdigit()}
     if numbers and numbers == labels:
-        odd = [label for label in labels if str(int(label)) != label]
-        if odd or max(map(int, labels)) >= 1_000_000:
-            return sorted(labels)  # names made of digits, such as 0001
+        if any(len(label) > MAX_LABEL_DIGITS or str(int(label)) != label for label in labels):
+            return sorted(labels)
         return [str(number) for number in range(max(map(int, labels)) + 1)]
     return sorted(labels)

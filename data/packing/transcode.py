@@ -13,7 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from data.decode import DecodeError, find_stream, iterate_frames, open_video, to_pixels
 
@@ -45,6 +45,8 @@ def transcode_video(video: bytes, config: TranscodeConfig, start: float = 0.0, e
         stream = find_stream(container)
         own = float(stream.average_rate or stream.guessed_rate or 25)
         rate = Fraction(config.fps or own).limit_denominator(1001)
+        if rate <= 0:
+            raise DecodeError("no frame rate", f"{own:g} frames per second; give one to re-encode with (--fps)")
         length = max(round(config.split * rate), 1) if config.split else 0
         clip: _Encoder | None = None
         whole = 0
@@ -108,10 +110,11 @@ class _Encoder:
         if not self.turned:  # rotated frames are RGB and get the default colour matrix
             stream.codec_context.colorspace = frame.colorspace
         self._stream, self._step = stream, 1 / rate
+        self._converter = VideoReformatter()
 
     def add(self, frame: av.VideoFrame) -> None:
         if self.turned:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(to_pixels(frame)), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(to_pixels(frame, self._converter)), format="rgb24")
         frame = frame.reformat(
             self.width, self.height, "yuv420p", interpolation=Interpolation.AREA, dst_color_range=ColorRange.MPEG
         )

@@ -47,9 +47,9 @@ def draw_contact_sheet(manifest: Manifest, rows: int = 8, columns: int = 6, side
             sample = reader.read(shard, index)
             frames = _spread_frames(sample, columns)
             label = sample.meta.get("class")
-            text = f"{sample.key}  {label if label is not None else ''}"
+            text = f"{sample.key}  {label if label is not None else ''}"[:200]
         except DecodeError as error:
-            frames, text = None, f"not readable: {error}"
+            frames, text = None, f"not readable: {error}"[:200]
         pen.text((2, top + 1), text.encode("ascii", "replace").decode(), fill="black")
         for column in range(columns if frames is not None else 0):
             picture = Image.fromarray(frames[column])  # type: ignore[index]  # None has no columns

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from data.containers import DecodeError
 from data.generated.videos import encode_clip
 from data.isolation import decode_isolated, probe_isolated
-from data.packing.sources import list_sources
+from data.packing.sources import list_sources, read_source
 
 Label = Literal["direction", "source"]
 logger = logging.getLogger(__name__)
@@ -47,13 +48,17 @@ def write_windows(videos: str, output: Path, label: Label, config: WindowConfig)
     key; a video too short for windows in both sets is left out, which is logged. Raises ValueError if all videos are
     too short, or if output/train or output/test is not empty.
     """
-    counts, short = {"train": 0, "test": 0}, []
+    counts, short, unreadable = {"train": 0, "test": 0}, [], []
     for folder in (Path(output) / subset for subset in counts):
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{folder} must be empty, or older windows would be mixed in: delete it, or use another")
     for source in list_sources(videos).sources:
-        content = Path(source.path).read_bytes()
-        found = split_starts(probe_isolated(content).frames, config)
+        try:
+            content = read_source(Path(source.path))
+            found = split_starts(probe_isolated(content).frames, config)
+        except DecodeError as error:
+            unreadable.append(f"{source.name} ({error})")
+            continue
         if label == "source" and not all(found.values()):
             short.append(source.key)
             continue
@@ -67,6 +72,8 @@ def write_windows(videos: str, output: Path, label: Label, config: WindowConfig)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     encode_clip(np.ascontiguousarray(shown), path, config.fps, config.crf)
                     counts[subset] += 1
+    if unreadable:
+        logger.warning("%d videos cannot be read and are left out: %s", len(unreadable), ", ".join(unreadable))
     if short:
         logger.warning(
             "%d videos are too short for windows in both sets and left out: %s", len(short), ", ".join(short)

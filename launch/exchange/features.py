@@ -19,7 +19,7 @@ from data.files import claim_folder, remove_leftovers, replacing
 from data.isolation import probe_isolated, stream_isolated
 from data.loading.augment import crop_resize, square_boxes
 from data.loading.clips import Indices, Timing, choose_frames
-from data.packing.sources import Source, list_sources
+from data.packing.sources import Source, list_sources, read_source
 from launch.exchange.encoders import hash_weights
 from probes.heads import AttentiveHead
 from vjepa.encoder import Encoder, EncoderConfig
@@ -206,10 +206,7 @@ def show_windows(video: Video, indices: Indices, crop: int, published: bool = Fa
 
 def read_video(path: Path) -> Video:
     """A video with its timing; DecodeError if no decoder can read it."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DecodeError("cannot be read", error.strerror or str(error)) from error
+    content = read_source(path)
     info = probe_isolated(content, TIMEOUT)
     return Video(content, Timing(info.frames, info.fps, info.times))
 

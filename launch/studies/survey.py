@@ -9,7 +9,7 @@ import torch
 
 from data.containers import DecodeError
 from data.isolation import probe_isolated
-from data.packing.sources import list_sources
+from data.packing.sources import list_sources, read_source
 from launch.config import load_config
 from launch.config_files import CONFIGS
 from launch.training.config import TrainConfig
@@ -69,7 +69,7 @@ def look_at(folder: str) -> Survey:
     infos, unreadable = [], []
     for source in listing.sources[::step][:LOOKED_AT]:
         try:
-            infos.append(probe_isolated(Path(source.path).read_bytes()))
+            infos.append(probe_isolated(read_source(Path(source.path))))
         except DecodeError as error:
             unreadable.append(f"{source.name}: {error}")
     if not infos:

@@ -1,16 +1,19 @@
 """Seeded random damage to a packed data set: its videos, sidecars, tar headers and manifest.
 
 `damage(seed)` is a pure function: a failing seed is a failing test case. What a data set may do to a reader is checked
-by `read_everything`.
+by `read_everything`, within limits of time and memory (`limits`).
 """
 
 import contextlib
 import io
 import json
 import random
+import resource
+import signal
 import struct
 import tarfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +22,8 @@ from typing import Any
 from conftest import encode
 from PIL import Image
 
+from data.decode import Decoder
+from data.decoder_process import limit_memory, memory_in_use
 from data.loading.loader import DataConfig, EvalLoader, TrainLoader, Views
 from data.manifest import Manifest, Shard
 from data.packing.verify import verify_shards
@@ -265,9 +270,9 @@ def _damage_manifest(draw: random.Random, files: dict[str, bytes]) -> None:
     else:
         try:
             content = json.loads(text)
-        except ValueError:
+            places = list(_places(content))
+        except (ValueError, RecursionError):  # what an earlier damage made of it
             return
-        places = list(_places(content))
         parent, key = draw.choice(places) if places else ([0], 0)
         parent[key] = "HOSTILE"
         files["manifest.json"] = json.dumps(content).replace('"HOSTILE"', draw.choice(HOSTILE_JSON)).encode()
@@ -304,11 +309,11 @@ def _replace_shard(files: dict[str, bytes], name: str, content: bytes) -> None:
         files["manifest.json"] = json.dumps(manifest).encode()
 
 
-def read_everything(folder: Path, verify: bool = True) -> None:
+def read_everything(folder: Path, verify: bool = True, decoder: Decoder = "auto") -> None:
     """Inspect, train on, evaluate and verify a data set; raises ValueError or OSError if it must not be read."""
     config = DataConfig(
         path=str(folder), frames=2, stride=2, crop=16, workers=0, max_bad_fraction=1.0, timeout=20,
-        arrays={"states": "frames"},
+        arrays={"states": "frames"}, decoder=decoder,
     )  # fmt: skip
     for line in describe(Manifest.load(folder)):
         "".join(line).encode()
@@ -319,6 +324,32 @@ def read_everything(folder: Path, verify: bool = True) -> None:
         problem.encode()
 
 
+class OverTimeError(BaseException):
+    """A case took too long; nothing that is being tested may catch it."""
+
+
+@contextlib.contextmanager
+def limits(seconds: float, memory: int) -> Iterator[None]:
+    """The block may take `seconds`, else OverTimeError, and `memory` bytes more than now, else MemoryError.
+
+    A timer that runs already, such as that of the test, goes on afterwards.
+    """
+
+    def stop(*_: object) -> None:
+        raise OverTimeError(f"more than {seconds:g} s")
+
+    begun, data = time.monotonic(), resource.getrlimit(resource.RLIMIT_DATA)
+    handler, timer = signal.signal(signal.SIGALRM, stop), signal.setitimer(signal.ITIMER_REAL, seconds)
+    limit_memory(memory_in_use() + memory)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, data)
+        left = max(timer[0] - (time.monotonic() - begun), 0.01) if timer[0] else 0.0
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, left)
+
+
 def check_seed(seed: int, folder: Path) -> str:
     """Read the damaged data set of one seed: "read", or "refused" with a ValueError or OSError naming the folder.
 
@@ -327,16 +358,16 @@ def check_seed(seed: int, folder: Path) -> str:
     damaged = damage(seed)
     for name, content in damaged.files.items():
         (folder / name).write_bytes(content)
-    problem = _find_problem(folder, verify=seed % 4 == 0)
+    problem = _find_problem(folder, seed % 4 == 0, "av" if seed % 2 else "auto")
     if problem:
         assert not damaged.harmless, f"seed {seed} ({damaged.what}) stopped a run: {problem}"
         assert str(folder) in problem, f"seed {seed} ({damaged.what}): the error does not name the file: {problem}"
     return "refused" if problem else "read"
 
 
-def _find_problem(folder: Path, verify: bool) -> str:
+def _find_problem(folder: Path, verify: bool, decoder: Decoder) -> str:
     try:
-        read_everything(folder, verify)
+        read_everything(folder, verify, decoder)
     except (ValueError, OSError) as error:
         return repr(error)
     return ""

@@ -1,5 +1,6 @@
 """Packing: what goes in comes out, the same whatever happens on the way."""
 
+import argparse
 import errno
 import hashlib
 import io
@@ -21,12 +22,14 @@ import numpy as np
 import pytest
 from conftest import MakeVideo
 
+import data.packing.examine
 import data.packing.shardwriter
-from data.decode import HAS_DECORD, decode_frames, probe_video
+import launch.commands.pack
+from data.decode import HAS_DECORD, DecodeError, decode_frames, probe_video
 from data.loading.shards import ShardReader
 from data.manifest import Manifest
-from data.packing.examine import find_decoder
-from data.packing.pack import PackConfig, merge_parts, pack, plan_subsets
+from data.packing.examine import Task, examine_source, find_decoder
+from data.packing.pack import PackConfig, PackReport, _limit, merge_parts, pack, plan_subsets
 from data.packing.sources import Listing, Source, list_sources
 from data.packing.transcode import TranscodeConfig, transcode_video
 
@@ -249,7 +252,7 @@ pack(sys.argv[1], sys.argv[2], PackConfig(shard_mb=0.012, jobs=int(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize(("kills", "jobs"), [(3, 0), pytest.param(20, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "jobs"), [(3, 0), pytest.param(20, 4, marks=pytest.mark.slow)])
 def test_a_killed_packing_goes_on_to_the_same_bytes(
     videos: Path, packed: Path, tmp_path: Path, kills: int, jobs: int
 ) -> None:
@@ -386,6 +389,127 @@ def test_links_in_circles_and_pipes_are_left_out_in_words(tmp_path: Path, caplog
     assert [source.name for source in list_sources(str(tmp_path)).sources] == ["a/x.mp4"]
     assert "was already read" in caplog.text
     assert "not a regular file" in caplog.text
+
+
+def test_a_pipe_or_device_in_a_list_is_a_rejection(make_video: MakeVideo, tmp_path: Path) -> None:
+    (tmp_path / "good.mp4").write_bytes(make_video(frames=4))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "l.txt").write_text("good.mp4\npipe.mp4\nfolder.mp4\n/dev/zero\n")
+    report = pack(str(tmp_path / "l.txt"), str(tmp_path / "out"), QUICK)
+    assert report.samples == 1
+    reasons = {rejection.path: rejection.reason for rejection in report.rejected}
+    assert reasons.keys() == {"pipe.mp4", "folder.mp4", "/dev/zero"}
+    assert all("cannot be read" in reason for reason in reasons.values())
+
+
+def test_a_list_that_is_no_text_or_has_odd_labels_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "l.csv"
+    for text, message in (
+        ("path,label\na\0.mp4,b\n", "zero byte"),
+        (f"path,label\n{'x' * 200_000},b\n", "not a readable table"),
+        ("path,start,end\na.mp4,nan,\n", "line 2: need 0 <= start < end"),
+        ("path,start,end\na.mp4,0,nan\n", "line 2: need 0 <= start < end"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=rf"l.csv.*{message}"):
+            list_sources(str(file))
+    file.write_text(f"path,label\na.mp4,{'9' * 5000}\nb.mp4,1\n")
+    assert list_sources(str(file)).classes == ["1", "9" * 5000]
+
+
+_LISTING = """
+import logging, os, sys
+from data.packing.sources import list_sources
+logging.basicConfig()
+os.setgid(65534), os.setuid(65534)
+print([source.name for source in list_sources(sys.argv[1]).sources])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_folder_that_may_not_be_read_is_left_out_in_words(tmp_path: Path) -> None:
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.mp4").write_bytes(b"text")
+    (tmp_path / "closed").chmod(0o700)
+    for folder in (tmp_path, *tmp_path.parents[:-2]):  # pytest's own folders are closed to others
+        folder.chmod(folder.stat().st_mode | 0o005)
+    words = [sys.executable, "-c", _LISTING, str(tmp_path)]
+    ended = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert ended.stdout.strip() == "['open/a.mp4']", ended.stderr
+    assert "closed: skipped, the folder cannot be read (Permission denied)" in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits only on Linux")
+@pytest.mark.parametrize(("size", "fits"), [(3 << 29, True), (3 << 31, False)])
+def test_a_worker_of_pack_has_a_memory_limit(size: int, fits: bool) -> None:
+    """1.5 GiB fit, 6 GiB do not: the limit is 4 GiB beyond what the process takes by itself."""
+    child = os.fork()
+    if not child:
+        _limit(Task(Source("nowhere.mp4", "nowhere.mp4"), None, None, False))
+        try:
+            np.empty(size, np.uint8)
+        except MemoryError:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if fits else 1)
+
+
+def test_a_video_that_needs_more_memory_is_a_rejection(
+    make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "a.mp4").write_bytes(make_video(frames=2))
+    monkeypatch.setattr(data.packing.examine, "probe_video", explode)
+    result = examine_source(Task(Source(str(tmp_path / "a.mp4"), "a.mp4"), None, None, False))
+    assert result.rejected == "out of memory: more than 4 GiB"
+
+
+def test_zero_jobs_of_the_command_still_survive_a_crash(
+    make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(launch.commands.pack, "pack", lambda *words: seen.append(words[2].jobs) or PackReport())
+    parser = argparse.ArgumentParser()
+    launch.commands.pack.add_arguments(parser)
+    launch.commands.pack.run(parser.parse_args([str(tmp_path), str(tmp_path / "out"), "--jobs", "0"]))
+    assert seen == [1], "a worker process, which may die"
+
+
+@pytest.mark.skipif(not HAS_DECORD, reason="only decord crashes")
+def test_a_video_that_crashes_decord_is_packed_for_pyav(make_video: MakeVideo, tmp_path: Path) -> None:
+    video = make_video()
+    begin = video.index(b"stts") + 12
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(video[:begin] + struct.pack(">I", 2**32 - 1) + video[begin + 4 :])
+    report = pack(str(tmp_path / "in"), str(tmp_path / "out"), QUICK)
+    ((_, _, meta),) = _samples(tmp_path / "out")
+    assert (report.rejected, meta["decoder"]) == ([], "av")
+
+
+def test_a_cut_off_video_with_an_intact_index_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "whole.mp4"
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as output:
+        stream: Any = output.add_stream("libx264", rate=12, options={"g": "8"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        noise = np.random.default_rng(0)
+        for _ in range(48):
+            pixels = noise.integers(0, 255, (48, 64, 3), np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(stream.encode())
+    video = path.read_bytes()
+    assert find_decoder(video)[0].frames == 48
+    for share in (0.3, 0.7):
+        with pytest.raises(DecodeError, match=r"damaged: only \d+ of 48 frames decode"):
+            find_decoder(video[: int(share * len(video))])
+
+
+def test_frames_years_apart_are_a_rejection_in_words(make_video: MakeVideo) -> None:
+    with pytest.raises(DecodeError, match="no frame rate"):
+        list(transcode_video(make_video(frames=3, stamps=[0, 1, 10**5]), TranscodeConfig(short_side=32)))
 
 
 def _open_groups(frames: int, between: int) -> bytes:

@@ -39,6 +39,11 @@ class _Handler(BaseHTTPRequestHandler):
         if (mood == "busy" and count <= 2) or (mood == "out of reach" and count <= 12):
             self.send_error(503)
             return
+        if mood == "trickling headers":
+            self.send_response(200)
+            self.flush_headers()
+            self._never_end(b"X-Long: ", 0.05)
+            return
         path = server.folder / self.path.lstrip("/")
         if not path.is_file():
             self.send_error(404)
@@ -173,6 +178,14 @@ def test_a_trickle_is_given_up_on(server: _Server, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(data.loading.remote, "READ_TIMEOUT", 0.3)
     server.mood = "trickle"
     with pytest.raises(OSError, match=r"gave up after 1 s without progress \(only \d+ bytes in 0 s\)"):
+        Manifest.load(server.url, outage=1)
+    assert server.requests["/manifest.json"] > 1
+
+
+def test_headers_that_trickle_are_given_up_on(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.loading.remote, "READ_TIMEOUT", 0.3)
+    server.mood = "trickling headers"
+    with pytest.raises(OSError, match=r"gave up after 1 s without progress \(.*headers"):
         Manifest.load(server.url, outage=1)
     assert server.requests["/manifest.json"] > 1
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,63 @@ def test_what_is_saved_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeyp
     AtomicCheckpointIO().save_checkpoint({"x": 1}, tmp_path / "folder" / "step-1.ckpt")
     assert calls == ["fsync", "replace", "fsync"]
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["step-1.ckpt"]
+
+
+def _store(folder: Path, step: int, content: object = None) -> Path:
+    path = folder / "checkpoints" / f"step-{step}.ckpt"
+    path.parent.mkdir(exist_ok=True)
+    torch.save(content or {"state_dict": {"w": torch.arange(1000.0)}, "config": {}, "position": step}, path)
+    return path
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("executed",)
+
+
+def _with_payload(path: Path) -> None:
+    torch.save({"state_dict": {"w": _Payload()}}, path)
+
+
+def _with_damaged_directory(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 42] ^= 0x7F  # where the last member begins
+    path.write_bytes(content)
+
+
+def _with_damaged_tensor(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    begin = content.index(torch.arange(1000.0).numpy().tobytes())
+    content[begin + 2000] ^= 1
+    path.write_bytes(content)
+
+
+def _with_damaged_pickle(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"state_dict")] ^= 0x20
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_with_payload, _with_damaged_directory, _with_damaged_tensor, _with_damaged_pickle, lambda p: p.write_bytes(b"")],
+)
+def test_any_damage_falls_back_to_the_checkpoint_before_and_names_the_file(
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before, newest = _store(tmp_path, 3), _store(tmp_path, 6)
+    assert latest_checkpoint(tmp_path) == newest
+    damage(newest)
+    with caplog.at_level(logging.WARNING):
+        assert latest_checkpoint(tmp_path) == before
+    assert f"CHECKPOINT DAMAGED: skipping {newest}" in caplog.text
+    damage(before)
+    with pytest.raises(ValueError, match=r"step-6.ckpt.*step-3.ckpt.*No checkpoint is intact"):
+        latest_checkpoint(tmp_path)
+    assert "executed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])

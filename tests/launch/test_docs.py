@@ -49,6 +49,15 @@ def test_printed_command_parses(page: Path, line: str) -> None:
         load_config(KINDS[words[0]], arguments.config, [word for word in overrides if word not in ("...", "key=value")])
 
 
+def test_every_test_that_the_page_on_security_names_exists() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    for name in re.findall(r"`(test_\w+)`", page):
+        assert any(f"def {name}(" in source for source in sources), name
+    for name in re.findall(r"`(tests/[\w/]+\.py)`", page):
+        assert (ROOT / name).is_file(), name
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(LINES) > 30
 
