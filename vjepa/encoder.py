@@ -16,12 +16,13 @@ from vjepa.blocks import Block, check_heads, initialise, run_block
 from vjepa.patches import PatchEmbedding
 from vjepa.positions import (
     Grid,
+    Positions,
     RotaryOrder,
     Rotation,
     gather_rotation,
     interpolate_table,
+    position_table,
     rotary_rotation,
-    sincos_table,
 )
 from vjepa.registry import ENCODERS
 
@@ -66,7 +67,7 @@ class EncoderConfig:
     tubelet: int = 2  # frames per token
     frames: int = 16  # of training clips; for other lengths positions are resampled (sincos) or extrapolated (rotary)
     crop: int = 224  # height and width of training clips, pixels
-    positions: Literal["sincos", "rotary"] = "sincos"
+    positions: Positions = "sincos"  # sincos: 3D table (V-JEPA 1); sincos_2d: that of images (I-JEPA)
     rotary_order: RotaryOrder = "interleaved"  # `tiled` for weights compatible with V-JEPA 2
     init: Literal["scaled", "plain"] = (
         "scaled"  # scaled: outputs of block l divided by sqrt(2 l) (V-JEPA 2); plain: not (V-JEPA 1's trainer)
@@ -197,7 +198,7 @@ class Encoder(nn.Module):
             Block(config.shape.width, config.shape.heads, config.shape.mlp_ratio) for _ in range(config.shape.depth)
         )
         self.norm = nn.LayerNorm(config.shape.width, eps=1e-6)
-        table = sincos_table(config.shape.width, config.grid) if config.positions == "sincos" else torch.empty(0)
+        table = position_table(config.positions, config.shape.width, config.grid)
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
         initialise(self, config.init == "scaled")
@@ -221,7 +222,7 @@ class Encoder(nn.Module):
             )
         x, grid = self.embed(self.as_video(video), index)
         rotation = None
-        if self.config.positions == "sincos":
+        if self.config.positions != "rotary":
             table = interpolate_table(self.position_table, self.config.grid, grid)
             x = x + (table if index is None else table[index])
         else:
