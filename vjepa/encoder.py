@@ -7,7 +7,7 @@ Several selections of a clip's tokens are concatenated and go through the blocks
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -188,6 +188,7 @@ def check_levels(encoder: Any, levels: Sequence[int]) -> None:
 class Encoder(nn.Module):
     """Video ViT without class token (V-JEPA 1 and 2)."""
 
+    block_class: ClassVar[type[Block]] = Block
     position_table: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -195,7 +196,8 @@ class Encoder(nn.Module):
         self.config = config
         self.patch_embed = PatchEmbedding(config.patch, config.tubelet, config.shape.width)
         self.blocks = nn.ModuleList(
-            Block(config.shape.width, config.shape.heads, config.shape.mlp_ratio) for _ in range(config.shape.depth)
+            self.block_class(config.shape.width, config.shape.heads, config.shape.mlp_ratio)
+            for _ in range(config.shape.depth)
         )
         self.norm = nn.LayerNorm(config.shape.width, eps=1e-6)
         table = position_table(config.positions, config.shape.width, config.grid)
@@ -214,12 +216,7 @@ class Encoder(nn.Module):
         self, video: Tensor, which: Sequence[int], index: Tensor | None = None, lengths: Sequence[int] = ()
     ) -> list[Tensor]:
         """Normalised features [B, K, D] after each of the blocks `which` (0-based, negative from the end)."""
-        depth = len(self.blocks)
-        wanted = [layer % depth for layer in which if -depth <= layer < depth]
-        if len(wanted) != len(which):
-            raise ValueError(
-                f"layers must lie in [{-depth}, {depth - 1}] for an encoder of {depth} blocks, got {which}"
-            )
+        wanted = self.find_blocks(which)
         x, grid = self.embed(self.as_video(video), index)
         rotation = None
         if self.config.positions != "rotary":
@@ -233,6 +230,16 @@ class Encoder(nn.Module):
             if number in wanted:
                 found[number] = self.normalise(x, number)
         return [found[number] for number in wanted]
+
+    def find_blocks(self, which: Sequence[int]) -> list[int]:
+        """Numbers of blocks (0-based) from numbers that may count from the end; ValueError for one there is not."""
+        depth = len(self.blocks)
+        wanted = [layer % depth for layer in which if -depth <= layer < depth]
+        if len(wanted) != len(which):
+            raise ValueError(
+                f"layers must lie in [{-depth}, {depth - 1}] for an encoder of {depth} blocks, got {which}"
+            )
+        return wanted
 
     def embed(self, video: Tensor, index: Tensor | None) -> tuple[Tensor, Grid]:
         """Tokens [B, K, D] of video [B, C, T, H, W] before positions are added, and the token grid."""
