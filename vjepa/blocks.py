@@ -115,8 +115,10 @@ def initialise(model: nn.Module, scaled: bool = True) -> None:
 
 
 def check_heads(where: str, width: int, heads: int, positions: str) -> None:
-    """Raise ValueError if `width` is not divisible by `heads`, or a head is too narrow for 3D rotary positions."""
+    """Raise ValueError if `width` is not divisible by `heads`, or does not fit its positions."""
     if width % heads:
         raise ValueError(f"{where}.width must be a multiple of {where}.heads, got {width} and {heads}")
+    if positions == "sincos_2d" and width % 4:
+        raise ValueError(f"{where}.width must be a multiple of 4 for positions=sincos_2d, got {width}")
     if positions == "rotary" and width // heads < 6:
         raise ValueError(f"{where}: rotary positions need heads at least 6 wide, got {width}/{heads}")

@@ -7,7 +7,7 @@ Several selections of a clip's tokens are concatenated and go through the blocks
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,13 @@ from vjepa.blocks import Block, check_heads, initialise, run_block
 from vjepa.patches import PatchEmbedding
 from vjepa.positions import (
     Grid,
+    Positions,
     RotaryOrder,
     Rotation,
     gather_rotation,
     interpolate_table,
+    position_table,
     rotary_rotation,
-    sincos_table,
 )
 from vjepa.registry import ENCODERS
 
@@ -66,7 +67,7 @@ class EncoderConfig:
     tubelet: int = 2  # frames per token
     frames: int = 16  # of training clips; for other lengths positions are resampled (sincos) or extrapolated (rotary)
     crop: int = 224  # height and width of training clips, pixels
-    positions: Literal["sincos", "rotary"] = "sincos"
+    positions: Positions = "sincos"  # sincos: 3D table (V-JEPA 1); sincos_2d: that of images (I-JEPA)
     rotary_order: RotaryOrder = "interleaved"  # `tiled` for weights compatible with V-JEPA 2
     init: Literal["scaled", "plain"] = (
         "scaled"  # scaled: outputs of block l divided by sqrt(2 l) (V-JEPA 2); plain: not (V-JEPA 1's trainer)
@@ -187,6 +188,7 @@ def check_levels(encoder: Any, levels: Sequence[int]) -> None:
 class Encoder(nn.Module):
     """Video ViT without class token (V-JEPA 1 and 2)."""
 
+    block_class: ClassVar[type[Block]] = Block
     position_table: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -194,10 +196,11 @@ class Encoder(nn.Module):
         self.config = config
         self.patch_embed = PatchEmbedding(config.patch, config.tubelet, config.shape.width)
         self.blocks = nn.ModuleList(
-            Block(config.shape.width, config.shape.heads, config.shape.mlp_ratio) for _ in range(config.shape.depth)
+            self.block_class(config.shape.width, config.shape.heads, config.shape.mlp_ratio)
+            for _ in range(config.shape.depth)
         )
         self.norm = nn.LayerNorm(config.shape.width, eps=1e-6)
-        table = sincos_table(config.shape.width, config.grid) if config.positions == "sincos" else torch.empty(0)
+        table = position_table(config.positions, config.shape.width, config.grid)
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
         initialise(self, config.init == "scaled")
@@ -213,15 +216,10 @@ class Encoder(nn.Module):
         self, video: Tensor, which: Sequence[int], index: Tensor | None = None, lengths: Sequence[int] = ()
     ) -> list[Tensor]:
         """Normalised features [B, K, D] after each of the blocks `which` (0-based, negative from the end)."""
-        depth = len(self.blocks)
-        wanted = [layer % depth for layer in which if -depth <= layer < depth]
-        if len(wanted) != len(which):
-            raise ValueError(
-                f"layers must lie in [{-depth}, {depth - 1}] for an encoder of {depth} blocks, got {which}"
-            )
+        wanted = self.find_blocks(which)
         x, grid = self.embed(self.as_video(video), index)
         rotation = None
-        if self.config.positions == "sincos":
+        if self.config.positions != "rotary":
             table = interpolate_table(self.position_table, self.config.grid, grid)
             x = x + (table if index is None else table[index])
         else:
@@ -232,6 +230,16 @@ class Encoder(nn.Module):
             if number in wanted:
                 found[number] = self.normalise(x, number)
         return [found[number] for number in wanted]
+
+    def find_blocks(self, which: Sequence[int]) -> list[int]:
+        """Numbers of blocks (0-based) from numbers that may count from the end; ValueError for one there is not."""
+        depth = len(self.blocks)
+        wanted = [layer % depth for layer in which if -depth <= layer < depth]
+        if len(wanted) != len(which):
+            raise ValueError(
+                f"layers must lie in [{-depth}, {depth - 1}] for an encoder of {depth} blocks, got {which}"
+            )
+        return wanted
 
     def embed(self, video: Tensor, index: Tensor | None) -> tuple[Tensor, Grid]:
         """Tokens [B, K, D] of video [B, C, T, H, W] before positions are added, and the token grid."""

@@ -94,6 +94,9 @@ class MaskConfig:
         return not self.fixed and MASKS.find(self.kind).varies(self)
 
 
+Hide = Callable[[MaskConfig, Grid, ClipRandom], Tensor]
+Divide = Callable[[MaskConfig, Grid, ClipRandom], tuple[Tensor, Tensor]]
+
 REDRAWS = (
     4  # placements drawn per clip; the first that leaves a context is used (the published code redraws until then)
 )
@@ -110,19 +113,21 @@ class Masks(NamedTuple):
 class MaskGenerator:
     """A registered mask generator."""
 
-    hide: Callable[[MaskConfig, Grid, ClipRandom], Tensor]  # -> hidden [B, N] bool
+    hide: Hide  # -> hidden [B, N] bool
     varies: Callable[[MaskConfig], bool]  # can the number of hidden tokens differ between clips?
+    divide: Divide | None = None  # for objectives that predict several targets from one context, each by itself
 
 
 def mask(
-    name: str, varies: Callable[[MaskConfig], bool] = lambda config: True
-) -> Callable[[Callable[[MaskConfig, Grid, ClipRandom], Tensor]], Callable[[MaskConfig, Grid, ClipRandom], Tensor]]:
-    """Decorator: register a function (config, grid, random) -> hidden [B, N] bool as the mask `name`."""
+    name: str, varies: Callable[[MaskConfig], bool] = lambda config: True, divide: Divide | None = None
+) -> Callable[[Hide], Hide]:
+    """Decorator: register a function (config, grid, random) -> hidden [B, N] bool as the mask `name`.
 
-    def add(
-        hide: Callable[[MaskConfig, Grid, ClipRandom], Tensor],
-    ) -> Callable[[MaskConfig, Grid, ClipRandom], Tensor]:
-        MASKS.register(name)(MaskGenerator(hide, varies))
+    `divide` -> context [B, N] and targets [B, R, N] bool, if the mask has R targets of its own (see `multiblock`).
+    """
+
+    def add(hide: Hide) -> Hide:
+        MASKS.register(name)(MaskGenerator(hide, varies, divide))
         return hide
 
     return add
@@ -152,10 +157,10 @@ def draw_masks(config: MaskConfig, grid: Grid, clips: Tensor, seed: int, kind: i
         hide = partial(_hide, config, grid)
         spares = find_spares((repr(config), grid), hide, (keep, predict), f"masks{name and '.' + name}")
         hidden = draw_enough(hide, hidden, (keep, predict), spares, (clips, seed * 1009 + kind))
-    order = random.uniform(hidden.shape[1]) if config.drop == "random" else _ascending(hidden)
-    context = _first(order + hidden, keep)  # visible tokens first; hidden ones only if there are too few (`borrow`)
+    order = random.uniform(hidden.shape[1]) if config.drop == "random" else in_order(hidden)
+    context = pick_first(order + hidden, keep)  # visible tokens first; hidden ones only if there are too few (`borrow`)
     taken = torch.zeros_like(hidden).scatter_(1, context, True)
-    target = _first(order + ~hidden + 2 * taken, predict)  # hidden tokens first, never context tokens
+    target = pick_first(order + ~hidden + 2 * taken, predict)  # hidden tokens first, never context tokens
     return Masks(context, target)
 
 
@@ -224,7 +229,7 @@ def _first_with_context(planes: Tensor, random: ClipRandom) -> Tensor:
     full = planes.all(2)
     chosen = full.int().argmin(1)
     plane = planes[torch.arange(len(planes), device=planes.device), chosen]
-    cell = _first(random.uniform(plane.shape[1]), 1)
+    cell = pick_first(random.uniform(plane.shape[1]), 1)
     return plane.scatter(1, cell, plane.gather(1, cell) & ~full.all(1, keepdim=True))
 
 
@@ -265,12 +270,12 @@ def _hide_share(random: ClipRandom, cells: int, limits: tuple[float, float]) -> 
     return rank < share
 
 
-def _first(score: Tensor, count: int) -> Tensor:
+def pick_first(score: Tensor, count: int) -> Tensor:
     """Indices of the `count` smallest scores of each row, ascending: [B, N] -> [B, count]."""
     return score.argsort(dim=1, stable=True)[:, :count].sort(1).values
 
 
-def _ascending(hidden: Tensor) -> Tensor:
+def in_order(hidden: Tensor) -> Tensor:
     """Scores in [0, 1) that preserve token order: [B, N]."""
     return (torch.arange(hidden.shape[1], device=hidden.device) / hidden.shape[1]).expand_as(hidden)
 

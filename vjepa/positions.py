@@ -1,4 +1,4 @@
-"""Position encodings: fixed 3D sin-cos tables (V-JEPA 1) and 3D rotary embeddings (V-JEPA 2).
+"""Position encodings: fixed sin-cos tables in 3D (V-JEPA 1) and 2D (I-JEPA), and 3D rotary embeddings (V-JEPA 2).
 
 A grid is (t, h, w) tokens, N = t*h*w, flattened with time outermost and width innermost.
 D model width, R head width.
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Grid = tuple[int, int, int]
+Positions = Literal["sincos", "sincos_2d", "rotary"]
 RotaryOrder = Literal["interleaved", "tiled"]
 Rotation = tuple[Tensor, Tensor]
 
@@ -25,6 +26,24 @@ def sincos_table(width: int, grid: Grid) -> Tensor:
         angle = position.double()[:, None] * frequency
         columns += [angle.sin(), angle.cos()]
     return torch.cat(columns, dim=1)[:, :width].float()
+
+
+def sincos_table_2d(width: int, grid: Grid) -> Tensor:
+    """Fixed position table of images [N, D], the same in every frame (I-JEPA).
+
+    The first half of the columns is for the position along the width, the second for that along the height, each sines
+    first; D must be a multiple of 4.
+    """
+    frequency = _frequencies(width // 2)
+    _, height, across = _axis_positions(grid)
+    angles = [position.double()[:, None] * frequency for position in (across, height)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
+
+
+def position_table(positions: Positions, width: int, grid: Grid) -> Tensor:
+    """The table [N, D] that is added to the tokens; empty for rotary positions, which are no table."""
+    tables = {"sincos": sincos_table, "sincos_2d": sincos_table_2d}
+    return tables[positions](width, grid) if positions in tables else torch.empty(0)
 
 
 def interpolate_table(table: Tensor, source: Grid, wanted: Grid) -> Tensor:

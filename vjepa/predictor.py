@@ -15,7 +15,7 @@ from vjepa.encoder import EncoderConfig, PositionCache
 from vjepa.latent import LatentConfig, LatentVariable, Posterior
 from vjepa.masks import Masks
 from vjepa.patches import gather_tokens
-from vjepa.positions import Grid, interpolate_table, sincos_table
+from vjepa.positions import Grid, interpolate_table, position_table
 from vjepa.registry import ENCODERS
 
 
@@ -89,7 +89,7 @@ class Predictor(nn.Module):
         self.predictor_proj = nn.Linear(config.width, target_width or width)
         has_variable = config.latent.dims is not None
         self.variable = LatentVariable(config.latent, config.width, target_width or width) if has_variable else None
-        table = sincos_table(config.width, encoder.grid) if encoder.positions == "sincos" else torch.empty(0)
+        table = position_table(encoder.positions, config.width, encoder.grid)
         self.register_buffer("position_table", table, persistent=False)
         self.positions = PositionCache()
         initialise(self, encoder.init == "scaled")
@@ -213,7 +213,7 @@ class Predictor(nn.Module):
         x = self.mark(torch.cat(segments, 1), image)
         index = torch.cat([half for mask in masks.values() for half in mask], 1)
         rotation = None
-        if self.encoder_config.positions == "sincos":
+        if self.encoder_config.positions != "rotary":
             x = x + interpolate_table(self.position_table, self.encoder_config.grid, grid)[index]
         else:
             rotation = self.positions.rotation(self.encoder_config, grid, index, x, self.heads)

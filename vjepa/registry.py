@@ -110,8 +110,10 @@ def _identity(part: Any) -> str:
 
 
 OBJECTIVES: Registry[Any] = Registry("objective", "vjepa.objectives")
-ENCODERS: Registry[Any] = Registry("encoder.kind", "vjepa.encoder", "vjepa.encoder21", "vjepa.world.frames")
-MASKS: Registry[Any] = Registry("masks.NAME.kind", "vjepa.masks")
+ENCODERS: Registry[Any] = Registry(
+    "encoder.kind", "vjepa.encoder", "vjepa.encoder21", "vjepa.encoder_causal", "vjepa.world.frames"
+)
+MASKS: Registry[Any] = Registry("masks.NAME.kind", "vjepa.masks", "vjepa.multiblock")
 TARGETS: Registry[Any] = Registry("teacher.source", "vjepa.targets", "vjepa.distillation")
 CALLBACKS: Registry[Any] = Registry("callbacks", "vjepa.registry")  # made without arguments, one for every run
 REGULARISERS: Registry[Any] = Registry("regulariser.terms", "vjepa.regularise")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data.loading.groups import ImageConfig
+from data.loading.local import ARRAY, LocalConfig
 from data.parallel import count_cores
 
 
@@ -41,6 +42,7 @@ class DataConfig:
     path: str = ""  # folder or URL of a folder with manifest.json; this or mix is required
     mix: list[MixPart] = field(default_factory=list)  # several data sets, instead of path
     images: ImageConfig | None = None  # how many images beside the clips, and which ranks read them; null: none
+    local: LocalConfig | None = None  # small crops of every clip as well (objective=levjepa); null: none
     frames: int = 16  # per clip
     stride: int = 4  # every how many frames of the video one is taken; ignored if fps is set
     fps: float | None = None  # frames per second of a clip; null: use stride
@@ -66,6 +68,8 @@ class DataConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
         check_crops("data", self.scale, self.aspect, self.flip)
+        if self.local is not None and ARRAY in self.arrays:
+            raise ValueError(f"data.arrays must not have the name {ARRAY!r}, which is that of the views of data.local")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"data.max_bad_fraction must lie in [0, 1], got {self.max_bad_fraction}")
         if self.fps is not None and self.fps <= 0:
@@ -97,7 +101,13 @@ class DataConfig:
         given = [{name: value for name, value in change.items() if value is not None} for change in changes]
         for part, change in zip(self.mix, given, strict=True):
             if part.images and self.images is not None:
-                change |= {"frames": 1, "crop": self.images.crop or self.crop, "clips_per_video": 1, "arrays": {}}
+                change |= {
+                    "frames": 1,
+                    "crop": self.images.crop or self.crop,
+                    "clips_per_video": 1,
+                    "arrays": {},
+                    "local": None,
+                }
         return [
             (replace(self, mix=[], images=None, **change), part.weight)
             for change, part in zip(given, self.mix, strict=True)
@@ -117,6 +127,11 @@ class DataConfig:
             )
         if self.images is not None and self.clips_per_video > 1:
             raise ValueError(f"data.images needs data.clips_per_video=1, got {self.clips_per_video}")
+
+    def clip_bytes(self) -> int:
+        """Bytes of the pixels of a clip and of its local views."""
+        own = self.frames * self.crop**2 * 3
+        return own if self.local is None else own + self.local.count_bytes(self.frames)
 
     def count_workers(self) -> int:
         """Worker processes of one loader on this machine."""

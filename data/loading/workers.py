@@ -23,6 +23,7 @@ from data.loading.augment import crop_resize, random_box, square_boxes
 from data.loading.batch import Batch, DataConfig, Views
 from data.loading.clips import choose_frames, choose_published, segment_centres
 from data.loading.groups import CLIPS, Portion
+from data.loading.local import ARRAY, draw_views
 from data.loading.plan import Lanes, Mixture, Plan, draw_for
 from data.loading.processes import Board
 from data.loading.randaugment import erase, rand_augment
@@ -57,7 +58,7 @@ class ClipReader:
     def train(self, sample: Sample, draws: Sequence[random.Random]) -> list[Clip]:
         """A random clip for each generator in `draws`, all decoded in one call.
 
-        Each generator supplies start, flip and crop box, in this order.
+        Each generator supplies start, flip and crop box, in this order, and after these the local views.
         """
         config = self.config
         timing = read_timing(sample, config.timeout)
@@ -72,6 +73,8 @@ class ClipReader:
             box = random_box(frames.shape[1], frames.shape[2], config.scale, config.aspect, draw)
             arrays = read_arrays(sample, config.arrays, rows, timing.frames)
             self._check_shapes(sample.key, arrays)
+            if config.local is not None:
+                arrays[ARRAY] = draw_views(part, config.local, draw)
             classes = len(self.shards.manifest.classes)
             clips.append(
                 Clip(crop_resize(part, box, config.crop, flip), read_label(sample, classes), sample.key, arrays)
@@ -188,7 +191,7 @@ class TrainBatches:
     def batch_bytes(self) -> int:
         """Bytes of a batch's pixels."""
         configs = [(source.portion.count, source.streams[0].reader.config) for source in self.sources]
-        return sum(count * config.frames * config.crop**2 * 3 for count, config in configs)
+        return sum(count * config.clip_bytes() for count, config in configs)
 
     def make(self, number: int, board: Board) -> Batch:
         skipped: dict[str, list[str]] = {}

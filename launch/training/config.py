@@ -119,11 +119,12 @@ class TrainConfig(ModelConfig):
         encoder = replace(self.encoder, frames=self.data.frames, crop=self.data.crop)
         object.__setattr__(self, "encoder", encoder)
         object.__setattr__(self, "masks", dict(self.masks or published_masks()))
-        images = self.data.images
-        if images is not None and (images.crop or 0) % self.encoder.patch:
-            raise ValueError(
-                f"data.images.crop must be a multiple of encoder.patch ({self.encoder.patch} pixels), got {images.crop}"
-            )
+        for name, part in (("images", self.data.images), ("local", self.data.local)):
+            if part is not None and (part.crop or 0) % self.encoder.patch:
+                raise ValueError(
+                    f"data.{name}.crop must be a multiple of encoder.patch ({self.encoder.patch} pixels), got "
+                    f"{part.crop}"
+                )
         _ = self.jepa  # says what does not go together
 
     @property

@@ -97,7 +97,10 @@ def test_clips_decide_the_size_of_the_encoder() -> None:
         ("masks.a.kindd=future", "no key masks.a.kindd"),
         ("data.crop=abc", "could not be converted to Integer"),
         ("data.crop=100", "data.crop must be a multiple of encoder.patch"),
-        ("encoder.positions=absolute", "error: encoder.positions=absolute does not exist; choose among sincos, rotary"),
+        (
+            "encoder.positions=absolute",
+            "error: encoder.positions=absolute does not exist; choose among sincos, sincos_2d, rotary",
+        ),
         ("encoder.size", "must have the form key=value"),
         ("run.batch=0", "run.batch must be at least 1"),
     ],

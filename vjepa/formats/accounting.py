@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vjepa.encoder import Encoder, EncoderConfig, build_encoder
-from vjepa.positions import sincos_table
+from vjepa.positions import position_table
 from vjepa.predictor import Predictor
 
 Built = TypeVar("Built", bound=Encoder | Predictor)
@@ -56,7 +56,7 @@ def build_empty(make: Callable[[], Built]) -> Built:
     assert beside == {"position_table"}, beside  # any other buffer would be left uninitialised
     if module.position_table.numel():
         config = module.config if isinstance(module, Encoder) else module.encoder_config
-        module.position_table = sincos_table(module.position_table.shape[1], config.grid)
+        module.position_table = position_table(config.positions, module.position_table.shape[1], config.grid)
     built: Built = module
     return built
 
@@ -161,7 +161,7 @@ def _differences(found: Any, wanted: Any, where: str, keys: tuple[str, ...]) -> 
     problems = []
     found, wanted = _flat(found), _flat(wanted)
     for key in keys:
-        if key == "rotary_order" and "sincos" in (found.positions, wanted.positions):
+        if key == "rotary_order" and {found.positions, wanted.positions} != {"rotary"}:
             continue
         if key == "hidden":
             same = round(found.width * found.mlp_ratio) == round(wanted.width * wanted.mlp_ratio)

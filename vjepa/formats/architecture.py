@@ -3,16 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vjepa.encoder import SIZES, EncoderConfig, SizeName
-from vjepa.positions import Grid, RotaryOrder, sincos_table
+from vjepa.positions import Grid, Positions, RotaryOrder, position_table, sincos_table
 from vjepa.predictor import PredictorConfig
 
-Positions = Literal["sincos", "rotary"]
+TABLE, PREDICTOR_TABLE = "pos_embed", "predictor_pos_embed"  # frozen tables in official files
 TABLE_TOLERANCE = 1e-3  # for frozen position tables, which may have been stored in half precision
 
 
@@ -77,11 +76,11 @@ def name_size(
 ) -> tuple[SizeName, int, float]:
     """Name, heads and MLP ratio of an encoder; ValueError if the number of heads cannot be determined.
 
-    V-JEPA 1's giant has 16 heads, V-JEPA 2's 22; every other size is the same in both.
+    The giant of I-JEPA and V-JEPA 1 has 16 heads, V-JEPA 2's 22; every other size is the same in all.
     """
     for name, (table_width, table_depth, table_heads, ratio) in SIZES.items():
         if (table_width, table_depth, round(table_width * ratio)) == (width, depth, hidden):
-            published = 16 if (name, positions) == ("giant", "sincos") else table_heads
+            published = 16 if name == "giant" and positions != "rotary" else table_heads
             chosen = heads or published
             return (name if chosen == table_heads else "custom"), chosen, ratio  # type: ignore[return-value]
     if not heads:
@@ -131,9 +130,9 @@ def read_grid(table: Tensor, width: int, source: str) -> Grid:
     return best
 
 
-def check_table(table: Tensor, width: int, grid: Grid, source: str) -> None:
+def check_table(table: Tensor, width: int, grid: Grid, source: str, positions: Positions = "sincos") -> None:
     """Raise ValueError if `table` [1, N, D] is not the sin-cos table of `grid`."""
-    expected = sincos_table(width, grid)
+    expected = position_table(positions, width, grid)
     if table.shape != (1, *expected.shape):
         raise ValueError(f"{source}: the table must be [1, {len(expected)}, {width}], got {list(table.shape)}")
     difference = float((table[0].float() - expected).abs().max())

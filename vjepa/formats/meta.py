@@ -1,8 +1,9 @@
-"""Read and write the official checkpoints of V-JEPA 1 (`.pth.tar`), V-JEPA 2 and V-JEPA 2.1 (`.pt`).
+"""Read and write the official checkpoints of V-JEPA 1 and I-JEPA (`.pth.tar`), V-JEPA 2 and V-JEPA 2.1 (`.pt`).
 
 A checkpoint is a dictionary with encoder, target_encoder or ema_encoder, predictor, and other training state. Parameter
 names have the prefix `module.backbone.`. V-JEPA 1 adds frozen tables `pos_embed` and `predictor_pos_embed`; some
-V-JEPA 2 files have them too, although rotary positions do not use them. V-JEPA 2.1's modules are in `meta21`.
+V-JEPA 2 files have them too, although rotary positions do not use them. V-JEPA 2.1's modules are in `meta21`,
+I-JEPA's in `meta_images`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.formats.accounting import Pretrained, build_empty, fill, list_some
 from vjepa.formats.architecture import (
+    PREDICTOR_TABLE,
+    TABLE,
     Hints,
-    Positions,
     check_table,
     read_encoder_config,
     read_grid,
@@ -25,14 +27,15 @@ from vjepa.formats.architecture import (
     read_shape,
 )
 from vjepa.formats.meta21 import KIND, assume, is_version_2_1, read_encoder, read_predictor, released_name
+from vjepa.formats.meta_images import PREFIX, is_image_file, read_images, to_images, writes_images
 from vjepa.formats.pickled import load_pickled
+from vjepa.positions import Positions
 from vjepa.predictor import Predictor
 
 EncoderName = Literal["encoder", "target_encoder", "ema_encoder"]
 ENCODERS: tuple[EncoderName, ...] = ("encoder", "target_encoder", "ema_encoder")
 PREFIXES = ("module.backbone.", "backbone.", "module.", "")
 OURS = "vjepa"  # key of the configs that our own export adds, as plain data
-TABLE, PREDICTOR_TABLE = "pos_embed", "predictor_pos_embed"
 
 _BESIDE = {
     "opt": "optimiser state",
@@ -61,6 +64,8 @@ def load_meta(path: str | Path, which: EncoderName | None = None, hints: Hints |
     others = strip_prefix(content["predictor"], f"{path}['predictor']") if "predictor" in content else None
     if others is not None and "action_encoder.weight" in others:
         ignored["predictor"], others = "conditioned on actions (V-JEPA 2-AC)", None
+    if is_image_file(weights):
+        return read_images(weights, others, replace(hints, positions=None) if stored else hints, source, ignored)
     if is_version_2_1(weights, source):
         return _read_version_2_1(weights, others, hints, source, ignored)
     positions = _find_positions(weights, others, hints, source)
@@ -98,20 +103,22 @@ def save_meta(
             f"the public V-JEPA 2 code uses tiled rotary frequencies, this encoder {config.rotary_order} ones; "
             f"train with encoder.rotary_order=tiled, or export with --format native or onnx"
         )
-    sincos = config.positions == "sincos"
-    weights = _with_prefix(encoder, {TABLE: encoder.position_table} if sincos else {})
+    has_table, images = config.positions != "rotary", writes_images(config)
+    weights = _with_prefix(encoder, {TABLE: encoder.position_table} if has_table else {}, images)
     content: dict[str, Any] = {"encoder": weights, "target_encoder": weights}
     if newest:
         content[released_name(config)] = weights
     ours: dict[str, Any] = {"encoder": config.describe()}
     if predictor is not None:
-        content["predictor"] = _with_prefix(predictor, {PREDICTOR_TABLE: predictor.position_table} if sincos else {})
+        content["predictor"] = _with_prefix(
+            predictor, {PREDICTOR_TABLE: predictor.position_table} if has_table else {}, images
+        )
         ours["predictor_heads"] = predictor.heads
     content |= {"epoch": 0, OURS: ours}
     content = complete(content) if complete else content
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("checkpoint.pth.tar" if sincos else "checkpoint.pt")
+    path = folder / ("checkpoint.pth.tar" if has_table else "checkpoint.pt")
     torch.save(content, path)
     return path
 
@@ -278,7 +285,8 @@ def _read_predictor(weights: dict[str, Tensor], encoder: EncoderConfig, hints: H
     return predictor.eval()
 
 
-def _with_prefix(module: nn.Module, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(module: nn.Module, tables: Mapping[str, Tensor], images: bool) -> dict[str, Tensor]:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     weights |= {name: table.detach().cpu().unsqueeze(0).contiguous() for name, table in tables.items()}
-    return {f"{PREFIXES[0]}{name}": tensor for name, tensor in weights.items()}
+    prefix, named = (PREFIX, to_images(weights)) if images else (PREFIXES[0], weights)
+    return {f"{prefix}{name}": tensor for name, tensor in named.items()}

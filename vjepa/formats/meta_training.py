@@ -1,24 +1,27 @@
 """The training state in official checkpoints: what the public V-JEPA trainers resume from, beside the weights.
 
 Their optimiser has four groups, in this order: weights of the encoder, weights of the predictor, then biases and other
-1-D parameters of each. Parameters are numbered in that order. The frozen position tables of V-JEPA 1 are numbered too,
-as the first weight of the encoder and the first of the predictor, and have no state.
+1-D parameters of each. Parameters are numbered in that order, a module's own before those of its parts. The frozen
+position tables of V-JEPA 1 and I-JEPA are numbered too, and have no state.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vjepa.formats.meta import PREDICTOR_TABLE, PREFIXES, TABLE, strip_prefix
+from vjepa.formats.architecture import PREDICTOR_TABLE, TABLE
+from vjepa.formats.meta import PREFIXES, strip_prefix
+from vjepa.formats.meta_images import EPOCH as IMAGE_EPOCH
+from vjepa.formats.meta_images import PREFIX, is_image_file, to_clips, to_images
 from vjepa.formats.pickled import load_pickled
 from vjepa.optim import OptimConfig
 
 State = Mapping[str, Tensor]  # step, exp_avg and exp_avg_sq of a parameter
 Moments = Mapping[tuple[str, str], State]  # by (part, name)
-EPOCH = 300  # steps of an epoch in all published configs
+EPOCH = 300  # steps of an epoch in all published V-JEPA configs
 PARTS = ("encoder", "predictor")
 # torch.amp.GradScaler's initial state; the public trainers make one for every 16-bit dtype.
 SCALER = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
@@ -29,8 +32,8 @@ def number_parameters(weights: Mapping[str, Mapping[str, Tensor]]) -> list[list[
     groups = []
     for is_small in (False, True):
         for part in PARTS:
-            tables = [name for name in weights[part] if name in (TABLE, PREDICTOR_TABLE)]
-            names = tables + [name for name in weights[part] if name not in tables]
+            own = [name for name in weights[part] if "." not in name]
+            names = own + [name for name in weights[part] if name not in own]
             groups.append([(part, name) for name in names if _is_small(name, weights[part][name]) == is_small])
     return groups
 
@@ -72,21 +75,25 @@ class Training:
 def add_training(content: dict[str, Any], training: Training) -> dict[str, Any]:
     """A checkpoint of `save_meta` with everything that the public V-JEPA trainers read when they resume.
 
-    `encoder` becomes the context encoder. The public trainers resume at the edges of epochs of 300 steps: further steps
-    are in the weights and moments, but their schedules begin at the last edge.
+    `encoder` becomes the context encoder. The public trainers resume at the edges of epochs of 300 steps (I-JEPA: 625):
+    further steps are in the weights and moments, but their schedules begin at the last edge.
     """
-    prefix = PREFIXES[0]
+    images = is_image_file(strip_prefix(content["encoder"], "encoder"))
+    prefix, moments, own = PREFIXES[0], training.moments, dict(training.encoder)
+    if images:
+        prefix, moments, own = PREFIX, _translate(moments, to_images), to_images(own)
     tables = {name: value for name, value in content["encoder"].items() if name == prefix + TABLE}
-    context = {prefix + name: value.detach().cpu().contiguous() for name, value in training.encoder.items()}
+    context = {prefix + name: value.detach().cpu().contiguous() for name, value in own.items()}
     content = {**content, "encoder": {**context, **tables}}
     whole = {part: strip_prefix(content[part], part) for part in PARTS}
     lr = training.optim.lr
-    opt = write_optimiser(whole, training.moments, training.optim, lr)
-    numbers = {"epoch": training.steps // EPOCH, "loss": 0.0, "batch_size": training.batch, "world_size": 1, "lr": lr}
+    opt = write_optimiser(whole, moments, training.optim, lr)
+    epoch = training.steps // (IMAGE_EPOCH if images else EPOCH)
+    numbers = {"epoch": epoch, "loss": 0.0, "batch_size": training.batch, "world_size": 1, "lr": lr}
     return {**content, "opt": opt, "scaler": dict(SCALER), **numbers}
 
 
-def read_training(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], dict[tuple[str, str], State]]:
+def read_training(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], Moments]:
     """Weights by part (encoder, target_encoder, predictor) and Adam's states by (part, name) of an official checkpoint.
 
     Raises ValueError if it has not all of them, or if `opt` does not match its weights.
@@ -104,7 +111,7 @@ def read_training(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], dict[
     if sizes != own:
         raise ValueError(f"{path}: opt must have parameter groups of {own} parameters, as its weights, got {sizes}")
     states = content["opt"]["state"]
-    moments = {
+    moments: Moments = {
         member: states[number]
         for members, group in zip(groups, stored, strict=True)
         for member, number in zip(members, group["params"], strict=True)
@@ -115,11 +122,24 @@ def read_training(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], dict[
     ]
     if faults:
         raise ValueError(f"{path}: opt does not match the weights: {', '.join(faults[:3])}")
+    if is_image_file(whole["encoder"]):
+        whole = {part: to_clips(values) for part, values in whole.items()}
+        moments = _translate(moments, to_clips)
     return {part: dict(_without_tables(values)) for part, values in whole.items()}, moments
 
 
 def _is_small(name: str, value: Tensor) -> bool:
     return "bias" in name or value.ndim == 1
+
+
+def _translate(moments: Moments, names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Moments:
+    """Adam's states under other names and in other shapes; a step is a number."""
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for (part, name), state in moments.items():
+        for key, value in state.items():
+            shaped = value if key == "step" else next(iter(names({name: value}).values()))
+            found.setdefault((part, next(iter(names({name: state["exp_avg"]})))), {})[key] = shaped
+    return found
 
 
 def _without_tables(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -85,7 +85,8 @@ def save_model(model: "PreTrainedModel", encoder: EncoderConfig, folder: str | P
     """Write a transformers model, and the config of the processor that prepares clips for its encoder.
 
     The processor shows the square of the whole short side, as `features` and the probes do. Those of the public models
-    resize to 256/224 of the crop, and so show 224/256 of the short side.
+    resize to 256/224 of the crop, and so show 224/256 of the short side: VJEPA2VideoProcessor does that whatever `size`
+    says, so another class is named, which follows the settings.
     """
     folder = Path(folder)
     model.save_pretrained(folder)
@@ -93,7 +94,7 @@ def save_model(model: "PreTrainedModel", encoder: EncoderConfig, folder: str | P
         file.chmod((folder / CONFIG).stat().st_mode)  # safetensors creates files readable only by their owner
     size = encoder.crop
     processor = {
-        "video_processor_type": "VJEPA2VideoProcessor",
+        "video_processor_type": "LlavaNextVideoVideoProcessor",
         "do_resize": True,
         "size": {"shortest_edge": size},
         "do_center_crop": True,

@@ -1,5 +1,5 @@
-"""Training objectives, one file each: hidden tokens, hidden and visible tokens, views, the future under actions."""
+"""Training objectives, one file each: hidden tokens, also visible ones, blocks of an image, views, the future."""
 
-from vjepa.objectives import dense, masked, rollout, views
+from vjepa.objectives import dense, ijepa, levjepa, masked, rollout, views
 
-__all__ = ["dense", "masked", "rollout", "views"]
+__all__ = ["dense", "ijepa", "levjepa", "masked", "rollout", "views"]
