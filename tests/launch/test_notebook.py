@@ -33,6 +33,7 @@ def test_stored_notebook_shows_its_pictures_and_no_error() -> None:
     assert str(Path.home()) not in text
 
 
+@pytest.mark.slow  # a minute of CPU time: three commands and a kernel
 @pytest.mark.timeout(600)
 def test_notebook_runs_as_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the numbers of its first cell are smaller."""
