@@ -17,6 +17,7 @@ from data.loading.loader import TrainLoader
 from launch.cluster.slurm import Job, JobConfig, Kind
 from launch.cluster.snapshot import digest
 from launch.config import load_config, to_yaml
+from launch.memory import CARDS, check_card, describe_memory, estimate
 from launch.plugins import PLUGINS
 from launch.probing.probe import MEMORY, OFF, ProbeConfig, check_cache
 from launch.training.budget import keep_steps
@@ -37,6 +38,7 @@ HELP = {
     "mem": "memory per node, such as 64G",
     "time": "time limit of the job, such as 24:00:00; a longer run requeues itself",
     "notice": "seconds before the limit at which a run saves (default: 120)",
+    "card": f"refuse a run that by the estimate does not fit the memory of this card: {', '.join(CARDS)}",
     "after": "ID of a job that must finish successfully first",
     "name": "name of the job (default: name of the folder)",
     "container": 'command prefix, such as "apptainer exec --nv image.sif"',
@@ -149,6 +151,10 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
     if step:
         check_same(folder, config)
     print(describe(config, world, share, step), file=sys.stderr)
+    print(describe_memory(config, share.clips, world), file=sys.stderr)
+    needed = estimate(config, share.clips, world) if options.card else None
+    if needed is not None:
+        check_card(needed, options.card)
     return folder, to_yaml(config)
 
 
