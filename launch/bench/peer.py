@@ -121,7 +121,7 @@ class PeerStep:
             torch._foreach_mul_(mine, 0.999)
             torch._foreach_add_(mine, theirs, alpha=0.001)
         assert self.loss is not None
-        float(self.loss)
+        float(self.loss.detach())
 
     def borders(self) -> list[Border]:
         """Its parts are not timed."""

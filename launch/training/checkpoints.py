@@ -29,7 +29,7 @@ KINDS: dict[str, type] = {
     "data": dict, "random": list,
 }  # fmt: skip
 
-VERIFIED = "verified.json"  # the note of rank 0, beside the checkpoints: what it found intact, and what damaged
+VERIFIED = "verified.json"  # the note of rank 0 in the run directory: what it found intact, and what damaged
 PATIENCE = 600.0  # seconds to wait for the note
 
 logger = logging.getLogger(__name__)
@@ -79,11 +79,11 @@ def _identify(path: Path) -> list[Any]:
 
 def _note(folder: Path, intact: list[Path], damaged: list[Path]) -> None:
     note = {"intact": [_identify(path) for path in intact], "damaged": [_identify(path) for path in damaged]}
-    write_json(folder / "checkpoints" / VERIFIED, note)
+    write_json(folder / VERIFIED, note)
 
 
 def _is_noted(path: Path, verdict: str) -> bool:
-    note = path.with_name(VERIFIED)
+    note = path.parent.parent / VERIFIED
     return note.is_file() and _identify(path) in json.loads(note.read_text())[verdict]
 
 
