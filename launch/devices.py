@@ -13,6 +13,11 @@ def find_accelerator(wanted: str) -> str:
     return ("gpu" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
+def is_compiled(wanted: bool | None, accelerator: str = "auto") -> bool:
+    """Resolve `run.compile`: None means on a GPU and not on a CPU."""
+    return find_accelerator(accelerator) == "gpu" if wanted is None else wanted
+
+
 def count_devices(accelerator: str) -> int:
     """Number of devices of this machine; a CPU counts as one."""
     return torch.cuda.device_count() if find_accelerator(accelerator) == "gpu" else 1

@@ -5,14 +5,29 @@ layers process them together, and each attends only to itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from vjepa.attention import attend
 from vjepa.positions import Rotation, rotate
+
+Kept = Literal["nothing", "products"]  # what a block keeps for the backward pass if its activations are recomputed
+PRODUCTS = [
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+]
+keep_products = partial(create_selective_checkpoint_contexts, PRODUCTS)
+GRAPHS = 64  # limit on the graphs compiled of one function; torch's, 8, is close to what a step needs
 
 
 class Attention(nn.Module):
@@ -36,17 +51,6 @@ class Attention(nn.Module):
             attended = torch.cat([attend(*segment).transpose(1, 2) for segment in segments], 1)
         output: Tensor = self.proj(attended.flatten(2))
         return output
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention over [B, heads, K, R].
-
-    On a CPU in bf16 the fused kernel is 1.5 to 6 times slower than explicit matrix products (256 to 72 tokens).
-    """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        weights: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return torch.matmul(weights.softmax(-1), value)
-    return functional.scaled_dot_product_attention(query, key, value)
 
 
 class Mlp(nn.Module):
@@ -73,29 +77,65 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, round(width * mlp_ratio))
 
-    def forward(self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int] = ()) -> Tensor:
-        """x [B, K, D] -> [B, K, D]; `lengths` as in Attention."""
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int] = (), kept: Kept | None = None
+    ) -> Tensor:
+        """x [B, K, D] -> [B, K, D]; `lengths` as in Attention.
+
+        With `kept`, activations are recomputed in the backward pass, except what is kept.
+        """
+        # Nothing in a block is random, so the random state need not be saved.
+        output: Tensor
+        if kept is None:
+            output = self._run(x, rotation, lengths)
+        elif kept == "nothing":
+            output = checkpoint(self._run, x, rotation, lengths, use_reentrant=False, preserve_rng_state=False)
+        else:
+            output = checkpoint(
+                self._run, x, rotation, lengths, use_reentrant=False, preserve_rng_state=False, context_fn=keep_products
+            )
+        return output
+
+    def _run(self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int]) -> Tensor:
         x = x + self.attn(self.norm1(x), rotation, lengths)
         output: Tensor = x + self.mlp(self.norm2(x))
         return output
 
 
 def run_block(
-    block: nn.Module, x: Tensor, rotation: Rotation | None, lengths: Sequence[int], recompute: bool
+    block: nn.Module, x: Tensor, rotation: Rotation | None, lengths: Sequence[int], kept: Kept | None
 ) -> Tensor:
-    """Run one block; with `recompute`, its activations are recomputed in the backward pass."""
-    if recompute:
-        recomputed: Tensor = checkpoint(block, x, rotation, lengths, use_reentrant=False)
-        return recomputed
-    output: Tensor = block(x, rotation, lengths)
+    """Run one block; with `kept`, its activations are recomputed in the backward pass, except what is kept.
+
+    A block that is not a `Block` may draw random numbers: it draws the same ones again, and keeps nothing.
+    """
+    output: Tensor
+    if isinstance(block, Block):
+        output = block(x, rotation, lengths, kept)
+    elif kept is not None:
+        output = checkpoint(block, x, rotation, lengths, use_reentrant=False)
+    else:
+        output = block(x, rotation, lengths)
     return output
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compile every block in place, for any number of tokens; blocks of the same shape share a graph."""
+def compile_blocks(model: nn.Module, static: bool = False, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile every block in place; blocks of the same shape share a graph.
+
+    The graphs serve any number of tokens or, with `static`, are compiled for each number: faster, if few occur.
+    """
+    from torch._dynamo import config  # local import: slow, and only needed when compiling
+
+    # DDP's splitting of graphs into buckets would cut each block into several graphs and gain nothing: the buckets
+    # already overlap with the backward passes of the blocks.
+    config.optimize_ddp = False
+    for name in ("recompile_limit", "cache_size_limit"):  # the second is its name in older versions of torch
+        if hasattr(config, name):
+            setattr(config, name, max(GRAPHS, getattr(config, name)))
+            break
     for module in model.modules():
         if isinstance(module, Block):
-            module.compile(dynamic=True)
+            module.compile(dynamic=not static, backend=backend)
 
 
 def initialise(model: nn.Module, scaled: bool = True) -> None:

@@ -78,6 +78,12 @@ class JepaConfig(ModelConfig):
         return self.image_masks if self.image_masks and is_image(video) else self.masks
 
     @property
+    def lengths_vary(self) -> bool:
+        """Does the number of context or target tokens differ from batch to batch?"""
+        masks = [*self.masks.values(), *self.image_masks.values()]
+        return self.objective_class.draws_masks and any(mask.follows_batch for mask in masks)
+
+    @property
     def leaves_unused(self) -> bool:
         """Can a step leave trained parameters without a gradient? DDP must be told."""
         return bool(getattr(ENCODERS.find(self.encoder.kind), "has_modalities", False))
@@ -102,6 +108,10 @@ class JepaConfig(ModelConfig):
         """FLOPs of a training step per clip, for a batch of `clips` clips; see `Objective.flops`."""
         found: float = self.objective_class.flops(self, clips)
         return found
+
+    def activations(self, clips: int, product: int) -> Any:
+        """Memory of a step of `clips` clips; see `Objective.activations`."""
+        return self.objective_class.activations(self, clips, product)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "JepaConfig":

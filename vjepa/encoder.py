@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from vjepa.blocks import Block, check_heads, initialise, run_block
+from vjepa.blocks import Block, Kept, check_heads, initialise, run_block
 from vjepa.patches import PatchEmbedding
 from vjepa.positions import (
     Grid,
@@ -73,6 +73,9 @@ class EncoderConfig:
         "scaled"  # scaled: outputs of block l divided by sqrt(2 l) (V-JEPA 2); plain: not (V-JEPA 1's trainer)
     )
     checkpoint_activations: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    checkpoint_keeps: Literal["nothing", "products"] = (
+        "nothing"  # products: do not recompute matrix products and attention, for more memory and less time
+    )
 
     def __post_init__(self) -> None:
         for name, usual in SIZES[self.size]._asdict().items() if self.size in SIZES else [("mlp_ratio", 4.0)]:
@@ -105,6 +108,11 @@ class EncoderConfig:
             usual.heads if self.heads is None else self.heads,
             usual.mlp_ratio if self.mlp_ratio is None else self.mlp_ratio,
         )
+
+    @property
+    def kept(self) -> Kept | None:
+        """What a block keeps of its activations; None: all of them."""
+        return self.checkpoint_keeps if self.checkpoint_activations else None
 
     @property
     def grid(self) -> Grid:
@@ -224,9 +232,9 @@ class Encoder(nn.Module):
             x = x + (table if index is None else table[index])
         else:
             rotation = self.positions.rotation(self.config, grid, index, x)
-        found = {}
+        found, kept = {}, self.config.kept if self.training and torch.is_grad_enabled() else None
         for number, block in enumerate(self.blocks[: max(wanted) + 1]):
-            x = run_block(block, x, rotation, lengths, self.config.checkpoint_activations and self.training)
+            x = run_block(block, x, rotation, lengths, kept)
             if number in wanted:
                 found[number] = self.normalise(x, number)
         return [found[number] for number in wanted]

@@ -6,6 +6,7 @@ B clips, K observed tokens per clip, M predicted tokens, N tokens of the grid, D
 """
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +18,32 @@ from vjepa.regularise import centre_per_position
 NAMES = ("spread", "rank", "rankme", "cosine", "pooled_rank")
 
 
-@torch.no_grad()
+@dataclass
+class Measured:
+    """What gauges are computed from: small tensors, made where the features are.
+
+    `finish` has the slow part, the spectra, and needs nothing but these tensors, so it can run elsewhere, later.
+    """
+
+    numbers: dict[str, Tensor | float] = field(default_factory=dict)  # finished, by name
+    products: dict[tuple[str, ...], Tensor] = field(
+        default_factory=dict
+    )  # matrices [n, n], by the names of their gauges
+
+    def to_host(self) -> "Measured":
+        """A copy in the host's memory."""
+        numbers: dict[str, Tensor | float] = {name: float(value) for name, value in self.numbers.items()}
+        return Measured(numbers, {names: product.cpu() for names, product in self.products.items()})
+
+    def finish(self) -> dict[str, float]:
+        """The gauges by name. `products` with one name give an effective rank, with two also RankMe."""
+        found = {name: float(value) for name, value in self.numbers.items()}
+        for names, product in self.products.items():
+            spectrum = energies_of(product)
+            found |= dict(zip(names, (count_directions(spectrum), count_directions(spectrum.sqrt())), strict=False))
+        return found
+
+
 def collapse_gauges(features: Tensor, index: Tensor | None = None, tokens: int = 0) -> dict[str, float]:
     """Collapse metrics of features [B, K, D] at the token indices index [B, K] out of `tokens` (None: all), by name.
 
@@ -28,43 +54,56 @@ def collapse_gauges(features: Tensor, index: Tensor | None = None, tokens: int =
     cosine: mean cosine between tokens of different clips at the same token index (about 0 to 1).
     pooled_rank: effective rank of the mean token of each clip, minus the batch mean (1 to min(B - 1, D)).
     """
+    return measure_collapse(features, index, tokens).finish()
+
+
+@torch.no_grad()
+def measure_collapse(
+    features: Tensor, index: Tensor | None = None, tokens: int = 0, prefix: str = "", pooled: bool = True
+) -> Measured:
+    """What `collapse_gauges` computes its numbers from; `prefix` begins their names."""
     features = features.float()
+    names = [name for name in NAMES if pooled or name != "pooled_rank"]
     if len(features) < 2 or not features.isfinite().all():
-        return dict.fromkeys(NAMES, math.nan)
+        return Measured({prefix + name: math.nan for name in names})
     if index is None:
         tokens = features.shape[1]
         index = torch.arange(tokens, device=features.device).expand(len(features), -1)
     centred, freedom = centre_per_position(features, index, tokens)
     across_clips = centred.square().sum(0).div(freedom).mean()
     overall = features.flatten(0, 1).var(0).mean()
-    spectrum = energies(centred)
-    pooled = features.mean(1)
-    return {
-        "spread": float((across_clips / overall.clamp(min=1e-12)).sqrt()),
-        "rank": count_directions(spectrum),
-        "rankme": count_directions(spectrum.sqrt()),
-        "cosine": cosine_across_clips(features, index, tokens),
-        "pooled_rank": effective_rank(pooled - pooled.mean(0)),
-    }
+    found = Measured()
+    found.numbers[prefix + "spread"] = (across_clips / overall.clamp(min=1e-12)).sqrt()
+    found.numbers[prefix + "cosine"] = cosine_across_clips(features, index, tokens)
+    found.products[prefix + "rank", prefix + "rankme"] = small_product(centred)
+    if pooled:
+        means = features.mean(1)
+        found.products[(prefix + "pooled_rank",)] = small_product(means - means.mean(0))
+    return found
 
 
-@torch.no_grad()
 def step_gauges(output: StepOutput, features: Tensor) -> dict[str, float]:
     """Health metrics of a step; `features` [B, N, D] are those of whole clips, normally the targets.
 
     The context's metrics (without pooled rank) are those of the mask with the longest context.
     """
-    found = {f"gauges/{name}": value for name, value in collapse_gauges(features).items()}
+    return measure_step(output, features).finish()
+
+
+@torch.no_grad()
+def measure_step(output: StepOutput, features: Tensor) -> Measured:
+    """What `step_gauges` computes its numbers from."""
+    found = measure_collapse(features, prefix="gauges/")
     tokens = math.prod(output.grid)
     if output.predictions:
         widest = max(output.predictions, key=lambda one: one.context.shape[1])
-        seen = collapse_gauges(widest.context, widest.context_index, tokens)
-        found |= {f"gauges/context_{name}": value for name, value in seen.items() if name != "pooled_rank"}
+        seen = measure_collapse(widest.context, widest.context_index, tokens, "gauges/context_", pooled=False)
+        found = Measured(found.numbers | seen.numbers, found.products | seen.products)
     for one in output.predictions:
-        found[f"lengths/{one.name}/context"] = one.context_index.shape[1] / tokens
-        found[f"lengths/{one.name}/target"] = one.target_index.shape[1] / tokens
+        found.numbers[f"lengths/{one.name}/context"] = one.context_index.shape[1] / tokens
+        found.numbers[f"lengths/{one.name}/target"] = one.target_index.shape[1] / tokens
         if output.targets is not None:
-            found[f"gauges/prediction_spread/{one.name}"] = prediction_spread(one, output.targets)
+            found.numbers[f"gauges/prediction_spread/{one.name}"] = prediction_spread(one, output.targets)
     return found
 
 
@@ -104,8 +143,17 @@ def effective_rank(centred: Tensor) -> float:
 
 def energies(centred: Tensor) -> Tensor:
     """Squared singular values of [n, D] -> [min(n, D)], ascending."""
-    gram = centred.T @ centred if centred.shape[0] > centred.shape[1] else centred @ centred.T
-    spectrum: Tensor = torch.linalg.eigvalsh(gram.double())
+    return energies_of(small_product(centred))
+
+
+def small_product(centred: Tensor) -> Tensor:
+    """The smaller of the two products of [n, D] with itself: [min(n, D), min(n, D)]."""
+    return centred.T @ centred if centred.shape[0] > centred.shape[1] else centred @ centred.T
+
+
+def energies_of(product: Tensor) -> Tensor:
+    """Eigenvalues of a symmetric matrix without negative ones, ascending."""
+    spectrum: Tensor = torch.linalg.eigvalsh(product.double())
     return spectrum.clamp(min=0)
 
 

@@ -5,6 +5,7 @@ by the objective (vjepa/objectives/); this module has the optimiser, schedules, 
 position.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -114,9 +115,9 @@ class JEPA(lightning.LightningModule):
         modules = self.objective.trained_modules()
         return {name: module for name, module in modules.items() if list(module.parameters())}
 
-    def compile_blocks(self) -> None:
-        """Compile each transformer block with torch.compile, for any number of tokens."""
-        compile_blocks(self.objective)
+    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile each transformer block: for the numbers of tokens of this config, or for any if they vary."""
+        compile_blocks(self.objective, static=not self.config.lengths_vary, backend=backend)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the trained modules, with the state in `moments` if the run starts from another's."""

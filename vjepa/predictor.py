@@ -218,9 +218,9 @@ class Predictor(nn.Module):
         else:
             rotation = self.positions.rotation(self.encoder_config, grid, index, x, self.heads)
         lengths = [_length(mask) for mask in masks.values()]
+        kept = self.encoder_config.kept if self.training and torch.is_grad_enabled() else None
         for block in self.predictor_blocks:
-            recompute = self.encoder_config.checkpoint_activations and self.training
-            x = run_block(block, x, rotation, lengths, recompute)
+            x = run_block(block, x, rotation, lengths, kept)
         return x
 
 

@@ -6,7 +6,7 @@ the device.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -209,6 +209,15 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def record_stream(self, stream: Any) -> "Batch":
+        """The same batch, whose memory is not used again before `stream` (a CUDA stream) is done with it."""
+
+        def record(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        return self._each(record)
 
     def share_memory(self) -> "Batch":
         """The same batch, its tensors moved to shared memory."""

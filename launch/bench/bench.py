@@ -12,14 +12,19 @@ from typing import Any
 import torch
 
 from launch.bench.figure import draw_parts
+from launch.bench.gpu import CURVE_CONFIG, bench_gpu, own_cases, usual_cases
+from launch.bench.gpu import render as render_gpu
+from launch.bench.peer import bench_peer
 from launch.bench.plain import PlainStep, check_plain
 from launch.bench.step import bench_step, describe
 from launch.bench.sweep import HEADS, VARIED, cells, fastest, is_memory, render, sweep
 from launch.cluster.snapshot import describe_code
+from launch.config import load_config
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
+from probes.tables import align_columns
 
-KINDS = ("step", "loader", "reads", "decode", "probe")
+KINDS = ("step", "loader", "reads", "decode", "probe", "gpu")
 # option: the benchmark it belongs to, whether it combines with --sweep
 BELONGS = {
     "plain": ("step", False),
@@ -32,6 +37,7 @@ BELONGS = {
     "ranks": ("reads", False),
     "terabytes": ("reads", False),
     "clip_mb": ("reads", False),
+    "peer": ("gpu", False),
 }
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -47,6 +53,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         if what == "step" and arguments.sweep != with_sweep:
             remedy = "leave one of them out" if arguments.sweep else "give both"
             raise ValueError(f"{option} {'goes with' if with_sweep else 'does not go with'} --sweep; {remedy}")
+    if arguments.config is None and arguments.what != "gpu":
+        raise ValueError(f"`bench {arguments.what}` needs a config: a YAML file, or the name of a ready-made one")
     for name, least in (("repeats", 1), ("most_clips", 1), ("step_ms", 1e-9), ("clip_mb", 1e-9)):
         value = getattr(arguments, name)
         if value is not None and value < least:
@@ -98,6 +106,22 @@ def run_sweep(config: TrainConfig, arguments: argparse.Namespace) -> dict[str, A
     best = fastest(points)
     about = {name: value for name, value in describe(config, 0).items() if name in ("encoder", "tokens")}
     return {**about, "best": None if best is None else asdict(best), "points": [asdict(point) for point in points]}
+
+
+def run_gpu(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The results of `bench gpu`; prints its table and what it suggests."""
+    config = arguments.config
+    cases = usual_cases() if config is None else own_cases(config, arguments.overrides)
+    found = bench_gpu(cases, arguments.repeats, CURVE_CONFIG if config is None else config, tuple(arguments.overrides))
+    if arguments.peer is not None:
+        case = cases[1]
+        found["peer"] = bench_peer(
+            arguments.peer, load_config(TrainConfig, case.config, list(case.overrides)), arguments.repeats
+        )
+    print(align_columns(render_gpu(found), left=(0, 7)))
+    for decision in found["decisions"]:
+        print(f"- {decision}")
+    return found
 
 
 def environment() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from data.loading.loader import TrainLoader
 from launch.bench.loader import drain_prefetched
-from launch.devices import find_device
+from launch.devices import find_device, is_compiled
 from launch.meter import Border, PartClock, matrix_product, peak_gib, release, time_in_turn
 from launch.training.config import TrainConfig
 from launch.training.ranks import share_of_device
@@ -68,7 +68,7 @@ class OurStep:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.model = JEPA(config.jepa).to(device)
-        if config.run.compile:
+        if is_compiled(config.run.compile):
             self.model.compile_blocks()
         self.optimizer = self.model.configure_optimizers()
 
@@ -136,7 +136,7 @@ def describe(config: TrainConfig, size: int) -> dict[str, Any]:
         "tokens": config.encoder.grid,
         "batch": size,
         "precision": choose_precision(config.run.precision, find_device()),
-        "compile": config.run.compile,
+        "compile": is_compiled(config.run.compile),
         "checkpoint_activations": config.encoder.checkpoint_activations,
     }
 
@@ -144,14 +144,14 @@ def describe(config: TrainConfig, size: int) -> dict[str, Any]:
 class StepBench:
     """Measures steps of one config with batches of `size` clips."""
 
-    def __init__(self, config: TrainConfig, size: int) -> None:
+    def __init__(self, config: TrainConfig, size: int, device: torch.device | None = None) -> None:
         self.config, self.size = config, size
-        self.device = find_device()
+        self.device = device or find_device()
         self.half = choose_precision(config.run.precision, self.device) == "bf16"
         self.compiled, self.warm = _count_graphs(), 0
 
-    def take(self, step: Step, batch: Clips, clock: PartClock) -> None:
-        """Run one step in the order that Lightning does."""
+    def take(self, step: Step, batch: Clips, clock: PartClock) -> Tensor:
+        """Run one step in the order that Lightning does; returns the loss."""
         with torch.autocast(self.device.type, torch.bfloat16, self.half, step.keeps_casts), _without_trainer():
             loss = step.forward(batch)
         with clock.part("optimiser"):
@@ -162,6 +162,7 @@ class StepBench:
             step.optimise()
         with clock.part("teacher_update"):
             step.follow()
+        return loss.detach()
 
     def made_clips(self) -> Iterator[Clips]:
         """Batches at no cost: always the same pixels, but the masks of consecutive steps."""
@@ -192,7 +193,7 @@ class StepBench:
         product, operations = matrix_product(torch.bfloat16 if self.half else torch.float32, self.device)
         off = PartClock(self.device, on=False)
 
-        def repeat(step: Step) -> Callable[[], None]:
+        def repeat(step: Step) -> Callable[[], object]:
             batches = self.made_clips()
             return lambda: self.take(step, next(batches), off)
 
@@ -265,7 +266,7 @@ class StepBench:
 
     def graphs(self) -> dict[str, Any]:
         """Number of graphs compiled by torch.compile, and how many of them after the warm-up."""
-        if not self.config.run.compile:
+        if not is_compiled(self.config.run.compile):
             return {"recompilations": None}
         now = _count_graphs()
         return {"recompilations": {"graphs": now - self.compiled, "after_warm_up": now - self.warm}}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from launch.bench.step import OurStep, StepBench
-from launch.devices import find_device
+from launch.devices import find_device, is_compiled
 from launch.meter import available_gib, release
 from launch.training.config import TrainConfig
 from probes.tables import align_columns
@@ -17,6 +17,7 @@ from vjepa.precision import Precision, choose_precision
 VARIED = ("precision", "compile", "checkpoint")
 MOST_ON_CPU = 64  # default limit on clips per batch on a CPU
 GAIN = 1.02  # stop when two doublings in a row speed up throughput by less than this factor
+OUT_OF_MEMORY = "out of memory"
 HEADS = ("precision", "compile", "checkpoint", "batch", "clips/s", "ms/step", "peak GiB", "utilisation", "")
 
 
@@ -38,7 +39,8 @@ class Point:
 def sweep(config: TrainConfig, repeats: int, most_clips: int, vary: Sequence[str]) -> Iterator[Point]:
     """Points of all combinations of the options in `vary`, each with batches of 1, 2, 4, ... clips.
 
-    A combination ends when memory runs out, at `most_clips` (0: 64 on a CPU, no limit on a GPU), or when two doublings
+    When memory runs out, two more sizes between the last that fitted and the one that did not narrow down the largest
+    batch. A combination also ends at `most_clips` (0: 64 on a CPU, no limit on a GPU), or when two doublings
     in a row each give less than 2 % more clips per second.
     """
     unknown = [name for name in vary if name not in VARIED]
@@ -55,7 +57,7 @@ def choices(config: TrainConfig, vary: Sequence[str]) -> Iterator[TrainConfig]:
     """The config with every combination of the varied options; the rest is unchanged."""
     run, encoder = config.run, config.encoder
     precisions: tuple[Precision, ...] = ("bf16", "fp32") if "precision" in vary else (run.precision,)
-    compiles = (False, True) if "compile" in vary else (run.compile,)
+    compiles = (False, True) if "compile" in vary else (is_compiled(run.compile),)
     checkpoints = (False, True) if "checkpoint" in vary else (encoder.checkpoint_activations,)
     for precision, compiled, checkpointed in product(precisions, compiles, checkpoints):
         yield replace(
@@ -67,7 +69,7 @@ def choices(config: TrainConfig, vary: Sequence[str]) -> Iterator[TrainConfig]:
 
 def grow(config: TrainConfig, repeats: int, limit: int) -> Iterator[Point]:
     """Points of one combination, doubling the batch."""
-    if config.run.compile:
+    if is_compiled(config.run.compile):
         torch.compiler.reset()  # graphs of earlier combinations would count against the recompilation limit
     peaks: list[float] = []
     best, idle, batch = 0.0, 0, 1
@@ -75,11 +77,23 @@ def grow(config: TrainConfig, repeats: int, limit: int) -> Iterator[Point]:
         point = measure(config, batch, repeats)
         yield point
         if point.error:
+            yield from narrow(config, batch // 2, batch, repeats, point.error == OUT_OF_MEMORY)
             return
         idle = 0 if point.clips_per_s >= GAIN * best else idle + 1
         best, batch = max(best, point.clips_per_s), 2 * batch
         if point.peak_gib is not None:
             peaks.append(point.peak_gib)
+
+
+def narrow(config: TrainConfig, fitted: int, failed: int, repeats: int, memory: bool) -> Iterator[Point]:
+    """Halve the gap between the largest batch that fitted and the smallest that did not, twice."""
+    for _ in range(2 if memory else 0):
+        middle = (fitted + failed) // 2
+        if middle in (fitted, failed):
+            return
+        point = measure(config, middle, repeats)
+        yield point
+        fitted, failed = (fitted, middle) if point.error else (middle, failed)
 
 
 def fits(peaks: Sequence[float]) -> bool:
@@ -94,7 +108,7 @@ def measure(config: TrainConfig, batch: int, repeats: int) -> Point:
     """Measure one point; a failure is recorded in it."""
     point = Point(
         choose_precision(config.run.precision, find_device()),
-        config.run.compile,
+        is_compiled(config.run.compile),
         config.encoder.checkpoint_activations,
         batch,
     )
@@ -103,7 +117,7 @@ def measure(config: TrainConfig, batch: int, repeats: int) -> Point:
         peak = bench.peak(OurStep)
         timed = bench.time({"ours": OurStep(config, bench.device)}, repeats)["ours"]
     except (RuntimeError, MemoryError) as error:  # out of memory, no compiler
-        reason = "out of memory" if is_memory(error) else f"{type(error).__name__}: {error}".splitlines()[0][:80]
+        reason = OUT_OF_MEMORY if is_memory(error) else f"{type(error).__name__}: {error}".splitlines()[0][:80]
         return replace(point, error=reason)
     finally:
         release()

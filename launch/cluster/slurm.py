@@ -29,6 +29,7 @@ class JobConfig:
     account: str = ""
     qos: str = ""
     constraint: str = ""
+    card: str = ""  # kind of GPU, such as h100: refuse a run that would not fit its memory
     name: str = ""
     after: str = ""  # ID of a job that must finish successfully first
     container: str = ""  # command prefix, such as "apptainer exec --nv image.sif"

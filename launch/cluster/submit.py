@@ -18,6 +18,7 @@ from launch.cluster.paths import absolute, absolute_plugins, need
 from launch.cluster.slurm import Job, JobConfig
 from launch.cluster.snapshot import digest
 from launch.config import load_config, to_yaml
+from launch.memory import CARDS, check_card, describe_memory, estimate
 from launch.probing.probe import MEMORY, OFF, ProbeConfig, check_cache
 from launch.training.budget import keep_steps
 from launch.training.checkpoints import list_checkpoints
@@ -36,6 +37,7 @@ HELP = {
     "mem": "memory per node, such as 64G",
     "time": "time limit of the job, such as 24:00:00; a longer run requeues itself",
     "notice": "seconds before the limit at which a run saves (default: 120)",
+    "card": f"refuse a run that by the estimate does not fit the memory of this card: {', '.join(CARDS)}",
     "after": "ID of a job that must finish successfully first",
     "name": "name of the job (default: name of the folder)",
     "container": 'command prefix, such as "apptainer exec --nv image.sif"',
@@ -146,6 +148,10 @@ def check_training(request: dict[str, Any], sweep: list[str], options: JobConfig
     if step:
         check_same(folder, config)
     print(describe(config, world, share, step), file=sys.stderr)
+    print(describe_memory(config, share.clips, world), file=sys.stderr)
+    needed = estimate(config, share.clips, world) if options.card else None
+    if needed is not None:
+        check_card(needed, options.card)
     fast = all(manifest.made.get("options", {}).get("fast_decode") for manifest in loader.manifests)
     return folder, to_yaml(config), count_cores_wanted(config.data.workers, fast, options.gpus_per_node)
 

@@ -7,6 +7,7 @@ vjepa bench step CONFIG --sweep             table of options and batch sizes, th
 vjepa bench loader CONFIG data.path=SHARDS  clips per second from the loader; --step-ms 350
 vjepa bench reads CONFIG --ranks 8,512      opens, reads and bytes of shards, counted for ranks that are not there
 vjepa bench decode CONFIG data.path=SHARDS  CPU time per clip for each installed decoder
+vjepa bench gpu [CONFIG]                    what to know of a GPU before a long run, in ten minutes; --peer CHECKOUT
 vjepa bench probe PROBE_CONFIG              a sweep of heads on one pass of the encoder
 
 `bench step` uses synthetic clips; with data.path, the parts are measured on clips from the loader, and the time spent
@@ -18,7 +19,7 @@ import argparse
 import json
 from pathlib import Path
 
-from launch.bench.bench import KINDS, check_options, environment, run_step, run_sweep
+from launch.bench.bench import KINDS, check_options, environment, run_gpu, run_step, run_sweep
 from launch.bench.loader import bench_decode, bench_loader
 from launch.bench.probe import bench_probe
 from launch.bench.reads import bench_reads
@@ -31,7 +32,7 @@ from launch.training.config import TrainConfig
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `bench`."""
     parser.add_argument("what", choices=KINDS, help="what to measure")
-    parser.add_argument("config", help="YAML file of a pretraining run, or of a probe")
+    parser.add_argument("config", nargs="?", help="YAML file of a pretraining run, or of a probe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the file")
     parser.add_argument(
         "--repeats", type=int, default=10, metavar="N", help="steps, batches or clips timed after the warm-up (10)"
@@ -43,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--sweep", action="store_true", help="try options and batch sizes, print a table")
     step.add_argument("--most-clips", type=int, metavar="N", help="with --sweep: largest batch (64 on a CPU)")
     step.add_argument("--vary", metavar="LIST", help=f"with --sweep: which of {','.join(VARIED)} to try (all)")
+    gpu = parser.add_argument_group("bench gpu")
+    gpu.add_argument("--peer", type=Path, metavar="PATH", help="also time a checkout of facebookresearch/vjepa2")
     loader = parser.add_argument_group("bench loader")
     loader.add_argument("--step-ms", type=float, metavar="X", help="estimate the workers needed for speed/step_ms=X")
     reads = parser.add_argument_group("bench reads")
@@ -55,7 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure and print; ValueError for incompatible options."""
     check_options(arguments)
     repeats = arguments.repeats
-    if arguments.what == "probe":
+    if arguments.what == "gpu":
+        found = run_gpu(arguments)
+    elif arguments.what == "probe":
         found = bench_probe(load_config(ProbeConfig, arguments.config, arguments.overrides), repeats)
     else:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)

@@ -11,11 +11,12 @@ finishes the current step, saves, and exits with status 75; the same command res
 import argparse
 from pathlib import Path
 
-from launch.config import add_config_arguments, read_config
+from launch.config import add_config_arguments, load_config, read_config
+from launch.memory import describe_memory
 from launch.training.budget import within_budget
 from launch.training.config import TrainConfig
 from launch.training.logs import keep_output
-from launch.training.ranks import find_ranks
+from launch.training.ranks import find_ranks, share_of_device
 from launch.training.rundir import hold_run
 from launch.training.trainer import train, train_held
 
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train with this config; printed output is also logged to the run directory."""
     config = read_config(TrainConfig, arguments)
     if config is None:
+        show_memory(load_config(TrainConfig, arguments.config, arguments.overrides))
         return
     ranks = find_ranks(config.run)
     folder = Path(config.run.output)
@@ -36,3 +38,14 @@ def run(arguments: argparse.Namespace) -> None:
         config = within_budget(train, config, ranks.world)
         with keep_output(folder, ranks.rank):
             train_held(config)
+
+
+def show_memory(config: TrainConfig) -> None:
+    """Print what a step needs on each device, as comments below the config."""
+    ranks = (config.run.devices or 1) * (config.run.nodes or 1)
+    try:
+        text = describe_memory(config, share_of_device(config.run).clips, ranks)
+    except ValueError as error:
+        text = f"memory per device: not estimated, {error}"
+    print(f"# {text}")
+    print("# For other devices give run.devices and run.nodes, or run.batch_per_device.")

@@ -1,26 +1,22 @@
-"""The checkpoints of a run: written atomically, pruned, and verified before they are loaded.
+"""The checkpoints of a run: found, verified before they are loaded, and read.
 
-A file under its final name is complete: it is written to a temporary file, synced to disk and renamed. Corruption after
-that is found by the checksums inside the file, which `torch.load` does not verify.
+A file under its final name is complete (see `saving.py`). Corruption after that is found by the checksums inside the
+file, which `torch.load` does not verify. Computing them reads the whole file, so one rank does it and leaves a note for
+the others.
 """
 
+import json
 import logging
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as lightning
-import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
-from data.files import remove_leftovers, replacing
-from data.loading.loader import TrainLoader
-from launch.training.lightning import forget_batches
-from launch.training.randomness import gather_random_states, set_random_state
+from data.files import write_json
 from vjepa.config import JepaConfig
 from vjepa.formats.pickled import load_pickled
 from vjepa.jepa import JEPA, convert_weights
@@ -32,6 +28,9 @@ KINDS: dict[str, type] = {
     "state_dict": dict, "config": dict, "position": int, "global_step": int, "optimizer_states": list, "loops": dict,
     "data": dict, "random": list,
 }  # fmt: skip
+
+VERIFIED = "verified.json"  # the note of rank 0 in the run directory: what it found intact, and what damaged
+PATIENCE = 600.0  # seconds to wait for the note
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +45,58 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path, rank: int | None = None) -> Path | None:
     """The newest intact checkpoint of a run directory, or None if there are no checkpoints.
 
-    Raises ValueError if all of them are damaged: silently starting from scratch would lose the run.
+    Of the ranks of a run, rank 0 verifies the files and leaves a note; the others take its word, so that a node does
+    not read a file once per device. None: verify, without a note. Raises ValueError if all of them are damaged:
+    silently starting from scratch would lose the run.
     """
-    damaged = []
+    damaged: list[str] = []
+    faulty: list[Path] = []
     for path in list_checkpoints(folder).values():
-        fault = find_fault(path)
+        fault = _ask_rank_0(path) if rank else find_fault(path)
         if not fault:
+            if rank == 0:
+                _note(folder, [path], faulty)
             return path
+        faulty.append(path)
         damaged.append(f"{path} is damaged ({fault})")
-        logger.warning("CHECKPOINT DAMAGED: skipping %s: %s. Trying the one before it", path, fault)
+        if not rank:
+            logger.warning("CHECKPOINT DAMAGED: skipping %s: %s. Trying the one before it", path, fault)
     if damaged:
+        if rank == 0:
+            _note(folder, [], faulty)
         raise ValueError(f"{'; '.join(damaged)}. No checkpoint is intact: restore one, or delete them to start over")
     return None
+
+
+def _identify(path: Path) -> list[Any]:
+    """What changes when a file is written again."""
+    found = path.stat()
+    return [path.name, found.st_size, found.st_mtime_ns]
+
+
+def _note(folder: Path, intact: list[Path], damaged: list[Path]) -> None:
+    note = {"intact": [_identify(path) for path in intact], "damaged": [_identify(path) for path in damaged]}
+    write_json(folder / VERIFIED, note)
+
+
+def _is_noted(path: Path, verdict: str) -> bool:
+    note = path.parent.parent / VERIFIED
+    return note.is_file() and _identify(path) in json.loads(note.read_text())[verdict]
+
+
+def _ask_rank_0(path: Path) -> str:
+    """As `find_fault`, from rank 0's note; without one in time, this rank verifies the file itself."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if _is_noted(path, "intact"):
+            return ""
+        if _is_noted(path, "damaged"):
+            return "says rank 0"
+        time.sleep(0.1)
+    return find_fault(path)
 
 
 def find_fault(path: Path) -> str:
@@ -150,86 +186,6 @@ def load_module(checkpoint: str | Path) -> JEPA:
     model.load_state_dict(stored["state_dict"])
     model.on_load_checkpoint(stored)
     return model
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Atomic writes: Lightning copies from a temporary folder to the final name, this renames a file already synced."""
-
-    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Read a checkpoint, including those of earlier versions."""
-        stored: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
-        return {**stored, "state_dict": convert_weights(stored["state_dict"])}
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; `path` keeps the old file, or none, until the new one is completely on disk."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as part:
-            torch.save(checkpoint, part)
-
-
-class Saver(Checkpoint):
-    """Writes a checkpoint every `every` optimiser steps and at the end, and removes old ones.
-
-    It writes when the next batch starts: by then the previous step is in the logs, so a run that is killed and resumed
-    has logged every step. Progress is stored in optimiser steps only, because on another number of ranks a step may
-    consist of another number of batches.
-    """
-
-    def __init__(self, folder: Path, every: int, keep: int, keep_every: int, loader: TrainLoader) -> None:
-        self.folder, self.every, self.keep, self.keep_every = folder, every, keep, keep_every
-        self.loader = loader
-        self.saved = 0  # step of the newest checkpoint
-        self.random: list[dict[str, Any]] = []  # RNG states to restore, by rank
-
-    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Restore the RNG state; the checkpoint that the run resumed from need not be written again."""
-        self.saved = trainer.global_step
-        if trainer.global_rank < len(self.random):
-            set_random_state(self.random[trainer.global_rank])
-
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Write a checkpoint when one is due."""
-        if trainer.global_step != self.saved and trainer.global_step % self.every == 0:
-            self.write(trainer)
-
-    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Always write a checkpoint of the last step."""
-        if trainer.global_step != self.saved:
-            self.write(trainer)
-
-    def write(self, trainer: lightning.Trainer) -> None:
-        """Write a checkpoint of the current state, between two optimiser steps; called on all ranks."""
-        for logger_of_run in trainer.loggers:
-            logger_of_run.save()
-        self.saved = trainer.global_step
-        trainer.save_checkpoint(self.folder / "checkpoints" / f"step-{self.saved:07d}.ckpt", weights_only=False)
-        if trainer.is_global_zero:
-            self.remove_old()
-
-    def remove_old(self) -> None:
-        """Keep the newest `keep` and every `keep_every` steps; partial files of a killed run are removed too."""
-        for number, (step, path) in enumerate(list_checkpoints(self.folder).items()):
-            if number >= self.keep and not (self.keep_every and step % self.keep_every == 0):
-                path.unlink()
-        remove_leftovers(self.folder / "checkpoints")
-
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the stream position and the RNG states of all ranks; called on all ranks."""
-        assert isinstance(module, JEPA)
-        checkpoint["data"] = {**self.loader.state_dict(), "position": module.position}
-        checkpoint["random"] = gather_random_states()
-        forget_batches(checkpoint, trainer.global_step)
-
-    def on_load_checkpoint(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the RNG states, to be restored when training starts."""
-        self.random = checkpoint["random"]
 
 
 def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, what: str) -> None:

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from data.loading.loader import DataConfig
+from vjepa.attention import AttentionKernel
 from vjepa.config import JepaConfig, ModelConfig, published_masks
 from vjepa.masks import MaskConfig
 from vjepa.precision import Precision
@@ -29,13 +30,18 @@ class RunConfig:
     seed: int = 0  # seed of weights, masks, sample order and augmentation
     precision: Precision = "auto"  # auto: bf16 where the device supports it natively, else fp32; fixed at first start
     plugins: tuple[str, ...] = ()  # modules with your own extensions: dotted names or .py files
-    compile: bool = False  # torch.compile the transformer blocks: a minute at startup, faster steps on a GPU
+    compile: bool | None = (
+        None  # torch.compile the transformer blocks: a minute at startup, faster steps; null: on a GPU, not on a CPU
+    )
+    attention: AttentionKernel = "auto"  # the kernel that computes attention (`vjepa bench gpu`); auto: torch chooses
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | None = (
         None  # per node; null: as many as torchrun or srun started, else all of them (one process on a CPU)
     )
     nodes: int | None = None  # null: as many as torchrun or srun started, else one
     loggers: tuple[str, ...] = ("tensorboard",)  # beside the csv: tensorboard, wandb (offline), mlflow (local), yours
+    bucket_mb: int = 25  # gradients are averaged over the ranks in parts of this many MiB, while others are computed
+    timeout: float = 600.0  # seconds that a rank waits for the others; then the run fails, instead of hanging
     log_every: int = 10  # optimiser steps
     checkpoint_every: int = 1000  # optimiser steps
     keep: int = 2  # number of newest checkpoints to keep; the older one is the fallback if the newest is damaged
@@ -43,11 +49,13 @@ class RunConfig:
     progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every", "keep"):
+        for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every", "keep", "bucket_mb"):
             if getattr(self, name) < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("total_clips", "batch_per_device", "devices", "nodes", "keep_every"):
             _check_optional("run", name, getattr(self, name))
+        if self.timeout <= 0:
+            raise ValueError(f"run.timeout must be above 0 seconds, got {self.timeout}")
         if self.total_clips and self.budget:
             raise ValueError(f"give run.total_clips={self.total_clips} or run.budget={self.budget}, not both")
         if (self.keep_every or 0) % self.checkpoint_every:

@@ -1,7 +1,8 @@
 """Graceful stop on a signal: all ranks agree after a step, save, and exit together.
 
 A signal reaches the ranks at different times, and possibly only some of them. After every optimiser step the ranks
-all-reduce the maximum of their flags, on the CPU in a separate process group, so that no device waits for it.
+all-reduce the maximum of their flags, on the CPU in a separate process group. The result is read after the next step,
+so that neither a device nor a process waits for it: several ranks stop one step later than one would.
 """
 
 from typing import Any
@@ -21,6 +22,7 @@ class Preemption(Callback):
         self.signal = 0
         self.step = 0
         self.group: Any = None
+        self.asked: tuple[torch.Tensor, Any] | None = None  # the flag being reduced, and the work to wait for
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """From now on Ctrl-C saves before stopping. ValueError if the ranks do not start at the same step."""
@@ -38,11 +40,15 @@ class Preemption(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Agree after each optimiser step; after the last one the run ends anyway."""
+        """After each optimiser step, read what the ranks agreed on and ask again; after the last the run ends anyway.
+
+        Alone, a process acts at once.
+        """
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
-        self.signal = self.agree(signals.received())
+        self.signal = self.read() if self.group is not None else signals.received()
+        self.ask(signals.received())
         if self.signal and self.step < trainer.max_steps:
             trainer.should_stop = True
 
@@ -50,12 +56,27 @@ class Preemption(Callback):
         """The maximum of `number` over all ranks."""
         if self.group is None:
             return number
-        flag = torch.tensor([number])
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self.group)
+        self.ask(number)
+        return self.read()
+
+    def ask(self, number: int) -> None:
+        """Begin to find the maximum of `number` over all ranks."""
+        if self.group is not None:
+            flag = torch.tensor([number])
+            maximum = torch.distributed.ReduceOp.MAX
+            self.asked = flag, torch.distributed.all_reduce(flag, maximum, group=self.group, async_op=True)
+
+    def read(self) -> int:
+        """The maximum last asked for; 0 if there was none."""
+        if self.asked is None:
+            return 0
+        (flag, work), self.asked = self.asked, None
+        work.wait()
         return int(flag)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Restore the default behaviour of Ctrl-C."""
+        """Restore the default behaviour of Ctrl-C; nothing is left under way."""
+        self.read()
         signals.stop_watching_interrupts()
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: Any) -> None:

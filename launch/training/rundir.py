@@ -34,9 +34,10 @@ from vjepa.precision import choose_precision
 
 RESUME_SAFE_KEYS = (
     "run.output", "run.devices", "run.nodes", "run.accumulate", "run.batch_per_device", "run.accelerator",
-    "run.compile", "run.progress", "run.loggers", "run.log_every", "run.checkpoint_every", "run.keep", "run.keep_every",
-    "run.start", "teacher.weights", "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb",
-    "data.outage", "data.max_bad_fraction", "data.decoder", "health.",
+    "run.compile", "run.attention", "run.bucket_mb", "run.timeout", "run.progress", "run.loggers", "run.log_every",
+    "run.checkpoint_every", "run.keep", "run.keep_every", "run.start", "teacher.weights", "encoder.checkpoint_",
+    "data.path", "data.workers", "data.timeout", "data.cache", "data.cache_gb", "data.outage",
+    "data.max_bad_fraction", "data.decoder", "health.",
 )  # fmt: skip  # neither the sample order nor what is learned depends on them; the data has its own fingerprint
 
 MIX_PATH_KEY = re.compile(r"data\.mix\.\d+\.path")

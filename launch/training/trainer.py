@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,14 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback
 
 from data.files import write_text
-from data.loading.loader import Batch, TrainLoader
-from launch.devices import find_accelerator, share_cores
+from data.loading.loader import TrainLoader
+from launch.devices import find_accelerator, is_compiled, share_cores
 from launch.exchange.encoders import read_origin
-from launch.training.checkpoints import (
-    AtomicCheckpointIO,
-    Saver,
-    check_fits,
-    latest_checkpoint,
-    read_checkpoint,
-    read_config_of,
-)
+from launch.training.checkpoints import check_fits, latest_checkpoint, read_checkpoint, read_config_of
 from launch.training.config import TrainConfig
 from launch.training.continued import continue_all
+from launch.training.feed import Stream
+from launch.training.garbage import GarbageCollector
 from launch.training.health import watchers
 from launch.training.lightning import choose_accelerator, leave_signals_alone, quieten_lightning
 from launch.training.loggers import make_loggers
@@ -45,7 +39,10 @@ from launch.training.rundir import (
     list_settings,
     settle_precision,
 )
+from launch.training.saving import CheckpointFiles, Saver
 from launch.training.signals import Interrupted, forget, forget_earlier
+from launch.training.strategy import choose_strategy
+from vjepa.attention import pin_attention
 from vjepa.encoder import EncoderConfig
 from vjepa.formats.accounting import start_from
 from vjepa.formats.loading import is_pretrained
@@ -72,7 +69,7 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
     share = share_out(run, ranks.world)
     seed_generators(run.seed + ranks.rank)
     loader = TrainLoader(config.data, share.clips, run.seed, rank=ranks.rank, world=ranks.world, step=run.batch)
-    checkpoint = latest_checkpoint(folder)
+    checkpoint = latest_checkpoint(folder, ranks.rank)
     stored = read_checkpoint(checkpoint) if checkpoint else None
     if checkpoint:
         check_same(folder, config)
@@ -84,9 +81,10 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
         loader.load_state_dict(stored["data"])
     step = stored["global_step"] if stored else 0
     preemption = Preemption()
-    saver = Saver(folder, min(run.checkpoint_every, run.total_steps), run.keep, run.keep_every or 0, loader)
+    files = CheckpointFiles()
+    saver = Saver(folder, min(run.checkpoint_every, run.total_steps), run.keep, run.keep_every or 0, loader, files)
     own = [CALLBACKS.find(name)() for name in CALLBACKS]  # of the user's plugins
-    trainer = make_trainer(config, ranks, share, step, [saver, preemption, *own, *(callbacks or [])])
+    trainer = make_trainer(config, ranks, share, step, [saver, preemption, *own, *(callbacks or [])], files)
     if trainer.is_global_zero:
         begin_run(folder, config, loader, step, ranks.world, share.clips)
         for logger in trainer.loggers:
@@ -94,9 +92,10 @@ def train_held(config: TrainConfig, callbacks: list[Callback] | None = None) -> 
         if run.progress:
             print(describe(config, ranks.world, share, step))
     del stored  # its memory-mapped tensors would keep the old file open
-    stream = Stream(loader)
+    stream = Stream(loader, lambda: trainer.strategy.root_device)
     try:
-        trainer.fit(model, stream, ckpt_path=checkpoint, weights_only=True)
+        with pin_attention(run.attention):
+            trainer.fit(model, stream, ckpt_path=checkpoint, weights_only=True)
     except Exception as error:
         if trainer.is_global_zero:
             add_event(folder, "failed", step=trainer.global_step, error=f"{type(error).__name__}: {error}"[:500])
@@ -131,13 +130,13 @@ def finish(folder: Path, trainer: lightning.Trainer, number: int) -> None:
 
 
 def make_trainer(
-    config: TrainConfig, ranks: Ranks, share: Share, step: int, callbacks: list[Callback]
+    config: TrainConfig, ranks: Ranks, share: Share, step: int, callbacks: list[Callback], files: CheckpointFiles
 ) -> lightning.Trainer:
     """The Lightning trainer of a run that starts at `step`; DDP if there is more than one process."""
     run, folder = config.run, Path(config.run.output)
     quieten_lightning()
     share_cores(config.data)
-    plugins: list[Any] = [AtomicCheckpointIO()]
+    plugins: list[Any] = [files]
     if ranks.starter == "srun":
         plugins.append(SLURMEnvironment(auto_requeue=False))
     elif not ranks.starter:
@@ -154,7 +153,13 @@ def make_trainer(
         accumulate_grad_batches=share.batches,
         log_every_n_steps=min(run.log_every, run.total_steps),
         logger=make_loggers(run.loggers, folder, step),
-        callbacks=[Heartbeat(folder), *callbacks, *watchers(config.health, config.data, share.clips), *bar],
+        callbacks=[
+            Heartbeat(folder),
+            *callbacks,
+            *watchers(config.health, config.data, share.clips),
+            *bar,
+            GarbageCollector(),
+        ],
         plugins=plugins,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -162,14 +167,6 @@ def make_trainer(
     )
     leave_signals_alone(trainer)
     return trainer
-
-
-def choose_strategy(config: TrainConfig, world: int) -> str:
-    """Lightning's name of the strategy; DDP looks for parameters without a gradient only if there may be any."""
-    if world == 1:
-        return "auto"
-    apart = config.data.images is not None and config.data.images.ranks is not None
-    return "ddp_find_unused_parameters_true" if apart or config.jepa.leaves_unused else "ddp"
 
 
 def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: bool) -> JEPA:
@@ -189,7 +186,7 @@ def make_model(config: TrainConfig, frozen: EncoderConfig | None, continues: boo
         )
     if config.run.start and not continues:
         start(model, config)
-    if config.run.compile:
+    if is_compiled(config.run.compile, config.run.accelerator):
         model.compile_blocks()
     return model
 
@@ -226,23 +223,6 @@ def describe(config: TrainConfig, world: int, share: Share, step: int) -> str:
     if step:
         lines.append(f"resuming after step {step}")
     return "\n".join(lines)
-
-
-class Stream:
-    """The loader as an iterable for Lightning; the module tracks the stream position, so prefetching is harmless."""
-
-    def __init__(self, loader: TrainLoader) -> None:
-        self.loader = loader
-        self.opened: list[Generator[Batch, None, None]] = []
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.opened.append(iter(self.loader))
-        return self.opened[-1]
-
-    def close(self) -> None:
-        """Stop the loader workers now; at interpreter exit it would take seconds."""
-        for batches in self.opened:
-            batches.close()
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +16,9 @@ import pytest
 import torch
 
 from launch.__main__ import main
-from launch.training.checkpoints import (
-    AtomicCheckpointIO,
-    find_fault,
-    latest_checkpoint,
-    list_checkpoints,
-    read_checkpoint,
-)
+from launch.training import checkpoints
+from launch.training.checkpoints import find_fault, latest_checkpoint, list_checkpoints, read_checkpoint
+from launch.training.saving import CheckpointFiles, HostCopies
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs" / "pretrain" / "tiny_cpu.yaml")
@@ -43,10 +41,10 @@ def test_a_killed_save_never_leaves_half_a_file_under_the_final_name(tmp_path: P
     program = f"""
 import torch
 from pathlib import Path
-from launch.training.checkpoints import AtomicCheckpointIO
-path = Path({str(tmp_path)!r}) / "step-1.ckpt"
+from launch.training.saving import CheckpointFiles
+path, files = Path({str(tmp_path)!r}) / "step-1.ckpt", CheckpointFiles()
 for number in range(10**6):
-    AtomicCheckpointIO().save_checkpoint({{"x": torch.full((400_000,), number)}}, path)
+    files.save_checkpoint({{"x": torch.full((400_000,), number)}}, path)
 """
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     path = tmp_path / "step-1.ckpt"
@@ -66,7 +64,9 @@ def test_what_is_saved_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeyp
     real = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), real[0](file)))
     monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("replace"), real[1](old, new)))
-    AtomicCheckpointIO().save_checkpoint({"x": 1}, tmp_path / "folder" / "step-1.ckpt")
+    files = CheckpointFiles()
+    files.save_checkpoint({"x": 1}, tmp_path / "folder" / "step-1.ckpt")
+    files.wait()
     assert calls == ["fsync", "replace", "fsync"]
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["step-1.ckpt"]
 
@@ -196,3 +196,56 @@ def test_other_data_is_refused(finished: Path, quick: list[str], capsys: pytest.
     torch.save(stored, path)
     assert main(["train", CONFIG, *quick]) == 2
     assert "the checkpoint has 0123456789abcdef: the shards or weights are not those" in capsys.readouterr().err
+
+
+def test_what_training_changes_after_a_save_does_not_reach_the_file(tmp_path: Path) -> None:
+    """The file is written while training goes on, from a copy of everything."""
+    files, state = CheckpointFiles(), {"weights": {"a": torch.zeros(3)}, "groups": [{"lr": 1.0}], "pair": (1, "two")}
+    state["weights"]["b"] = state["weights"]["a"][1:]
+    let_go, write = threading.Event(), files._write
+    files._write = lambda content, target: (let_go.wait(10), write(content, target))  # type: ignore[assignment]
+    files.save_checkpoint(state, tmp_path / "step-1.ckpt")
+    state["weights"]["a"] += 1
+    state["groups"][0]["lr"] = 2.0
+    assert not (tmp_path / "step-1.ckpt").exists()
+    let_go.set()
+    files.wait()
+    stored = torch.load(tmp_path / "step-1.ckpt", weights_only=True)
+    assert stored["weights"]["a"].tolist() == [0, 0, 0]
+    assert stored["weights"]["b"].tolist() == [0, 0]
+    assert stored["groups"] == [{"lr": 1.0}]
+    assert stored["pair"] == (1, "two")
+
+
+def test_a_save_that_fails_in_the_background_is_heard_at_the_next(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    files = CheckpointFiles()
+    files.written = lambda: pytest.fail("old checkpoints are removed though the new one is not on disk")
+    files.save_checkpoint({"x": 1}, tmp_path / "file" / "step-1.ckpt")  # a file where the folder should be
+    with pytest.raises(OSError, match="file"):
+        files.save_checkpoint({"x": 2}, tmp_path / "step-2.ckpt")
+    files.wait()  # heard once
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_copies_are_of_the_same_types(tmp_path: Path) -> None:
+    state = {"a": OrderedDict(x=torch.ones(2)), "b": [1, (2, None)], "c": "text"}
+    copied = HostCopies().copy(state)
+    assert isinstance(copied["a"], OrderedDict)
+    assert copied["b"] == [1, (2, None)]
+    assert copied["a"]["x"].data_ptr() != state["a"]["x"].data_ptr()
+
+
+def test_one_rank_verifies_and_the_others_take_its_word(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest, before = list_checkpoints(finished).values()
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert latest_checkpoint(finished, rank=0) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "find_fault", lambda path: pytest.fail("another rank reads the whole file"))
+        assert latest_checkpoint(finished, rank=1) == before
+    before.touch()  # as if written again: the note says nothing of it
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.0)
+    asked: list[Path] = []
+    monkeypatch.setattr(checkpoints, "find_fault", lambda path: asked.append(path) or "")
+    assert latest_checkpoint(finished, rank=1) == newest
+    assert asked == [newest]

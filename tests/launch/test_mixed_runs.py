@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 
 from launch.__main__ import main
 from launch.config import load_config
 from launch.training.checkpoints import list_checkpoints, load_module
 from launch.training.config import TrainConfig
-from launch.training.trainer import choose_strategy, train
+from launch.training.strategy import choose_strategy
+from launch.training.trainer import train
 from vjepa.encoder21 import ModalityEncoder
 from vjepa.formats.loading import load_pretrained
 
@@ -54,11 +56,14 @@ def test_images_beside_clips_train_and_resume_exactly(mixed: list[str], tmp_path
 
 
 def test_ddp_looks_for_unused_parameters_only_where_there_may_be_any(mixed: list[str], quick: list[str]) -> None:
-    unused = "ddp_find_unused_parameters_true"
-    assert choose_strategy(load_config(TrainConfig, CONFIG, mixed), 2) == unused
     plain = [word for word in mixed if word not in NEW]
-    assert choose_strategy(load_config(TrainConfig, CONFIG, plain), 2) == unused
-    assert choose_strategy(load_config(TrainConfig, CONFIG, quick), 2) == "ddp"
+    for words, unused in ((mixed, True), (plain, True), (quick, False)):
+        strategy = choose_strategy(load_config(TrainConfig, CONFIG, [*words, "run.bucket_mb=7"]), 2)
+        assert isinstance(strategy, DDPStrategy)
+        assert strategy._ddp_kwargs == {
+            "find_unused_parameters": unused, "broadcast_buffers": False, "gradient_as_bucket_view": True,
+            "bucket_cap_mb": 7,
+        }  # fmt: skip
     assert choose_strategy(load_config(TrainConfig, CONFIG, mixed), 1) == "auto"
 
 

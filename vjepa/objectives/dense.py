@@ -14,7 +14,8 @@ from vjepa.config import JepaConfig
 from vjepa.encoder import encode_levels, levels_of
 from vjepa.loss import prediction_loss
 from vjepa.masks import draw_all
-from vjepa.objectives.masked import MaskedObjective, count_prediction
+from vjepa.memory import Activations
+from vjepa.objectives.masked import MaskedObjective, count_prediction, predicted_bytes
 from vjepa.objectives.objective import MaskPrediction, StepContext, StepOutput, summarise
 from vjepa.patches import gather_tokens
 from vjepa.positions import Grid
@@ -105,6 +106,11 @@ class DenseObjective(MaskedObjective):
     def flops(cls, config: JepaConfig, clips: int) -> float:
         """As for `masked`, with several levels and predictions of the visible tokens as well."""
         return count_prediction(config, clips, config.objective_options.levels, visible=True)
+
+    @classmethod
+    def activations(cls, config: JepaConfig, clips: int, product: int) -> Activations | None:
+        """See `Objective`."""
+        return predicted_bytes(config, clips, product, config.objective_options.levels, visible=True)
 
 
 def near_the_mask(context: Tensor, target: Tensor, grid: Grid) -> Tensor:

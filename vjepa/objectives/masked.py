@@ -16,13 +16,24 @@ from vjepa.flops import trained_encoder_flops, transformer_flops
 from vjepa.latent import Posterior, normal_numbers
 from vjepa.loss import prediction_loss
 from vjepa.masks import Masks, draw_all, draw_masks
+from vjepa.memory import (
+    FULL,
+    Activations,
+    Transformer,
+    norm_bytes,
+    target_encoder_bytes,
+    trained_encoder_bytes,
+    video_bytes,
+)
 from vjepa.objectives.objective import MaskPrediction, Objective, StepContext, StepOutput, summarise
 from vjepa.patches import gather_tokens
 from vjepa.positions import Grid
 from vjepa.predictor import Predictor, PredictorConfig, build_predictor
-from vjepa.registry import OBJECTIVES, TARGETS
+from vjepa.registry import ENCODERS, OBJECTIVES, TARGETS
 from vjepa.regularise import Regulariser, motion_weights
 from vjepa.targets import make_targets
+
+MEASURED = 24  # clips drawn to find the lengths of masks; more would find shorter ones where they follow the batch
 
 
 @OBJECTIVES.register("masked")
@@ -126,6 +137,11 @@ class MaskedObjective(Objective):
         return count_prediction(config, clips, levels=1, visible=False)
 
     @classmethod
+    def activations(cls, config: JepaConfig, clips: int, product: int) -> Activations | None:
+        """See `Objective`."""
+        return predicted_bytes(config, clips, product, levels=1, visible=False)
+
+    @classmethod
     def follows_device_batch(cls, config: JepaConfig) -> bool:
         """See `Objective`; masks truncated to the shortest also depend on the device's batch."""
         return super().follows_device_batch(config) or any(
@@ -146,6 +162,40 @@ def with_mask_tokens(config: PredictorConfig, kinds: int) -> PredictorConfig:
             f"predictor.mask_tokens must be null or at least the {what} ({needed}), got {config.mask_tokens}"
         )
     return replace(config, mask_tokens=config.mask_tokens or kinds * max(1, len(config.token_frames)))
+
+
+def predicted_bytes(config: JepaConfig, clips: int, product: int, levels: int, visible: bool) -> Activations | None:
+    """Memory of a step that predicts `levels` levels at hidden and, with `visible`, at visible tokens.
+
+    None for an encoder whose blocks are not known, and for a predictor with a latent variable.
+    """
+    encoder, predictor = config.encoder, config.predictor
+    if not hasattr(ENCODERS.find(encoder.kind), "layers") or predictor.latent.dims is not None:
+        return None
+    pairs = [
+        draw_masks(mask, encoder.grid, torch.arange(min(clips, MEASURED)), config.seed, kind)
+        for kind, mask in enumerate(config.masks.values())
+    ]
+    contexts = [masks.context.shape[1] for masks in pairs]
+    hidden = [masks.target.shape[1] for masks in pairs]
+    segments = [sum(lengths) for lengths in zip(contexts, hidden, strict=True)]
+    predicted = sum(segments if visible else hidden)
+    heads = predictor.heads or encoder.shape.heads
+    rotary = encoder.positions == "rotary"
+    blocks = Transformer(
+        predictor.width, round(predictor.width * predictor.mlp_ratio), heads, predictor.depth, segments, rotary,
+        product, product if rotary else FULL,
+    )  # fmt: skip
+    width, context = encoder.shape.width, sum(contexts)
+    target_width = TARGETS.find(config.teacher.source).width_of(encoder, levels, config.frozen)
+    embedded = context * width * product if levels == 1 else context * (levels + 2) * width * product
+    # The norm and projection of what is predicted, and |difference| to the targets in fp32.
+    ends = predicted * (norm_bytes(predictor.width) + predictor.width * product + target_width * FULL)
+    around = Activations(clips * (embedded + ends), clips * predicted * target_width * product)
+    teacher = encoder if config.frozen is None else replace(config.frozen, frames=encoder.frames, crop=encoder.crop)
+    targets = target_encoder_bytes(teacher, clips, product, levels)
+    trained = trained_encoder_bytes(encoder, contexts, clips, product, levels)
+    return video_bytes(encoder, clips) + targets + trained + blocks.count(clips, encoder.kept) + around
 
 
 def count_prediction(config: JepaConfig, clips: int, levels: int, visible: bool) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vjepa.batch import ClipGroup
 from vjepa.config import JepaConfig
 from vjepa.encoder import EncoderConfig
+from vjepa.memory import Activations
 from vjepa.positions import Grid
 from vjepa.predictor import Predictor
 from vjepa.targets import Targets
@@ -107,6 +108,14 @@ class Objective(nn.Module, ABC):
 
         Recomputed activations are not counted: they are overhead, not useful work.
         """
+
+    @classmethod
+    def activations(cls, config: JepaConfig, clips: int, product: int) -> Activations | None:
+        """Memory of a step of `clips` clips beside weights, gradients and optimiser state; None: not known.
+
+        product: bytes of a number in a matrix product, 2 for bf16 and 4 for fp32.
+        """
+        return None
 
     @classmethod
     def follows_device_batch(cls, config: JepaConfig) -> bool:

@@ -18,6 +18,7 @@ from vjepa.encoder import EncoderConfig, build_encoder
 from vjepa.flops import trained_encoder_flops
 from vjepa.loss import contrastive_loss
 from vjepa.masks import ClipRandom, MaskConfig, draw_masks
+from vjepa.memory import Activations, trained_encoder_bytes, video_bytes
 from vjepa.objectives.objective import Objective, StepContext, StepOutput
 from vjepa.positions import Grid
 from vjepa.registry import OBJECTIVES
@@ -118,6 +119,17 @@ class ViewsObjective(Objective):
             kept = round(math.prod(grid) * config.objective_options.keep)
             projected = 2 * (config.encoder.shape.width * width + 2 * width**2)
             total += trained_encoder_flops(config.encoder, kept) + 3 * projected
+        return total
+
+    @classmethod
+    def activations(cls, config: JepaConfig, clips: int, product: int) -> Activations | None:
+        """See `Objective`: every view is encoded on its own; the projections are small."""
+        total = video_bytes(config.encoder, clips)
+        for number, grid in enumerate(view_grids(config.objective_options, config.encoder)):
+            kept = round(math.prod(grid) * config.objective_options.keep)
+            total += trained_encoder_bytes(config.encoder, (kept,), clips, product)
+            if number < config.objective_options.wide:
+                total += video_bytes(config.encoder, clips)
         return total
 
     @classmethod

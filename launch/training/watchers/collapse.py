@@ -1,12 +1,14 @@
 """Reads the collapse gauges, warns when the representation loses rank or spread, and stops a run that stays so."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 
 from launch.training.watchers.board import log_numbers, warn
 from launch.training.watchers.skips import DivergedError
-from vjepa.gauges import step_gauges
+from vjepa.gauges import measure_step
 from vjepa.jepa import JEPA
 from vjepa.objectives.objective import StepOutput
 
@@ -23,32 +25,55 @@ class CollapseReader:
     With `max_collapsed`, raises DivergedError after more than that many readings in a row of a collapsed state.
 
     Freshly initialised weights may have a low rank: nothing counts as a collapse until the features have been healthy
-    once or the learning-rate warm-up is over.
+    once or the learning-rate warm-up is over. On a GPU the spectra are computed on the host while training goes on, so
+    that the other ranks need not wait for rank 0: the numbers are logged a few steps later.
     """
 
     name = "gauges"
 
-    def __init__(self, every: int, min_rank: float, min_spread: float, max_collapsed: int | None = None) -> None:
+    def __init__(
+        self,
+        every: int,
+        min_rank: float,
+        min_spread: float,
+        max_collapsed: int | None = None,
+        background: bool | None = None,
+    ) -> None:
         self.every, self.min_rank, self.min_spread, self.max_collapsed = every, min_rank, min_spread, max_collapsed
+        self.background = background  # None: on a GPU
         self.armed = self.collapsed = False
         self.in_a_row = 0
+        self.pending: tuple[Future[dict[str, float]], int] | None = None  # gauges being computed, and the width
 
     def read(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, output: StepOutput, video: Tensor
     ) -> None:
-        """Log the gauges of a step and check them."""
+        """Log the gauges of a step and check them, or begin to compute them in the background."""
         assert isinstance(module, JEPA)
+        self.settle(trainer, wait=True)
         features = learned_features(trainer, module, output, video)
-        gauges = step_gauges(output, features)
+        measured = measure_step(output, features).to_host()
         self.armed |= trainer.global_step > module.config.optim.warmup(module.config.steps)
-        self.check(trainer, gauges["gauges/rank"], gauges["gauges/spread"], features.shape[-1])
+        thread = ThreadPoolExecutor(1, "gauges")
+        self.pending = thread.submit(measured.finish), features.shape[-1]
+        thread.shutdown(wait=False)
+        in_background = features.device.type == "cuda" if self.background is None else self.background
+        self.settle(trainer, wait=not in_background)
+
+    def settle(self, trainer: lightning.Trainer, wait: bool) -> None:
+        """Log and check the gauges under way, if they are ready or `wait` says so."""
+        if self.pending is None or not (wait or self.pending[0].done()):
+            return
+        (future, width), self.pending = self.pending, None
+        gauges = future.result()
+        self.check(trainer, gauges["gauges/rank"], gauges["gauges/spread"], width)
         log_numbers(trainer, {**gauges, "warnings/collapsed": float(self.collapsed)})
         self.in_a_row = self.in_a_row + 1 if self.collapsed else 0
         if self.max_collapsed is not None and self.in_a_row > self.max_collapsed:
             raise DivergedError(
                 f"the representation has been collapsed for {self.in_a_row} readings of the gauges, the last after "
                 f"step {trainer.global_step} (health.max_collapsed allows {self.max_collapsed}): effective rank "
-                f"{gauges['gauges/rank']:.1f} of {features.shape[-1]}. Start again, with another run.output: {ADVICE}"
+                f"{gauges['gauges/rank']:.1f} of {width}. Start again, with another run.output: {ADVICE}"
             )
 
     def check(self, trainer: lightning.Trainer, rank: float, spread: float, width: int) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from launch.reports.pictures import BLUE, GREY, INK, ORANGE, Images, feature_colours, rasterise
 from launch.training.watchers.board import log_picture
 from launch.training.watchers.collapse import learned_features
+from launch.training.watchers.watch import Reader
 from vjepa.jepa import JEPA
 from vjepa.objectives.objective import MaskPrediction, StepOutput
 from vjepa.pixels import MEAN, STD
@@ -31,7 +32,7 @@ GAP = 4  # pixels between frames
 Row = tuple[str, Images]  # label, frames [m, S, S, 3]
 
 
-class PictureReader:
+class PictureReader(Reader):
     """Logs three pictures to TensorBoard: masks, features and prediction error."""
 
     name = "pictures"

@@ -9,8 +9,9 @@ from typing import Any
 import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import Callback
 
-from launch.training.checkpoints import Saver, list_checkpoints
+from launch.training.checkpoints import list_checkpoints
 from launch.training.lightning import find_callback
+from launch.training.saving import Saver
 from launch.training.watchers.board import is_logging, log_numbers, warn
 from vjepa.jepa import JEPA
 

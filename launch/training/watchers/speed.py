@@ -14,8 +14,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from launch.meter import matrix_rate
-from launch.training.checkpoints import Saver
 from launch.training.lightning import find_callback
+from launch.training.saving import Saver
 from launch.training.watchers.board import has_stepped, is_logging, log_numbers, warn
 from vjepa.jepa import JEPA
 
@@ -113,6 +113,9 @@ class Speed(Callback):
             "speed/skipped_samples": saver.loader.tally.skipped.total() if saver else 0,
             "speed/utilisation": rate / trainer.world_size * self.flops / self.rate,
         }
+        if saver and saver.stops:
+            self.latest["speed/checkpoint_ms"] = 1000 * max(saver.stops)
+            saver.stops.clear()
         if module.device.type == "cuda":
             self.latest["speed/peak_memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
         log_numbers(trainer, self.latest)

@@ -34,6 +34,10 @@ class Reader(Protocol):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, output: StepOutput, video: Tensor
     ) -> None: ...
 
+    def settle(self, trainer: lightning.Trainer, wait: bool) -> None:
+        """Finish what `read` left under way, if it is ready or `wait` says so."""
+        return
+
 
 class Watch(Callback):
     """Runs the readers after the first step, after every `every`-th, and after the last."""
@@ -52,6 +56,8 @@ class Watch(Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Pass the output to the readers that are due, and log the time each one took."""
+        for reader in self.readers:
+            reader.settle(trainer, wait=False)
         watchable = cast(Watchable, module)
         output, video = watchable.watched, watchable.watched_video
         watchable.watching, watchable.watched, watchable.watched_video = False, None, None
@@ -65,6 +71,11 @@ class Watch(Callback):
                 reader.read(trainer, module, output, video)
             costs[f"speed/{reader.name}_ms"] = 1000 * (time.perf_counter() - begun)
         log_numbers(trainer, costs)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Finish the last reading."""
+        for reader in self.readers:
+            reader.settle(trainer, wait=True)
 
     def _due(self, trainer: lightning.Trainer, step: int) -> list[Reader]:
         """The readers due after `step` optimiser steps."""
