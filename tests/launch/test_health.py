@@ -97,7 +97,9 @@ def test_watching_changes_no_loss(words: list[str], tmp_path: Path) -> None:
 
 def test_of_accumulated_batches_only_the_last_is_looked_at() -> None:
     seen: list[int] = []
-    reader = SimpleNamespace(name="seen", every=2, read=lambda trainer, *_: seen.append(trainer.global_step))
+    reader = SimpleNamespace(
+        name="seen", every=2, read=lambda trainer, *_: seen.append(trainer.global_step), settle=lambda *_, **__: None
+    )
     module: Any = SimpleNamespace(watching=False, watched=None, watched_video=None)
     trainer: Any = SimpleNamespace(
         is_global_zero=True, accumulate_grad_batches=3, global_step=0, max_steps=5, loggers=[]
