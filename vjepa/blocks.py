@@ -84,22 +84,24 @@ class Block(nn.Module):
 
         With `kept`, activations are recomputed in the backward pass, except what is kept.
         """
-        # Nothing in a block is random, so the random state need not be saved.
-        output: Tensor
-        if kept is None:
-            output = self._run(x, rotation, lengths)
-        elif kept == "nothing":
-            output = checkpoint(self._run, x, rotation, lengths, use_reentrant=False, preserve_rng_state=False)
-        else:
-            output = checkpoint(
-                self._run, x, rotation, lengths, use_reentrant=False, preserve_rng_state=False, context_fn=keep_products
-            )
-        return output
+        return run_kept(self._run, kept, x, rotation, lengths)
 
     def _run(self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int]) -> Tensor:
         x = x + self.attn(self.norm1(x), rotation, lengths)
         output: Tensor = x + self.mlp(self.norm2(x))
         return output
+
+
+def run_kept(run: Callable[..., Tensor], kept: Kept | None, *arguments: Any) -> Tensor:
+    """The result of a function without randomness, whose activations are recomputed, except those `kept`; None: all."""
+    output: Tensor
+    if kept is None:
+        output = run(*arguments)
+    elif kept == "nothing":
+        output = checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
+    else:
+        output = checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=keep_products)
+    return output
 
 
 def run_block(

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from vjepa.blocks import Attention, Block
+from vjepa.blocks import Attention, Block, Kept, run_kept
 from vjepa.encoder import Encoder, EncoderConfig
 from vjepa.positions import Grid, Rotation, interpolate_table, rotate
 from vjepa.registry import ENCODERS
@@ -41,9 +40,17 @@ class MaskedBlock(Block):
         self.attn = MaskedAttention(width, heads)
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int] = (), seen: Tensor | None = None
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        lengths: Sequence[int] = (),
+        kept: Kept | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
-        """x [B, K, D] -> [B, K, D]; `seen` as in MaskedAttention."""
+        """x [B, K, D] -> [B, K, D]; `kept` as in Block, `seen` as in MaskedAttention."""
+        return run_kept(self._run_masked, kept, x, rotation, lengths, seen)
+
+    def _run_masked(self, x: Tensor, rotation: Rotation | None, lengths: Sequence[int], seen: Tensor | None) -> Tensor:
         x = x + self.attn(self.norm1(x), rotation, lengths, seen)
         output: Tensor = x + self.mlp(self.norm2(x))
         return output
@@ -85,11 +92,9 @@ class CausalEncoder(Encoder):
             rotation = _with_class(self.positions.rotation(self.config, grid, index, x))
         x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], 1)
         seen, found = who_sees_whom(grid, index, x.device), {}
+        kept = self.config.kept if self.training and torch.is_grad_enabled() else None
         for number, block in enumerate(self.blocks[: max(wanted) + 1]):
-            if self.config.checkpoint_activations and self.training:
-                x = checkpoint(block, x, rotation, (), seen, use_reentrant=False)
-            else:
-                x = block(x, rotation, (), seen)
+            x = block(x, rotation, (), kept, seen)
             if number in wanted:
                 found[number] = self.normalise(x, number)
         return [found[number] for number in wanted]

@@ -13,11 +13,12 @@ or in the LeRobot data set that the video lies in (`lerobot.py`). F frames of th
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.lib import format as npy
 
 from data.containers import DecodeError
 from data.packing.lerobot import read_episode
@@ -68,14 +69,16 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 def _read_npz(path: Path) -> Mapping[str, Any]:
     fields: dict[str, Any] = {}
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            for name in arrays.files:
-                array = arrays[name]
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                name = member.removesuffix(".npy")
+                with archive.open(member) as file:
+                    array = npy.read_array(file, allow_pickle=False)
                 if name in MISSING:
                     fields[name] = array.astype(float).tolist()
                 elif array.ndim == 0:
                     fields.setdefault("values", {})[name] = float(array)
-    except Exception as error:  # numpy raises many types for damaged files
+    except Exception as error:  # zipfile and numpy raise many types for damaged files
         raise DecodeError("malformed companion", f"{path.name}: {error}") from error
     return fields
 
