@@ -27,6 +27,7 @@ from data.decoder_process import limit_memory, memory_in_use
 from data.loading.loader import DataConfig, EvalLoader, TrainLoader, Views
 from data.manifest import Manifest, Shard
 from data.packing.verify import verify_shards
+from data.text import printable
 from launch.commands.inspect import describe
 
 BLOCK = 512  # bytes of a tar header, and the unit of a tar's content
@@ -316,7 +317,7 @@ def read_everything(folder: Path, verify: bool = True, decoder: Decoder = "auto"
         arrays={"states": "frames"}, decoder=decoder,
     )  # fmt: skip
     for line in describe(Manifest.load(folder)):
-        "".join(line).encode()
+        printable("".join(line)).encode()  # as the command prints it
     next(iter(TrainLoader(config, 4, 0)))
     for batch in EvalLoader(config, 3, Views(segments=2)):
         assert len(batch.keys) == len(batch.labels) == len(batch.clips)
@@ -369,5 +370,5 @@ def _find_problem(folder: Path, verify: bool, decoder: Decoder) -> str:
     try:
         read_everything(folder, verify, decoder)
     except (ValueError, OSError) as error:
-        return repr(error)
+        return f"{type(error).__name__}: {error}"
     return ""
