@@ -17,7 +17,7 @@ world: .venv/installed
 	$(BIN)/vjepa plan configs/plan/plan_two_rooms.yaml model=runs/world/run
 
 test: check
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) --durations 15
 
 test-all: check
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow or not slow"

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from launch.training.lightning import (
     LightningChangedError,
@@ -107,6 +108,7 @@ def test_a_checkpoint_without_an_entry_is_named(name: str) -> None:
 
 def test_a_rank_that_sees_only_its_own_gpu_trains_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 3 of 8, as with SLURM's --gpus-per-task; the GPU is not there, so nothing may be put on it."""
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # the trainer sets it for the whole process
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     for ranks, launched, name in ((8, False, "gpu"), (1, True, "gpu"), (8, True, "cpu")):

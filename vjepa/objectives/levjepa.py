@@ -6,7 +6,7 @@ B clips, V local views, N tokens of a view, K of them kept, D width, E width of 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from vjepa.draws import ClipRandom
 from vjepa.encoder import EncoderConfig, build_encoder
 from vjepa.flops import embedding_flops, trained_encoder_flops
 from vjepa.loss import in_full_precision
+from vjepa.memory import Activations, trained_encoder_bytes, video_bytes
 from vjepa.objectives.objective import Objective, StepContext, StepOutput
 from vjepa.pixels import normalise
 from vjepa.registry import ENCODERS, OBJECTIVES
@@ -144,6 +145,18 @@ class LevjepaObjective(Objective):
             seen = keep_tokens(options.keep, tokens) + 1
             total += trained_encoder_flops(encoder, seen) - 2 * embedding_flops(encoder, 1)
             total += 3 * 2 * options.hidden * (encoder.shape.width + options.projection)
+        return total
+
+    @classmethod
+    def activations(cls, config: JepaConfig, clips: int, product: int) -> Activations | None:
+        """See `Objective`: every view is encoded on its own; the projections are small."""
+        options, encoder = config.objective_options, config.encoder
+        t, h, w = encoder.grid
+        side, total = options.local_crop // encoder.patch, Activations()
+        for number, tokens in enumerate([t * h * w] + [t * side * side] * options.count_local):
+            shown = encoder if number == 0 else replace(encoder, crop=options.local_crop)
+            total += video_bytes(shown, clips)
+            total += trained_encoder_bytes(encoder, (keep_tokens(options.keep, tokens) + 1,), clips, product)
         return total
 
     @classmethod
