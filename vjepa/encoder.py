@@ -225,19 +225,21 @@ class Encoder(nn.Module):
     ) -> list[Tensor]:
         """Normalised features [B, K, D] after each of the blocks `which` (0-based, negative from the end)."""
         wanted = self.find_blocks(which)
-        x, grid = self.embed(self.as_video(video), index)
-        rotation = None
-        if self.config.positions != "rotary":
-            table = interpolate_table(self.position_table, self.config.grid, grid)
-            x = x + (table if index is None else table[index])
-        else:
-            rotation = self.positions.rotation(self.config, grid, index, x)
+        x, rotation, _ = self.place(video, index)
         found, kept = {}, self.config.kept if self.training and torch.is_grad_enabled() else None
         for number, block in enumerate(self.blocks[: max(wanted) + 1]):
             x = run_block(block, x, rotation, lengths, kept)
             if number in wanted:
                 found[number] = self.normalise(x, number)
         return [found[number] for number in wanted]
+
+    def place(self, video: Tensor, index: Tensor | None) -> tuple[Tensor, Rotation | None, Grid]:
+        """What the blocks start from: tokens [B, K, D] with their positions added, or the rotation; and the grid."""
+        x, grid = self.embed(self.as_video(video), index)
+        if self.config.positions == "rotary":
+            return x, self.positions.rotation(self.config, grid, index, x), grid
+        table = interpolate_table(self.position_table, self.config.grid, grid)
+        return x + (table if index is None else table[index]), None, grid
 
     def find_blocks(self, which: Sequence[int]) -> list[int]:
         """Numbers of blocks (0-based) from numbers that may count from the end; ValueError for one there is not."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from vjepa.blocks import Attention, Block, Kept, run_kept
 from vjepa.encoder import Encoder, EncoderConfig
-from vjepa.positions import Grid, Rotation, interpolate_table, rotate
+from vjepa.positions import Grid, Rotation, rotate
 from vjepa.registry import ENCODERS
 
 
@@ -83,13 +83,8 @@ class CausalEncoder(Encoder):
     def _encode(self, video: Tensor, which: Sequence[int], index: Tensor | None) -> list[Tensor]:
         """Class token and tokens [B, 1 + K, D] after each of the blocks `which`, normalised."""
         wanted = self.find_blocks(which)
-        x, grid = self.embed(self.as_video(video), index)
-        rotation = None
-        if self.config.positions != "rotary":
-            table = interpolate_table(self.position_table, self.config.grid, grid)
-            x = x + (table if index is None else table[index])
-        else:
-            rotation = _with_class(self.positions.rotation(self.config, grid, index, x))
+        x, rotation, grid = self.place(video, index)
+        rotation = None if rotation is None else _with_class(rotation)
         x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], 1)
         seen, found = who_sees_whom(grid, index, x.device), {}
         kept = self.config.kept if self.training and torch.is_grad_enabled() else None

@@ -138,10 +138,8 @@ class LevjepaObjective(Objective):
     def flops(cls, config: JepaConfig, clips: int) -> float:
         """For each view: encoder over the kept tokens and the class token, and its projection, forward and backward."""
         options, encoder = config.objective_options, config.encoder
-        t, h, w = encoder.grid
-        side = options.local_crop // encoder.patch
         total = 0.0
-        for tokens in [t * h * w] + [t * side * side] * options.count_local:
+        for tokens in tokens_of_views(config):
             seen = keep_tokens(options.keep, tokens) + 1
             total += trained_encoder_flops(encoder, seen) - 2 * embedding_flops(encoder, 1)
             total += 3 * 2 * options.hidden * (encoder.shape.width + options.projection)
@@ -150,10 +148,8 @@ class LevjepaObjective(Objective):
     @classmethod
     def activations(cls, config: JepaConfig, clips: int, product: int) -> Activations | None:
         """See `Objective`: every view is encoded on its own; the projections are small."""
-        options, encoder = config.objective_options, config.encoder
-        t, h, w = encoder.grid
-        side, total = options.local_crop // encoder.patch, Activations()
-        for number, tokens in enumerate([t * h * w] + [t * side * side] * options.count_local):
+        options, encoder, total = config.objective_options, config.encoder, Activations()
+        for number, tokens in enumerate(tokens_of_views(config)):
             shown = encoder if number == 0 else replace(encoder, crop=options.local_crop)
             total += video_bytes(shown, clips)
             total += trained_encoder_bytes(encoder, (keep_tokens(options.keep, tokens) + 1,), clips, product)
@@ -163,6 +159,13 @@ class LevjepaObjective(Objective):
     def follows_device_batch(cls, config: JepaConfig) -> bool:
         """See `Objective`: always true, because of the batch norm in the projector."""
         return True
+
+
+def tokens_of_views(config: JepaConfig) -> list[int]:
+    """Tokens of every view of a clip, before any are dropped; the global one first."""
+    t, h, w = config.encoder.grid
+    side = config.objective_options.local_crop // config.encoder.patch
+    return [t * h * w] + [t * side * side] * config.objective_options.count_local
 
 
 def keep_tokens(share: float, tokens: int) -> int:
